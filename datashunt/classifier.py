@@ -1,0 +1,259 @@
+"""A classifier: the problem a user declares in a YAML file, validated. Imports errors only.
+
+A file needs `name`, `labels` and `instruction`; everything else has a default. Any change makes another
+`spec_hash`; the store gives each hash a version number. Changed labels make another `labels_hash`, and
+retire the bundles of the old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from datashunt.errors import SpecError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+NONE_OF_THESE = "none of these"
+"""What the LLM may say when hard pruning took the right label away; no label may be called so."""
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SmallModelSpec(_Part):
+    """`base`: hub id, folder, or `auto` for the packaged encoder. `max_tokens`: longer texts are cut."""
+
+    base: str = "auto"
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 128
+
+
+class PolicySpec(_Part):
+    """When the small model's label is kept. `audit_rate`: share of all items also asked, at random."""
+
+    mode: Literal["fixed"] = "fixed"
+    threshold: Fraction = 0.9
+    audit_rate: Fraction = 0.05
+
+
+class LLMSpec(_Part):
+    """Which LLM, at which price (USD per million tokens) and limits (per minute, all workers together)."""
+
+    model: Annotated[str, Field(min_length=1)] = "gpt-4.1-mini"
+    api: Literal["auto", "chat"] = "auto"
+    input_price: Annotated[Decimal, Field(ge=0)] | None = None
+    output_price: Annotated[Decimal, Field(ge=0)] | None = None
+    rpm: Annotated[int, Field(ge=1)] | None = None
+    tpm: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _both_prices(self) -> LLMSpec:
+        if (self.input_price is None) != (self.output_price is None):
+            raise ValueError("expected both input_price and output_price, or neither")
+        return self
+
+
+class PromptSpec(_Part):
+    """Prompt pruning: `hard` offers fewer labels, `soft` tells the small model's probabilities."""
+
+    pruning: Literal["off", "soft", "hard", "both"] = "off"
+
+    @field_validator("pruning", mode="before")
+    @classmethod
+    def _yaml_off_is_false(cls, value: object) -> object:
+        return "off" if value is False else value
+
+    @property
+    def hard(self) -> bool:
+        """Whether fewer labels may be offered."""
+        return self.pruning in {"hard", "both"}
+
+    @property
+    def soft(self) -> bool:
+        """Whether the LLM is told the small model's probabilities."""
+        return self.pruning in {"soft", "both"}
+
+
+class DistilSpec(_Part):
+    """A distillation is due `every_s` seconds at most, and only with `min_new_answers` to learn from."""
+
+    every_s: Annotated[float, Field(gt=0)] = 300.0
+    min_new_answers: Annotated[int, Field(ge=1)] = 200
+
+
+class Spec(_Part):
+    """One classification problem.
+
+    Attributes:
+        labels: name → description (may be empty), in the file's order; probabilities are stored in it.
+    """
+
+    name: str
+    labels: dict[str, str]
+    instruction: Annotated[str, Field(min_length=1)]
+    small_model: SmallModelSpec = SmallModelSpec()
+    policy: PolicySpec = PolicySpec()
+    llm: LLMSpec = LLMSpec()
+    prompt: PromptSpec = PromptSpec()
+    distil: DistilSpec = DistilSpec()
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError(
+                "expected lower-case letters, digits, - and _, at most 63, a letter or digit first"
+            )
+        return value
+
+    @field_validator("instruction")
+    @classmethod
+    def _some_instruction(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("expected what the LLM shall do, in words")
+        return value.strip()
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _names_to_descriptions(cls, value: object) -> object:
+        if isinstance(value, list):
+            return _labels_of_list(value)
+        if isinstance(value, dict):
+            return {_label_name(name): "" if text is None else text for name, text in value.items()}
+        raise ValueError("expected a list of label names, or a mapping of name to description")
+
+    @field_validator("labels")
+    @classmethod
+    def _usable_labels(cls, value: dict[str, str]) -> dict[str, str]:
+        if len(value) < 2:
+            raise ValueError(f"expected at least two labels, found {len(value)}")
+        if NONE_OF_THESE in {name.strip().lower() for name in value}:
+            raise ValueError(f"{NONE_OF_THESE!r} is reserved for pruned prompts")
+        return value
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels in order; index i of every stored probability vector speaks of label i."""
+        return tuple(self.labels)
+
+    @property
+    def labels_hash(self) -> str:
+        """Changes when a label is added, removed, renamed or moved; not with a description."""
+        return digest(list(self.labels))
+
+    @property
+    def spec_hash(self) -> str:
+        """Changes with anything in the file that changes the problem, its policy or its models."""
+        return digest(self.document())
+
+    def document(self) -> dict[str, Any]:
+        """The whole spec, defaults filled in, as JSON values; labels as pairs, since JSON objects lose order."""
+        document = self.model_dump(mode="json")
+        document["labels"] = [[name, text] for name, text in self.labels.items()]
+        return document
+
+
+def _label_name(name: object) -> str:
+    if isinstance(name, bool):
+        raise ValueError(
+            f"found {str(name).lower()}, which YAML reads as a truth value: put quotes around it"
+        )
+    text = str(name)
+    if not text.strip() or text != text.strip() or not text.isprintable():
+        raise ValueError(f"label {text!r}: expected printable text without white space around it")
+    if len(text) > 200:
+        raise ValueError(f"label {text[:40]!r}…: expected at most 200 characters, found {len(text)}")
+    return text
+
+
+def _labels_of_list(names: list[object]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for entry in names:
+        if isinstance(entry, (dict, list)):
+            raise ValueError(f"found {entry!r} in a list of labels: write them as name: description")
+        key = _label_name(entry)
+        if key in labels:
+            raise ValueError(f"label {key!r} stands twice")
+        labels[key] = ""
+    return labels
+
+
+def digest(value: object) -> str:
+    """First 16 hex digits of the SHA-256 of a JSON value, keys sorted."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def parse(document: object, *, where: str = "classifier") -> Spec:
+    """Validate a decoded document.
+
+    Raises:
+        SpecError: naming `where`, the field, what was found and what was expected.
+    """
+    if not isinstance(document, dict):
+        raise SpecError(
+            f"{where}: expected fields such as name, labels and instruction, found {_short(document)}"
+        )
+    try:
+        return Spec.model_validate(document)
+    except ValidationError as error:
+        problems = "; ".join(_problem(item) for item in error.errors(include_url=False))
+        raise SpecError(f"{where}: {problems}") from None
+
+
+def load(path: Path) -> Spec:
+    """Read a classifier file.
+
+    Raises:
+        SpecError: the file cannot be read, is no YAML, or declares no valid classifier.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from None
+    try:
+        document = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader that also refuses double keys
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
+    return parse(document, where=str(path))
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML lets a later key replace an earlier one in silence; a label written twice must be an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (str, int, float, bool)) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key if isinstance(key, (str, int, float, bool)) else id(key_node))
+        return super().construct_mapping(node, deep)
+
+
+def _problem(item: Any) -> str:
+    field = ".".join(str(part) for part in item["loc"]) or "document"
+    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    if item["type"] == "missing":
+        return f"{field}: missing, and required"
+    if item["type"] == "extra_forbidden":
+        return f"{field}: there is no such field (found {_short(item['input'])})"
+    if item["type"] != "value_error":
+        message = f"expected {message}"
+    return f"{field}: {message} (found {_short(item['input'])})"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

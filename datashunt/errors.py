@@ -1,0 +1,152 @@
+"""The errors a user can meet. Imports nothing of datashunt.
+
+    DatashuntError                  something a sentence can explain; exit code 1
+    ├── UsageError                  the call itself is wrong; exit code 2
+    │   ├── SettingsError           a DATASHUNT_* setting is missing or wrong
+    │   ├── SpecError               a classifier file is wrong
+    │   ├── UnknownClassifier       no classifier has this name
+    │   └── SubmissionError         a whole submission is refused
+    ├── StoreError                  PostgreSQL cannot be reached, or is not migrated
+    ├── BrokerError                 the broker cannot be reached
+    ├── BundleError                 a bundle is missing, altered, or of other labels
+    ├── ModelError                  a small model cannot be loaded or trained
+    ├── EmbeddedError               an embedded server does not start or stop
+    └── LLMError                    a call brought no usable answer
+        ├── LLMThrottled            429: wait, nothing was used up
+        ├── LLMUnavailable          no connection, a timeout, 5xx: try again later
+        ├── LLMUnauthorized         bad key or no permission: the lane must pause
+        ├── LLMRejected             the endpoint will never take this request
+        └── LLMUnusable             a paid reply that names no offered label
+
+Every message is one sentence or two: what happened, to which item or setting, and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class DatashuntError(Exception):
+    """Base of all errors that datashunt raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(DatashuntError):
+    """The caller asked for something that cannot be."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """A setting is missing or wrong; the message names it."""
+
+
+class SpecError(UsageError):
+    """A classifier file is wrong; the message names field, value found and value expected."""
+
+
+class UnknownClassifier(UsageError):
+    """No classifier of this name has been applied."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no classifier named {name!r}: apply its file first (datashunt classifier apply FILE)"
+        )
+
+
+class SubmissionError(UsageError):
+    """A whole submission is refused."""
+
+
+class StoreError(DatashuntError):
+    """PostgreSQL cannot be used."""
+
+
+class BrokerError(DatashuntError):
+    """The broker cannot be used."""
+
+
+class BundleError(DatashuntError):
+    """A bundle is missing, altered, or belongs to other labels."""
+
+
+class ModelError(DatashuntError):
+    """A small model cannot be loaded, run or trained."""
+
+
+class EmbeddedError(DatashuntError):
+    """An embedded server does not start or stop."""
+
+
+class LLMError(DatashuntError):
+    """A call brought no usable answer.
+
+    Attributes:
+        kind: short stable name of what went wrong, stored with the call.
+        http_status: status of the reply, or None when there was none.
+    """
+
+    def __init__(self, message: str, *, kind: str, http_status: int | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.http_status = http_status
+
+
+class LLMThrottled(LLMError):
+    """The endpoint said 429.
+
+    Attributes:
+        retry_after_s: seconds to wait before the next request with this key.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float, kind: str = "throttled") -> None:
+        super().__init__(message, kind=kind, http_status=429)
+        self.retry_after_s = retry_after_s
+
+
+class LLMUnavailable(LLMError):
+    """No connection, a timeout or a server error: the same request may work later.
+
+    Attributes:
+        may_be_billed: True when the request was sent and no reply says that it was not served.
+    """
+
+    def __init__(
+        self, message: str, *, kind: str, http_status: int | None = None, may_be_billed: bool = False
+    ) -> None:
+        super().__init__(message, kind=kind, http_status=http_status)
+        self.may_be_billed = may_be_billed
+
+
+class LLMUnauthorized(LLMError):
+    """The key is wrong or has no permission or quota: nothing will work until a person acts."""
+
+
+class LLMRejected(LLMError):
+    """The endpoint refuses this request for good (400, 404, 413, 422)."""
+
+
+class LLMUnusable(LLMError):
+    """A paid reply that names no offered label: refusal, cut short, invalid JSON, or another label.
+
+    Attributes:
+        usage: what the reply says it used (items.Usage, which this lowest layer cannot name), or None.
+        model: the model that the reply names, or "".
+        fingerprint: its system fingerprint, or "".
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str,
+        http_status: int | None = None,
+        usage: Any = None,
+        model: str = "",
+        fingerprint: str = "",
+    ) -> None:
+        super().__init__(message, kind=kind, http_status=http_status)
+        self.usage = usage
+        self.model = model
+        self.fingerprint = fingerprint

@@ -1,0 +1,210 @@
+"""The things that travel through the lanes, and their states. Pure data; imports errors and classifier only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+
+class ItemState(StrEnum):
+    """Where an item is. `done` and `dead` are final; `held` waits for a person."""
+
+    QUEUED = "queued"
+    SCORING = "scoring"
+    ASKED = "asked"
+    HELD = "held"
+    DONE = "done"
+    DEAD = "dead"
+
+
+class AskState(StrEnum):
+    """Where an ask is."""
+
+    WAITING = "waiting"
+    CALLING = "calling"
+    ANSWERED = "answered"
+    DEAD = "dead"
+
+
+class Source(StrEnum):
+    """Whom an outcome is from."""
+
+    SMALL = "small"
+    LLM = "llm"
+    HUMAN = "human"
+
+
+class Reason(StrEnum):
+    """Why an item is asked: its outcome waits for the answer, or only our knowledge does."""
+
+    ESCALATION = "escalation"
+    AUDIT = "audit"
+
+
+class Role(StrEnum):
+    """What an answer is for, for life: `fit` and `judge` answers are never trained on."""
+
+    TRAIN = "train"
+    FIT = "fit"
+    JUDGE = "judge"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One text to classify. `id` is the producer's own; with the classifier it names the item."""
+
+    id: str
+    text: str
+    meta: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one entry of a submission was not accepted. `position` counts from 0 within the submission."""
+
+    position: int
+    id: str | None
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a submission. Accepted means committed.
+
+    Attributes:
+        accepted: new items.
+        known: entries that were there already, with the same text.
+        refused: entries that were not taken, each with its reason.
+    """
+
+    submission_id: str
+    classifier: str
+    accepted: int
+    known: int
+    refused: tuple[Refusal, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The receipt as it travels over the broker."""
+        return {
+            "submission_id": self.submission_id,
+            "classifier": self.classifier,
+            "accepted": self.accepted,
+            "known": self.known,
+            "refused": [
+                {"position": r.position, "id": r.id, "reason": r.reason, "detail": r.detail}
+                for r in self.refused
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedItem:
+    """An item under a lease, ready to be scored. `row` is the database's id, `id` the producer's."""
+
+    row: int
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedAsk:
+    """An ask under a lease.
+
+    Attributes:
+        candidates: labels offered, or None for all of them.
+        prior: the small model's probabilities that the LLM is told, or None.
+        attempts: calls that failed before this one. misses: paid replies that named no offered label.
+    """
+
+    row: int
+    item_row: int
+    item_id: str
+    text: str
+    reason: Reason
+    role: Role
+    candidates: tuple[str, ...] | None
+    prior: Mapping[str, float] | None
+    attempts: int
+    misses: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call, as the endpoint counted them. `cached` is the part of `prompt` at a lower price."""
+
+    prompt: int
+    completion: int
+    cached: int = 0
+
+    @property
+    def total(self) -> int:
+        """What counts against a tokens-per-minute limit."""
+        return self.prompt + self.completion
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one paid call brought.
+
+    Attributes:
+        label: one of the candidates, or NONE_OF_THESE.
+        probabilities: over the candidates, sum 1, or None where the server gives none.
+        source: where the probabilities come from: `logprobs` or `none`.
+        model: the model that the *response* names. fingerprint: its system fingerprint, or "".
+        latency_ms: wall clock of the request.
+    """
+
+    label: str
+    probabilities: Mapping[str, float] | None
+    source: str
+    model: str
+    fingerprint: str
+    usage: Usage
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An outcome as a consumer reads it. The cursor names its place in the stream of outcomes."""
+
+    id: str
+    label: str
+    confidence: float | None
+    source: Source
+    probabilities: Mapping[str, float] | None
+    bundle: int | None
+    llm_model: str | None
+    cost_usd: Decimal
+    created_at: datetime
+    done_at: datetime
+    cursor: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as its JSON line."""
+        return {
+            "id": self.id,
+            "label": self.label,
+            "confidence": self.confidence,
+            "source": self.source,
+            "probabilities": None if self.probabilities is None else dict(self.probabilities),
+            "bundle": self.bundle,
+            "llm_model": self.llm_model,
+            "cost_usd": float(self.cost_usd),
+            "created_at": self.created_at.isoformat(),
+            "done_at": self.done_at.isoformat(),
+            "cursor": self.cursor,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """A message to publish: there is work of this classifier in this lane. Ids are rows of the database."""
+
+    lane: str
+    classifier: str
+    ids: tuple[int, ...] = field(default=())

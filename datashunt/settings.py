@@ -1,0 +1,92 @@
+"""Settings of one process, from the environment (DATASHUNT_*). Imports errors only.
+
+Nothing else in datashunt reads the environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from datashunt.errors import SettingsError
+
+PREFIX = "DATASHUNT_"
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Everything a process needs to know about its surroundings.
+
+    Durations are seconds, sizes are bytes. URLs may carry passwords and are never printed whole.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    database_url: SecretStr | None = Field(None, description="postgresql://user:password@host:port/database")
+    broker_url: SecretStr | None = Field(None, description="redis://host:port/0 or amqp://host:port//")
+    quota_url: SecretStr | None = Field(
+        None, description="Redis or Valkey for the shared LLM quota; default: the broker, if it is one"
+    )
+    models_url: str = Field("", description="fsspec URL of the bundles; default: DATA_DIR/models")
+    data_dir: Path = Field(Path(".datashunt"), description="folder of the embedded servers and local caches")
+
+    llm_base_url: str = Field("https://api.openai.com/v1", description="any OpenAI-compatible endpoint")
+    llm_api_key: SecretStr | None = Field(None, description="key for that endpoint")
+    llm_deadline_s: Seconds = Field(60.0, description="wall-clock limit of one LLM call")
+    llm_max_attempts: Annotated[int, Field(ge=1)] = Field(6, description="failed calls before an ask is dead")
+
+    max_text_bytes: Annotated[int, Field(ge=1)] = Field(1_000_000, description="largest text accepted, UTF-8")
+    score_lease_s: Seconds = Field(60.0, description="how long a score worker may hold a batch")
+    score_batch_tokens: Annotated[int, Field(ge=1)] = Field(
+        8_192, description="padded tokens of one forward pass"
+    )
+    score_max_attempts: Annotated[int, Field(ge=1)] = Field(5, description="claims before an item is dead")
+    distil_lease_s: Seconds = Field(120.0, description="how long a distillation may go without a heartbeat")
+    stand_still_s: Seconds = Field(15.0, description="a row that nobody takes for so long is published again")
+    tick_every_s: Seconds = Field(5.0, description="how often each worker looks for due work")
+    reload_every_s: Seconds = Field(2.0, description="how old a worker's idea of a classifier may be")
+
+    threads: Annotated[int, Field(ge=0)] = Field(
+        0, description="torch threads; 0: the cores this process has"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
+    precision: str = Field("auto", description="auto, fp32, bf16, fp16")
+    log_level: str = "INFO"
+
+    @field_validator("precision")
+    @classmethod
+    def _known_precision(cls, value: str) -> str:
+        if value not in {"auto", "fp32", "bf16", "fp16"}:
+            raise ValueError("expected auto, fp32, bf16 or fp16")
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ValueError("expected DEBUG, INFO, WARNING or ERROR")
+        return value.upper()
+
+    @property
+    def ask_lease_s(self) -> float:
+        """Lease of one ask: the call's deadline and 30 s to store what it brought."""
+        return self.llm_deadline_s + 30.0
+
+
+def load(**overrides: object) -> Settings:
+    """Read the environment; keyword arguments win over it.
+
+    Raises:
+        SettingsError: naming each setting that is wrong, and what was expected. Values are not repeated.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic validates what mypy cannot
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{PREFIX}{'.'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+            for item in error.errors(include_input=False, include_url=False)
+        )
+        raise SettingsError(f"wrong setting: {wrong}") from None
