@@ -1,0 +1,214 @@
+"""Bundles, promotions, certificates and what they spent: who serves, since when, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from datashunt.errors import BundleError
+from datashunt.store.classifiers import Bundle, Registered
+
+
+def add(
+    tx: Connection,
+    classifier: Registered,
+    *,
+    uri: str,
+    content_hash: str,
+    recipe: str,
+    prune_cut: float | None,
+    evaluation: Mapping[str, Any],
+) -> Bundle:
+    """Write down a challenger; its version is the next of its classifier."""
+    row = tx.execute(
+        text(
+            "INSERT INTO bundles (classifier_id, version, spec_version, labels_hash, labels, state, uri,"
+            " content_hash, recipe, prune_cut, evaluation, parent_id)"
+            " SELECT :classifier, coalesce(max(version), 0) + 1, :spec_version, :labels_hash, :labels,"
+            " 'challenger', :uri, :hash, :recipe, :cut, CAST(:evaluation AS jsonb), :parent"
+            " FROM bundles WHERE classifier_id = :classifier RETURNING *"
+        ),
+        {
+            "classifier": classifier.id,
+            "spec_version": classifier.version,
+            "labels_hash": classifier.spec.labels_hash,
+            "labels": list(classifier.spec.label_names),
+            "uri": uri,
+            "hash": content_hash,
+            "recipe": recipe,
+            "cut": prune_cut,
+            "evaluation": json.dumps(dict(evaluation)),
+            "parent": classifier.incumbent.id if classifier.incumbent else None,
+        },
+    ).one()
+    return _bundle(row)
+
+
+def listed(tx: Connection, classifier_id: int) -> list[Bundle]:
+    """All bundles of a classifier, oldest first."""
+    rows = tx.execute(
+        text("SELECT * FROM bundles WHERE classifier_id = :id ORDER BY version"), {"id": classifier_id}
+    )
+    return [_bundle(row) for row in rows]
+
+
+def _bundle(row: Any) -> Bundle:
+    fields = {name: getattr(row, name) for name in Bundle.__slots__ if name != "labels"}
+    return Bundle(labels=tuple(row.labels), **fields)
+
+
+def promote(
+    tx: Connection, classifier_id: int, bundle_id: int, *, judged_against: int | None, cause: str
+) -> bool:
+    """Compare and set: serve this bundle iff the incumbent is still the one it was judged against."""
+    moved = tx.execute(
+        text(
+            "WITH moved AS (UPDATE classifiers c SET incumbent_id = :bundle FROM bundles b, specs s"
+            " WHERE c.id = :classifier AND c.incumbent_id IS NOT DISTINCT FROM CAST(:against AS bigint)"
+            " AND b.id = :bundle AND b.classifier_id = c.id"
+            " AND s.classifier_id = c.id AND s.version = c.spec_version AND s.labels_hash = b.labels_hash"
+            " RETURNING c.id),"
+            " marked AS (UPDATE bundles SET state = 'promoted' FROM moved WHERE bundles.id = :bundle)"
+            " INSERT INTO promotions (classifier_id, bundle_id, previous_id, cause)"
+            " SELECT id, :bundle, CAST(:against AS bigint), :cause FROM moved"
+        ),
+        {"classifier": classifier_id, "bundle": bundle_id, "against": judged_against, "cause": cause},
+    )
+    if moved.rowcount != 1:
+        return False
+    tx.execute(
+        text(
+            "UPDATE certificates SET revoked_at = now(), revoked_why = 'another bundle serves'"
+            " WHERE classifier_id = :classifier AND bundle_id <> :bundle AND revoked_at IS NULL"
+        ),
+        {"classifier": classifier_id, "bundle": bundle_id},
+    )
+    return True
+
+
+def reject(tx: Connection, bundle_id: int) -> None:
+    """The challenger did not win; it stays on file and can be promoted by a person."""
+    tx.execute(text("UPDATE bundles SET state = 'rejected' WHERE id = :id"), {"id": bundle_id})
+
+
+def promote_by_hand(tx: Connection, classifier: Registered, version: int, *, cause: str = "person") -> Bundle:
+    """Serve this version from now on.
+
+    Raises:
+        BundleError: there is no such version, or it was trained for other labels.
+    """
+    found = [bundle for bundle in listed(tx, classifier.id) if bundle.version == version]
+    if not found:
+        raise BundleError(
+            f"{classifier.name} has no bundle {version}: `datashunt models list {classifier.name}`"
+        )
+    bundle = found[0]
+    if bundle.labels_hash != classifier.spec.labels_hash:
+        raise BundleError(
+            f"bundle {version} of {classifier.name} was trained for other labels: it cannot serve"
+        )
+    against = classifier.incumbent.id if classifier.incumbent else None
+    if bundle.id != against and not promote(
+        tx, classifier.id, bundle.id, judged_against=against, cause=cause
+    ):
+        raise BundleError(f"the serving bundle of {classifier.name} changed meanwhile: look again and repeat")
+    return bundle
+
+
+def rollback(tx: Connection, classifier: Registered) -> Bundle:
+    """Serve again what served before the present bundle.
+
+    Raises:
+        BundleError: nothing served before it.
+    """
+    if classifier.incumbent is None:
+        raise BundleError(f"no bundle of {classifier.name} serves: nothing to roll back")
+    previous = tx.execute(
+        text(
+            "SELECT b.version FROM promotions p JOIN bundles b ON b.id = p.previous_id"
+            " WHERE p.classifier_id = :classifier AND p.bundle_id = :incumbent AND p.cause <> 'rollback'"
+            " ORDER BY p.id DESC LIMIT 1"
+        ),
+        {"classifier": classifier.id, "incumbent": classifier.incumbent.id},
+    ).scalar_one_or_none()
+    if previous is None:
+        raise BundleError(
+            f"nothing served before bundle {classifier.incumbent.version} of {classifier.name}: nothing to roll back to"
+        )
+    return promote_by_hand(tx, classifier, previous, cause="rollback")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One change of who serves. `version` None: nobody."""
+
+    version: int | None
+    cause: str
+    at: datetime
+
+
+def history(tx: Connection, classifier_id: int) -> list[Served]:
+    """Every change of who serves, oldest first."""
+    rows = tx.execute(
+        text(
+            "SELECT b.version, p.cause, p.created_at FROM promotions p LEFT JOIN bundles b ON b.id = p.bundle_id"
+            " WHERE p.classifier_id = :id ORDER BY p.id"
+        ),
+        {"id": classifier_id},
+    )
+    return [Served(row.version, row.cause, row.created_at) for row in rows]
+
+
+def certify(
+    tx: Connection,
+    classifier: Registered,
+    bundle: Bundle,
+    *,
+    threshold: float,
+    alpha: float,
+    delta: float,
+    n: int,
+    k: int,
+    method: str,
+    fingerprints: Sequence[str],
+) -> None:
+    """Write a certificate and what it spent."""
+    tx.execute(
+        text(
+            "INSERT INTO certificates (classifier_id, bundle_id, threshold, alpha, delta, n, k, method, llm_model,"
+            " fingerprints, prompt_hash, labels_hash, bundle_hash) VALUES (:classifier, :bundle, :threshold,"
+            " :alpha, :delta, :n, :k, :method, :model, :fingerprints, :prompt_hash, :labels_hash, :hash)"
+        ),
+        {
+            "classifier": classifier.id,
+            "bundle": bundle.id,
+            "threshold": threshold,
+            "alpha": alpha,
+            "delta": delta,
+            "n": n,
+            "k": k,
+            "method": method,
+            "model": classifier.spec.llm.model,
+            "fingerprints": sorted(set(fingerprints)),
+            "prompt_hash": classifier.prompt_hash,
+            "labels_hash": classifier.spec.labels_hash,
+            "hash": bundle.content_hash,
+        },
+    )
+    spend(tx, classifier.id, "certificate", delta, bundle.id)
+
+
+def spend(tx: Connection, classifier_id: int, kind: str, delta: float, bundle_id: int | None) -> None:
+    """Enter a verdict or certificate into the ledger of error probability."""
+    tx.execute(
+        text(
+            "INSERT INTO delta_ledger (classifier_id, kind, delta, bundle_id)"
+            " VALUES (:classifier, :kind, :delta, :bundle)"
+        ),
+        {"classifier": classifier_id, "kind": kind, "delta": delta, "bundle": bundle_id},
+    )

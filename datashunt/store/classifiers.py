@@ -1,0 +1,192 @@
+"""Classifiers, their spec versions, and which bundle serves."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, text
+
+from datashunt import classifier
+from datashunt.classifier import Spec
+from datashunt.errors import UnknownClassifier
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """One version of a small model, as the registry and the lanes need it."""
+
+    id: int
+    version: int
+    state: str
+    uri: str
+    content_hash: str
+    labels: tuple[str, ...]
+    labels_hash: str
+    spec_version: int
+    recipe: str
+    prune_cut: float | None
+    evaluation: dict[str, Any]
+    parent_id: int | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A classifier as it stands now. `incumbent` is None until a first bundle is promoted."""
+
+    id: int
+    name: str
+    version: int
+    spec: Spec
+    prompt_hash: str
+    draw_key: bytes
+    incumbent: Bundle | None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What `apply` did: nothing, a first version, or another one."""
+
+    version: int
+    created: bool
+    changed: bool
+    labels_changed: bool
+
+
+def apply(tx: Connection, spec: Spec, prompt_hash: str) -> Applied:
+    """Make `spec` the current version of its classifier. Changed labels retire every bundle of the old ones."""
+    tx.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": spec.name})
+    before = tx.execute(
+        text(
+            "SELECT c.id, c.spec_version, s.spec_hash, s.labels_hash, c.incumbent_id FROM classifiers c"
+            " JOIN specs s ON s.classifier_id = c.id AND s.version = c.spec_version"
+            " WHERE c.name = :name FOR UPDATE OF c"
+        ),
+        {"name": spec.name},
+    ).one_or_none()
+    if before is not None and before.spec_hash == spec.spec_hash:
+        return Applied(before.spec_version, created=False, changed=False, labels_changed=False)
+    if before is None:
+        row_id, version = _create(tx, spec.name), 1
+    else:
+        row_id, version = before.id, before.spec_version + 1
+    _add_version(tx, row_id, version, spec, prompt_hash)
+    tx.execute(
+        text("UPDATE classifiers SET spec_version = :version WHERE id = :id"),
+        {"id": row_id, "version": version},
+    )
+    relabelled = before is not None and before.labels_hash != spec.labels_hash
+    if relabelled and before is not None:
+        _retire_bundles(tx, row_id, before.incumbent_id)
+    return Applied(version, created=before is None, changed=True, labels_changed=relabelled)
+
+
+def _create(tx: Connection, name: str) -> int:
+    row_id: int = tx.execute(
+        text("INSERT INTO classifiers (name, spec_version, draw_key) VALUES (:name, 1, :key) RETURNING id"),
+        {"name": name, "key": secrets.token_bytes(32)},
+    ).scalar_one()
+    return row_id
+
+
+def _add_version(tx: Connection, row_id: int, version: int, spec: Spec, prompt_hash: str) -> None:
+    tx.execute(
+        text(
+            "INSERT INTO specs (classifier_id, version, spec_hash, labels_hash, prompt_hash, labels, document)"
+            " VALUES (:id, :version, :spec_hash, :labels_hash, :prompt_hash, :labels, CAST(:document AS jsonb))"
+        ),
+        {
+            "id": row_id,
+            "version": version,
+            "spec_hash": spec.spec_hash,
+            "labels_hash": spec.labels_hash,
+            "prompt_hash": prompt_hash,
+            "labels": list(spec.label_names),
+            "document": json.dumps(spec.document()),
+        },
+    )
+
+
+def _retire_bundles(tx: Connection, row_id: int, incumbent: int | None) -> None:
+    tx.execute(text("UPDATE bundles SET state = 'retired' WHERE classifier_id = :id"), {"id": row_id})
+    tx.execute(text("UPDATE classifiers SET incumbent_id = NULL WHERE id = :id"), {"id": row_id})
+    tx.execute(
+        text(
+            "UPDATE certificates SET revoked_at = now(), revoked_why = 'the labels changed'"
+            " WHERE classifier_id = :id AND revoked_at IS NULL"
+        ),
+        {"id": row_id},
+    )
+    if incumbent is not None:
+        tx.execute(
+            text(
+                "INSERT INTO promotions (classifier_id, bundle_id, previous_id, cause)"
+                " VALUES (:id, NULL, :incumbent, 'labels')"
+            ),
+            {"id": row_id, "incumbent": incumbent},
+        )
+
+
+_CURRENT = """
+    SELECT c.id, c.name, c.spec_version, c.draw_key, s.document, s.prompt_hash, c.incumbent_id,
+           b.id AS b_id, b.version, b.state, b.uri, b.content_hash, b.labels, b.labels_hash,
+           b.spec_version AS b_spec_version, b.recipe, b.prune_cut, b.evaluation, b.parent_id, b.created_at
+      FROM classifiers c
+      JOIN specs s ON s.classifier_id = c.id AND s.version = c.spec_version
+      LEFT JOIN bundles b ON b.id = c.incumbent_id AND b.labels_hash = s.labels_hash
+"""
+
+
+def current(tx: Connection, name: str) -> Registered:
+    """The classifier of this name.
+
+    Raises:
+        UnknownClassifier: there is none.
+    """
+    row = tx.execute(text(_CURRENT + " WHERE c.name = :name"), {"name": name}).one_or_none()
+    if row is None:
+        raise UnknownClassifier(name)
+    return _registered(row)
+
+
+def everyone(tx: Connection) -> list[Registered]:
+    """All classifiers, by name."""
+    return [_registered(row) for row in tx.execute(text(_CURRENT + " ORDER BY c.name"))]
+
+
+def _registered(row: Row[Any]) -> Registered:
+    bundle = None
+    if row.b_id is not None:
+        bundle = Bundle(
+            id=row.b_id,
+            version=row.version,
+            state=row.state,
+            uri=row.uri,
+            content_hash=row.content_hash,
+            labels=tuple(row.labels),
+            labels_hash=row.labels_hash,
+            spec_version=row.b_spec_version,
+            recipe=row.recipe,
+            prune_cut=row.prune_cut,
+            evaluation=row.evaluation,
+            parent_id=row.parent_id,
+            created_at=row.created_at,
+        )
+    return Registered(
+        id=row.id,
+        name=row.name,
+        version=row.spec_version,
+        spec=classifier.parse(stored_document(row.document), where=f"classifier {row.name} in the database"),
+        prompt_hash=row.prompt_hash,
+        draw_key=bytes(row.draw_key),
+        incumbent=bundle,
+    )
+
+
+def stored_document(document: dict[str, Any]) -> dict[str, Any]:
+    """The spec's document as the file had it: JSON keeps no order of keys, so labels are stored as pairs."""
+    return {**document, "labels": dict(document["labels"])}

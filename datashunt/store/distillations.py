@@ -1,0 +1,201 @@
+"""Distillations as due rows with a lease, and the answers they learn from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from datashunt.items import Role
+from datashunt.store.classifiers import Registered
+
+MAX_ANSWERS = 50_000
+"""Most answers one distillation reads, newest first: it bounds memory, and old ones have been learned."""
+
+
+def make_due(tx: Connection, classifier: Registered) -> int | None:
+    """Open a distillation if enough new answers are there and none is open; returns its row."""
+    due: int | None = tx.execute(
+        text(
+            "INSERT INTO distillations (classifier_id, spec_version, state)"
+            " SELECT :classifier, :version, 'due' WHERE :needed <= ("
+            "  SELECT count(*) FROM answers WHERE classifier_id = :classifier AND labels_hash = :labels"
+            "     AND role = 'train' AND id > coalesce((SELECT max(up_to_answer) FROM distillations"
+            "     WHERE classifier_id = :classifier AND state IN ('promoted', 'rejected', 'overtaken')), 0))"
+            " ON CONFLICT DO NOTHING RETURNING id"
+        ),
+        {
+            "classifier": classifier.id,
+            "version": classifier.version,
+            "labels": classifier.spec.labels_hash,
+            "needed": classifier.spec.distil.min_new_answers,
+        },
+    ).scalar_one_or_none()
+    return due
+
+
+def claim(tx: Connection, classifier: Registered, token: UUID, *, lease_s: float) -> int | None:
+    """Take the due distillation of a classifier; None when there is none, or somebody runs it."""
+    row: int | None = tx.execute(
+        text(
+            "UPDATE distillations SET state = 'running', lease_token = :token, attempts = attempts + 1,"
+            " lease_until = now() + make_interval(secs => :lease_s), started_at = now(), error = NULL,"
+            " spec_version = :version, incumbent_id = :incumbent, stage = 'reading answers', progress = 0"
+            " WHERE classifier_id = :classifier AND state = 'due' RETURNING id"
+        ),
+        {
+            "classifier": classifier.id,
+            "token": token,
+            "lease_s": lease_s,
+            "version": classifier.version,
+            "incumbent": classifier.incumbent.id if classifier.incumbent else None,
+        },
+    ).scalar_one_or_none()
+    return row
+
+
+def heartbeat(tx: Connection, row: int, token: UUID, *, lease_s: float, stage: str, progress: float) -> bool:
+    """Renew the lease and show progress (0 to 1); False when the lease is lost and the work must stop."""
+    moved = tx.execute(
+        text(
+            "UPDATE distillations SET lease_until = now() + make_interval(secs => :lease_s), stage = :stage,"
+            " progress = :progress WHERE id = :row AND lease_token = :token AND state = 'running'"
+        ),
+        {"row": row, "token": token, "lease_s": lease_s, "stage": stage, "progress": progress},
+    )
+    return moved.rowcount == 1
+
+
+def finish(
+    tx: Connection,
+    row: int,
+    token: UUID,
+    *,
+    state: str,
+    up_to_answer: int | None = None,
+    counts: Mapping[Role, int] | None = None,
+    bundle_id: int | None = None,
+    verdict: Mapping[str, Any] | None = None,
+    error: str | None = None,
+) -> bool:
+    """Close a run that is still ours; False when the lease was lost."""
+    counts = counts or {}
+    moved = tx.execute(
+        text(
+            "UPDATE distillations SET state = :state, lease_token = NULL, lease_until = NULL,"
+            " finished_at = now(), progress = 1, up_to_answer = :up_to, n_train = :train, n_fit = :fit,"
+            " n_judge = :judge, bundle_id = :bundle, verdict = CAST(:verdict AS jsonb), error = :error"
+            " WHERE id = :row AND lease_token = :token AND state = 'running'"
+        ),
+        {
+            "row": row,
+            "token": token,
+            "state": state,
+            "up_to": up_to_answer,
+            "train": counts.get(Role.TRAIN),
+            "fit": counts.get(Role.FIT),
+            "judge": counts.get(Role.JUDGE),
+            "bundle": bundle_id,
+            "verdict": None if verdict is None else json.dumps(dict(verdict)),
+            "error": error,
+        },
+    )
+    return moved.rowcount == 1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """An answer with its text. `probabilities` are in label order; None elements were not offered."""
+
+    id: int
+    item_id: int
+    text: str
+    label: str
+    probabilities: tuple[float | None, ...] | None
+    role: Role
+    fingerprint: str
+
+
+def answers(tx: Connection, classifier: Registered) -> list[StoredAnswer]:
+    """The newest answers under the current labels, oldest first.
+
+    Held-out answers must be of the LLM and the prompt that are in force. Those given under a soft prior are
+    left out: they would teach the small model its own opinion.
+    """
+    rows = tx.execute(
+        text(
+            "SELECT a.id, a.item_id, texts.text, a.label, a.probabilities, a.role, a.fingerprint"
+            "  FROM answers a JOIN texts ON texts.item_id = a.item_id"
+            " WHERE a.classifier_id = :classifier AND a.labels_hash = :labels AND NOT a.had_prior"
+            "   AND (a.role = 'train' OR (a.requested_model = :model AND a.prompt_hash = :prompt))"
+            " ORDER BY a.id DESC LIMIT :most"
+        ),
+        {
+            "classifier": classifier.id,
+            "labels": classifier.spec.labels_hash,
+            "model": classifier.spec.llm.model,
+            "prompt": classifier.prompt_hash,
+            "most": MAX_ANSWERS,
+        },
+    ).all()
+    return [
+        StoredAnswer(
+            id=row.id,
+            item_id=row.item_id,
+            text=row.text,
+            label=row.label,
+            probabilities=None if row.probabilities is None else tuple(row.probabilities),
+            role=Role(row.role),
+            fingerprint=row.fingerprint,
+        )
+        for row in reversed(rows)
+    ]
+
+
+def confident_texts(tx: Connection, classifier: Registered, most: int) -> list[str]:
+    """Texts that the incumbent kept and nobody holds out: what it must not forget; newest first."""
+    if classifier.incumbent is None:
+        return []
+    rows = tx.execute(
+        text(
+            "SELECT texts.text FROM scores JOIN texts USING (item_id)"
+            " WHERE scores.bundle_id = :bundle AND scores.kept AND NOT EXISTS ("
+            "   SELECT FROM asks WHERE asks.item_id = scores.item_id AND asks.role <> 'train')"
+            " ORDER BY scores.id DESC LIMIT :most"
+        ),
+        {"bundle": classifier.incumbent.id, "most": most},
+    )
+    return list(rows.scalars())
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A distillation, for people and reports."""
+
+    id: int
+    state: str
+    stage: str | None
+    progress: float | None
+    n_train: int | None
+    n_fit: int | None
+    n_judge: int | None
+    bundle_id: int | None
+    verdict: dict[str, Any] | None
+    error: str | None
+    created_at: Any
+    started_at: Any
+    finished_at: Any
+
+
+def listed(tx: Connection, classifier_id: int) -> list[Run]:
+    """All distillations of a classifier, oldest first."""
+    columns = ", ".join(Run.__slots__)
+    rows = tx.execute(
+        text(f"SELECT {columns} FROM distillations WHERE classifier_id = :id ORDER BY id"),  # noqa: S608 - our names
+        {"id": classifier_id},
+    )
+    return [Run(*row) for row in rows]

@@ -1,0 +1,87 @@
+"""The connection to PostgreSQL: pools, transactions, and its errors as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic import SecretStr
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from datashunt.errors import SettingsError, StoreError
+
+UNDEFINED = {"42P01", "42703"}  # undefined_table, undefined_column
+
+
+class Store:
+    """A pool of connections. Safe to share between threads; after a fork, make another one."""
+
+    def __init__(self, url: SecretStr, *, pool_size: int = 8) -> None:
+        """Connects lazily.
+
+        Raises:
+            SettingsError: the URL is none, or not of PostgreSQL.
+        """
+        self.engine = _engine(url, pool_size)
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """One transaction: committed at the end of the block, rolled back when it raises.
+
+        Raises:
+            StoreError: PostgreSQL cannot be reached, or its schema is not the one of this release.
+        """
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except (OperationalError, InterfaceError, PoolTimeout) as error:
+            raise StoreError(f"PostgreSQL cannot be used: {_reason(error)}") from error
+        except ProgrammingError as error:
+            if getattr(error.orig, "sqlstate", None) in UNDEFINED:
+                raise StoreError(
+                    "the database has not the tables of this release: run `datashunt db upgrade`"
+                ) from error
+            raise
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+    def ping(self) -> str:
+        """The server's version, for people."""
+        with self.begin() as connection:
+            return str(connection.execute(text("SHOW server_version")).scalar_one())
+
+
+def _engine(url: SecretStr, pool_size: int) -> Engine:
+    try:
+        parsed = make_url(url.get_secret_value())
+    except ArgumentError:
+        raise SettingsError(
+            "DATASHUNT_DATABASE_URL is no URL: expected postgresql://user:password@host:port/database"
+        ) from None
+    if parsed.get_backend_name() != "postgresql":
+        raise SettingsError(
+            f"DATASHUNT_DATABASE_URL: expected postgresql://…, found {parsed.get_backend_name()}://…"
+        )
+    return create_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        hide_parameters=True,  # errors and logs must not hold item texts
+        connect_args={
+            "prepare_threshold": None,  # PgBouncer in transaction mode knows no prepared statements
+            "connect_timeout": 10,
+            "application_name": "datashunt",
+        },
+    )
+
+
+def _reason(error: Exception) -> str:
+    origin = error.orig if isinstance(error, DBAPIError) else error
+    lines = str(origin).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

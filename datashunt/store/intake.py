@@ -1,0 +1,163 @@
+"""Submissions: many items in one round trip, idempotent by the producer's id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from datashunt.items import Item, Receipt, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An item that is fit to be stored, with its place in the submission and the hash of its text."""
+
+    position: int
+    item: Item
+    text_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """Rows that are new, ids in the order of submission, and entries whose key holds another text."""
+
+    rows: tuple[int, ...]
+    known: int
+    conflicts: tuple[Entry, ...]
+
+
+_ADD = text("""
+    WITH incoming AS (
+        SELECT * FROM unnest(CAST(:keys AS text[]), CAST(:hashes AS bytea[]), CAST(:texts AS text[]),
+                             CAST(:metas AS text[])) AS t (key, text_hash, body, meta)),
+    added AS (
+        INSERT INTO items (classifier_id, key, text_hash, submission_id, priority)
+        SELECT :classifier, key, text_hash, :submission, :priority FROM incoming
+        ON CONFLICT (classifier_id, key) DO NOTHING
+        RETURNING id, key),
+    stored AS (
+        INSERT INTO texts (item_id, text, meta)
+        SELECT added.id, incoming.body, CAST(incoming.meta AS jsonb) FROM added JOIN incoming USING (key))
+    SELECT id, key FROM added
+""")
+
+
+def add_items(
+    tx: Connection, classifier_id: int, submission_id: str, entries: Sequence[Entry], *, priority: int = 0
+) -> Added:
+    """Store the entries whose key is new; keys must be distinct.
+
+    Keys are inserted in sorted order, so that two submissions that overlap cannot deadlock.
+    """
+    ordered = sorted(entries, key=lambda entry: entry.item.id)
+    rows = tx.execute(
+        _ADD,
+        {
+            "classifier": classifier_id,
+            "submission": submission_id,
+            "priority": priority,
+            "keys": [entry.item.id for entry in ordered],
+            "hashes": [entry.text_hash for entry in ordered],
+            "texts": [entry.item.text for entry in ordered],
+            "metas": [None if e.item.meta is None else json.dumps(dict(e.item.meta)) for e in ordered],
+        },
+    ).all()
+    new = {row.key: row.id for row in rows}
+    present = [entry for entry in entries if entry.item.id not in new]
+    conflicts = _conflicts(tx, classifier_id, present)
+    return Added(
+        tuple(new[entry.item.id] for entry in entries if entry.item.id in new),
+        known=len(present) - len(conflicts),
+        conflicts=conflicts,
+    )
+
+
+def _conflicts(tx: Connection, classifier_id: int, present: Sequence[Entry]) -> tuple[Entry, ...]:
+    if not present:
+        return ()
+    stored = {
+        row.key: bytes(row.text_hash)
+        for row in tx.execute(
+            text("SELECT key, text_hash FROM items WHERE classifier_id = :classifier AND key = ANY(:keys)"),
+            {"classifier": classifier_id, "keys": [entry.item.id for entry in present]},
+        )
+    }
+    return tuple(entry for entry in present if stored[entry.item.id] != entry.text_hash)
+
+
+def open_submission(tx: Connection, submission_id: str, classifier: str, payload_hash: bytes) -> bool:
+    """Take the id for this payload; False when it is taken already (another transaction is waited for).
+
+    A call that was refused as a whole stored nothing, so it leaves its id free.
+    """
+    taken = tx.execute(
+        text(
+            "INSERT INTO submissions (id, classifier, payload_hash, accepted, known, refused)"
+            " VALUES (:id, :classifier, :payload, 0, 0, 0) ON CONFLICT (id) DO UPDATE"
+            " SET classifier = excluded.classifier, payload_hash = excluded.payload_hash, error = NULL"
+            " WHERE submissions.error IS NOT NULL RETURNING id"
+        ),
+        {"id": submission_id, "classifier": classifier, "payload": payload_hash},
+    ).scalar_one_or_none()
+    return taken is not None
+
+
+def close_submission(tx: Connection, receipt: Receipt, error: str | None = None) -> None:
+    """Write down what became of it, each refusal with its reason."""
+    tx.execute(
+        text(
+            "UPDATE submissions SET accepted = :accepted, known = :known, refused = :refused, error = :error"
+            " WHERE id = :id"
+        ),
+        {
+            "id": receipt.submission_id,
+            "accepted": receipt.accepted,
+            "known": receipt.known,
+            "refused": len(receipt.refused),
+            "error": error,
+        },
+    )
+    if receipt.refused:
+        tx.execute(
+            text(
+                "INSERT INTO refusals (submission_id, position, key, reason, detail)"
+                " SELECT :id, * FROM unnest(CAST(:positions AS int[]), CAST(:keys AS text[]),"
+                " CAST(:reasons AS text[]), CAST(:details AS text[]))"
+            ),
+            {
+                "id": receipt.submission_id,
+                "positions": [r.position for r in receipt.refused],
+                "keys": [r.id for r in receipt.refused],
+                "reasons": [r.reason for r in receipt.refused],
+                "details": [r.detail for r in receipt.refused],
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSubmission:
+    """A submission that was closed before. `error` is set when the whole call was refused."""
+
+    receipt: Receipt
+    payload_hash: bytes
+    error: str | None
+
+
+def find_submission(tx: Connection, submission_id: str) -> StoredSubmission | None:
+    """What became of an earlier submission, or None."""
+    row = tx.execute(text("SELECT * FROM submissions WHERE id = :id"), {"id": submission_id}).one_or_none()
+    if row is None:
+        return None
+    refused = tx.execute(
+        text(
+            "SELECT position, key, reason, detail FROM refusals WHERE submission_id = :id ORDER BY position"
+        ),
+        {"id": submission_id},
+    )
+    receipt = Receipt(
+        submission_id, row.classifier, row.accepted, row.known, tuple(Refusal(*entry) for entry in refused)
+    )
+    return StoredSubmission(receipt, bytes(row.payload_hash), row.error)

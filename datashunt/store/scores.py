@@ -1,0 +1,185 @@
+"""The score lane's rows: claim a batch of items, and write what became of it in one statement."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from datashunt.items import ClaimedItem, Reason, Role
+
+CLAIM_LIMIT = 256
+"""Most rows one claim takes."""
+SUSPECT_AFTER = 2
+"""Claims that never finished, after which an item is claimed alone: it may be what brings workers down."""
+
+_CLAIM = text("""
+    WITH picked AS (
+        SELECT id FROM items
+         WHERE classifier_id = :classifier AND state = 'queued' AND (attempts >= :suspect) = :suspects
+         ORDER BY priority, id LIMIT :most FOR UPDATE SKIP LOCKED),
+    claimed AS (
+        UPDATE items SET state = 'scoring', attempts = attempts + 1, lease_token = :token,
+                         lease_until = now() + make_interval(secs => :lease_s)
+          FROM picked WHERE items.id = picked.id
+     RETURNING items.id, items.key)
+    SELECT claimed.id, claimed.key, texts.text FROM claimed JOIN texts ON texts.item_id = claimed.id
+""")
+
+
+def claim(
+    tx: Connection, classifier_id: int, token: UUID, *, lease_s: float, most: int = CLAIM_LIMIT
+) -> list[ClaimedItem]:
+    """Lease the oldest queued items of a classifier, at most `most` of them; a suspect one alone, and last."""
+    values = {"classifier": classifier_id, "token": token, "lease_s": lease_s, "suspect": SUSPECT_AFTER}
+    rows = tx.execute(_CLAIM, {**values, "most": most, "suspects": False}).all()
+    if not rows:
+        rows = tx.execute(_CLAIM, {**values, "most": 1, "suspects": True}).all()
+    return [ClaimedItem(row.id, row.key, row.text) for row in rows]
+
+
+def any_queued(tx: Connection, rows: Sequence[int]) -> bool:
+    """Whether any of these items still waits to be scored."""
+    return bool(
+        tx.execute(
+            text("SELECT EXISTS (SELECT FROM items WHERE id = ANY(:rows) AND state = 'queued')"),
+            {"rows": list(rows)},
+        ).scalar_one()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What was decided about one leased item.
+
+    Attributes:
+        probabilities: in label order, or None when no bundle serves yet.
+        propensity: the audit rate under which it was drawn, or None when it was not.
+    """
+
+    row: int
+    keep: bool
+    label: str | None
+    confidence: float | None
+    probabilities: Sequence[float] | None
+    role: Role
+    propensity: float | None
+    offered: Sequence[str] | None
+    prior: dict[str, float] | None
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why it is asked, or None if it is not."""
+        if not self.keep:
+            return Reason.ESCALATION
+        return Reason.AUDIT if self.propensity is not None else None
+
+
+_SETTLE = text("""
+    WITH verdict AS MATERIALIZED (
+        SELECT v.*, CAST(v.probabilities AS real[]) AS vector,
+               CASE WHEN kept THEN nextval(pg_get_serial_sequence('outcomes', 'id')) END AS outcome_id
+          FROM unnest(CAST(:rows AS bigint[]), CAST(:kept AS bool[]), CAST(:labels AS text[]),
+                      CAST(:confidences AS real[]), CAST(:probabilities AS text[]), CAST(:reasons AS text[]),
+                      CAST(:roles AS text[]), CAST(:propensities AS real[]), CAST(:offered AS text[]),
+                      CAST(:priors AS text[]))
+            AS v (row_id, kept, label, confidence, probabilities, reason, role, propensity, offered, prior)),
+    moved AS (
+        UPDATE items SET state = CASE WHEN kept THEN 'done' ELSE 'asked' END,
+                         lease_token = NULL, lease_until = NULL,
+                         label = CASE WHEN kept THEN verdict.label END,
+                         source = CASE WHEN kept THEN 'small' END,
+                         outcome_id = CASE WHEN kept THEN verdict.outcome_id END,
+                         done_at = CASE WHEN kept THEN now() END
+          FROM verdict
+         WHERE items.id = verdict.row_id AND items.lease_token = :token AND items.state = 'scoring'
+     RETURNING verdict.*),
+    scored AS (
+        INSERT INTO scores (item_id, bundle_id, spec_version, probabilities, label, confidence, threshold, kept)
+        SELECT row_id, :bundle, :spec_version, vector, label, confidence, :threshold, kept
+          FROM moved WHERE vector IS NOT NULL
+     RETURNING id, item_id),
+    decided AS (
+        INSERT INTO outcomes (id, item_id, classifier_id, spec_version, label, source, confidence,
+                              probabilities, bundle_id, threshold, score_id)
+        OVERRIDING SYSTEM VALUE
+        SELECT outcome_id, row_id, :classifier, :spec_version, label, 'small', confidence, vector, :bundle,
+               :threshold, scored.id
+          FROM moved JOIN scored ON scored.item_id = row_id WHERE kept),
+    asked AS (
+        INSERT INTO asks (item_id, classifier_id, score_id, spec_version, reason, role, propensity, offered, prior)
+        SELECT row_id, :classifier, scored.id, :spec_version, reason, role, propensity,
+               CASE WHEN offered IS NOT NULL
+                    THEN ARRAY(SELECT jsonb_array_elements_text(CAST(offered AS jsonb))) END,
+               CAST(prior AS jsonb)
+          FROM moved LEFT JOIN scored ON scored.item_id = row_id
+         WHERE reason IS NOT NULL
+         ORDER BY row_id
+            ON CONFLICT (item_id) WHERE state IN ('waiting', 'calling')
+            DO UPDATE SET reason = CASE WHEN excluded.reason = 'escalation' THEN excluded.reason
+                                        ELSE asks.reason END
+     RETURNING id)
+    SELECT (SELECT count(*) FROM moved) AS moved, ARRAY(SELECT id FROM asked ORDER BY id) AS asks
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How many items moved (fewer than given when the lease was lost), and the asks that were made."""
+
+    moved: int
+    asks: tuple[int, ...]
+
+
+def settle(
+    tx: Connection,
+    classifier_id: int,
+    token: UUID,
+    scored: Sequence[Scored],
+    *,
+    spec_version: int,
+    bundle_id: int | None,
+    threshold: float,
+) -> Settled:
+    """Write scores, outcomes and asks of the items that are still under this lease, in one statement."""
+    row = tx.execute(
+        _SETTLE,
+        {
+            "token": token,
+            "classifier": classifier_id,
+            "spec_version": spec_version,
+            "bundle": bundle_id,
+            "threshold": threshold,
+            "rows": [s.row for s in scored],
+            "kept": [s.keep for s in scored],
+            "labels": [s.label for s in scored],
+            "confidences": [s.confidence for s in scored],
+            "probabilities": [_vector(s.probabilities) for s in scored],
+            "reasons": [s.reason for s in scored],
+            "roles": [s.role for s in scored],
+            "propensities": [s.propensity for s in scored],
+            "offered": [None if s.offered is None else json.dumps(list(s.offered)) for s in scored],
+            "priors": [None if s.prior is None else json.dumps(s.prior) for s in scored],
+        },
+    ).one()
+    return Settled(row.moved, tuple(row.asks))
+
+
+def _vector(probabilities: Sequence[float] | None) -> str | None:
+    if probabilities is None:
+        return None
+    return "{" + ",".join(f"{p:.6g}" for p in probabilities) + "}"
+
+
+def release(tx: Connection, token: UUID) -> int:
+    """Hand unfinished items back, as if they had never been claimed; returns how many."""
+    return tx.execute(
+        text(
+            "UPDATE items SET state = 'queued', attempts = attempts - 1, lease_token = NULL, lease_until = NULL,"
+            " announced_at = '-infinity' WHERE lease_token = :token AND state = 'scoring'"
+        ),
+        {"token": token},
+    ).rowcount

@@ -1,0 +1,146 @@
+"""What tick finds: due rows, expired leases, and rows that stand still though workers pass them by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from datashunt.items import Wake
+
+MOST_ROWS = 1024
+"""Most rows of one classifier and lane that one tick publishes again."""
+
+
+def take_due(tx: Connection, name: str, *, every_s: float) -> bool:
+    """Whether this caller shall do the periodic work of that name now; moves its due time forward.
+
+    A name seen for the first time is due at once.
+    """
+    tx.execute(text("INSERT INTO due (name) VALUES (:name) ON CONFLICT DO NOTHING"), {"name": name})
+    taken = tx.execute(
+        text(
+            "UPDATE due SET due_at = now() + make_interval(secs => :every_s)"
+            " WHERE name = (SELECT name FROM due WHERE name = :name AND due_at <= now() FOR UPDATE SKIP LOCKED)"
+        ),
+        {"name": name, "every_s": every_s},
+    )
+    return taken.rowcount == 1
+
+
+_EXPIRED_ITEMS = text("""
+    WITH expired AS (
+        SELECT id, attempts >= :most AS hopeless FROM items
+         WHERE state = 'scoring' AND lease_until < now() LIMIT 10000 FOR UPDATE SKIP LOCKED),
+    freed AS (
+        UPDATE items SET state = CASE WHEN hopeless THEN 'dead' ELSE 'queued' END,
+                         lease_token = NULL, lease_until = NULL, announced_at = '-infinity'
+          FROM expired WHERE items.id = expired.id
+     RETURNING items.id, items.classifier_id, items.attempts, hopeless),
+    buried AS (
+        INSERT INTO dead_letters (classifier_id, item_id, reason, detail)
+        SELECT classifier_id, id, 'never_scored',
+               format('claimed %s times and never finished: it may bring its worker down', attempts)
+          FROM freed WHERE hopeless)
+    SELECT count(*) FROM freed
+""")
+
+_EXPIRED_ASKS = text("""
+    WITH expired AS (
+        SELECT id FROM asks WHERE state = 'calling' AND lease_until < now() LIMIT 10000 FOR UPDATE SKIP LOCKED)
+    UPDATE asks SET state = 'waiting', lease_token = NULL, lease_until = NULL, announced_at = '-infinity'
+      FROM expired WHERE asks.id = expired.id
+""")
+
+_UNKNOWN_CALLS = text("""
+    UPDATE calls SET state = 'unknown', cost_usd = reserved_usd, settled_at = now(), error_kind = 'no_reply',
+                     error = 'the worker that sent it left no word'
+     WHERE state = 'sent' AND created_at < now() - make_interval(secs => :deadline_s)
+""")
+
+_EXPIRED_RUNS = text("""
+    UPDATE distillations SET state = CASE WHEN attempts >= 3 THEN 'failed' ELSE 'due' END,
+                             finished_at = CASE WHEN attempts >= 3 THEN now() END,
+                             error = 'its worker left no word', announced_at = '-infinity',
+                             lease_token = NULL, lease_until = NULL
+     WHERE state = 'running' AND lease_until < now()
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """How many leases had run out, by kind, and how many calls are booked as unknown."""
+
+    items: int
+    asks: int
+    calls: int
+    distillations: int
+
+
+def free_expired(tx: Connection, *, score_max_attempts: int, call_deadline_s: float) -> Freed:
+    """Take back what dead workers held; what was claimed too often goes to the dead letters."""
+    items = tx.execute(_EXPIRED_ITEMS, {"most": score_max_attempts}).scalar_one()
+    calls = tx.execute(_UNKNOWN_CALLS, {"deadline_s": call_deadline_s}).rowcount
+    asks = tx.execute(_EXPIRED_ASKS).rowcount
+    runs = tx.execute(_EXPIRED_RUNS).rowcount
+    return Freed(items, asks, calls, runs)
+
+
+_STANDING_ITEMS = text("""
+    WITH at_work AS (
+        SELECT max(announced_at) AS newest FROM items WHERE state = 'scoring' AND lease_until > now()),
+    standing AS (
+        SELECT row.id FROM classifiers, at_work, LATERAL (
+            SELECT id FROM items
+             WHERE classifier_id = classifiers.id AND state = 'queued'
+               AND announced_at < now() - make_interval(secs => :still_s)
+               AND (newest IS NULL OR announced_at < newest - make_interval(secs => :still_s))
+             ORDER BY priority, id LIMIT :most FOR UPDATE SKIP LOCKED) AS row),
+    announced AS (
+        UPDATE items SET announced_at = now() FROM standing WHERE items.id = standing.id
+     RETURNING items.classifier_id, items.id)
+    SELECT name, array_agg(announced.id ORDER BY announced.id) AS ids
+      FROM announced JOIN classifiers ON classifiers.id = classifier_id GROUP BY name ORDER BY name
+""")
+
+_STANDING_ASKS = text("""
+    WITH at_work AS (
+        SELECT max(announced_at) AS newest FROM asks WHERE state = 'calling' AND lease_until > now()),
+    standing AS (
+        SELECT row.id FROM classifiers, at_work, LATERAL (
+            SELECT id FROM asks
+             WHERE classifier_id = classifiers.id AND state = 'waiting' AND not_before <= now()
+               AND (announced_at < not_before
+                    OR announced_at < now() - make_interval(secs => :still_s)
+                       AND (newest IS NULL OR announced_at < newest - make_interval(secs => :still_s)))
+             ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED) AS row),
+    announced AS (
+        UPDATE asks SET announced_at = now() FROM standing WHERE asks.id = standing.id
+     RETURNING asks.classifier_id, asks.id)
+    SELECT name, array_agg(announced.id ORDER BY announced.id) AS ids
+      FROM announced JOIN classifiers ON classifiers.id = classifier_id GROUP BY name ORDER BY name
+""")
+
+_STANDING_RUNS = text("""
+    WITH announced AS (
+        UPDATE distillations SET announced_at = now()
+         WHERE state = 'due' AND announced_at < now() - make_interval(secs => :still_s)
+     RETURNING classifier_id, id)
+    SELECT name, ARRAY[announced.id] AS ids
+      FROM announced JOIN classifiers ON classifiers.id = classifier_id ORDER BY name
+""")
+
+
+def standing_still(tx: Connection, *, still_s: float) -> list[Wake]:
+    """Rows whose message seems lost: nobody works in their lane, or younger rows are at work already.
+
+    An honest backlog is neither: its rows wait behind older ones. Asks that waited for their time are due
+    for a message of their own. What is returned counts as announced again.
+    """
+    found = []
+    for lane, statement in (("score", _STANDING_ITEMS), ("llm", _STANDING_ASKS)):
+        rows = tx.execute(statement, {"still_s": still_s, "most": MOST_ROWS})
+        found += [Wake(lane, row.name, tuple(row.ids)) for row in rows]
+    runs = tx.execute(_STANDING_RUNS, {"still_s": still_s})
+    found += [Wake("distil", row.name, tuple(row.ids)) for row in runs]
+    return found
