@@ -1,0 +1,63 @@
+"""The figures of a report in words, as the picture and the page show them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from datashunt.report.figures import Report
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a report speaks of, in words a reader sees.
+
+    Attributes:
+        classifier: its name. data: where the items came from.
+        llm: name of the LLM. simulated: True if none was called; then money is counted at that LLM's prices.
+    """
+
+    classifier: str
+    data: str
+    llm: str
+    simulated: bool
+
+    @property
+    def answered_by(self) -> str:
+        """Who answered, and whether that is a simulation."""
+        return f"LLM: simulated, at the prices of {self.llm}" if self.simulated else f"LLM: {self.llm}"
+
+
+def headline(report: Report) -> str:
+    """One sentence: how the LLM's share moved."""
+    tenths = [share for share in report["llm_share_by_tenth"] if share is not None]
+    if not tenths:
+        return "No items"
+    return f"The LLM is asked about {tenths[0]:.0%} of the first tenth, {tenths[-1]:.0%} of the last"
+
+
+def subline(report: Report) -> str:
+    """One line of figures: items, accuracy, cost."""
+    parts = [f"{report['items']:,} items"]
+    if report["accuracy"] is not None:
+        alone = report["llm_accuracy"]
+        against = "" if alone is None else f" (the LLM alone: {percent(alone)})"
+        parts.append(f"accuracy {percent(report['accuracy'])}{against}")
+    parts.append(
+        f"cost {usd(report['cost_usd'])} (asking about every item: {usd(report['cost_if_all_llm_usd'])})"
+    )
+    return "  ·  ".join(parts)
+
+
+def origin(about: About) -> str:
+    """One line: which classifier, which items, who answered."""
+    return f"Classifier {about.classifier}  ·  {about.data}  ·  {about.answered_by}"
+
+
+def percent(share: float | None) -> str:
+    """A fraction as people read it; `n/a` for None."""
+    return "n/a" if share is None else f"{share:.1%}"
+
+
+def usd(amount: float) -> str:
+    """Dollars with at least two significant digits."""
+    return f"${amount:,.2f}" if amount >= 0.095 or amount == 0 else f"${amount:.2g}"
