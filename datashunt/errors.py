@@ -112,9 +112,7 @@ class LLMUnavailable(LLMError):
         may_be_billed: True when the request was sent and no reply says that it was not served.
     """
 
-    def __init__(
-        self, message: str, *, kind: str, http_status: int | None = None, may_be_billed: bool = False
-    ) -> None:
+    def __init__(self, message: str, *, kind: str, http_status: int | None = None, may_be_billed: bool = False) -> None:
         super().__init__(message, kind=kind, http_status=http_status)
         self.may_be_billed = may_be_billed
 

@@ -1,0 +1,11 @@
+"""The LLM: one request in, one answer or one error of ours out, and what it cost.
+
+Imports prompts, items, classifier and errors.
+"""
+
+from __future__ import annotations
+
+from datashunt.llm.client import LLM
+from datashunt.llm.prices import cost, reserve
+
+__all__ = ["LLM", "cost", "reserve"]

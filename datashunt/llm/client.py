@@ -1,0 +1,175 @@
+"""The LLM endpoint: sends one prompt, returns one reply or raises one of our errors.
+
+Inside, one event loop in a thread of its own serves all callers: only there does a deadline hold for a whole
+call, whether the endpoint is slow to connect, to answer, or to end its body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import re
+import threading
+import time
+from typing import Any, cast
+
+import httpx2
+import openai
+from pydantic import SecretStr
+
+from datashunt.classifier import digest
+from datashunt.errors import LLMUnauthorized, LLMUnavailable, LLMUnusable, SettingsError
+from datashunt.items import Reply
+from datashunt.llm.failures import deadline_passed, refused_parameter, translate
+from datashunt.llm.wire import read_reply, request_body
+from datashunt.prompts import Prompt
+
+CONNECT_TIMEOUT_S = 10.0
+_ADDRESS = re.compile(r"https?://[\w.\[:-]")
+_KEY = re.compile(r"[!-~]*")
+_CONNECTIONS = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+
+
+class LLM:
+    """One endpoint and key. Safe for any number of threads; not to be used across a fork."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: SecretStr | None,
+        *,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            base_url: of an OpenAI-compatible endpoint, with its /v1.
+            api_key: None for endpoints that want none. The environment's OPENAI_API_KEY is never taken.
+            transport: stands in for the network in tests.
+
+        Raises:
+            SettingsError: the address is none, or the key cannot be one.
+        """
+        if not _ADDRESS.match(base_url):
+            raise SettingsError("DATASHUNT_LLM_BASE_URL: expected http://HOST/v1 or https://HOST/v1")
+        secret = api_key.get_secret_value() if api_key else ""
+        if not _KEY.fullmatch(secret):
+            raise SettingsError("DATASHUNT_LLM_API_KEY: expected no white space and no characters beyond ASCII")
+        self._identity = [base_url.rstrip("/"), hashlib.sha256(secret.encode()).hexdigest()]
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=secret or "none",
+            max_retries=0,  # an attempt is a row in `calls`; none may happen in secret
+            http_client=openai.DefaultAsyncHttpxClient(transport=transport, limits=_CONNECTIONS),
+        )
+        # These too would come from the environment, and go to whatever endpoint this is.
+        self._client.organization = self._client.project = None
+        # At DEBUG the client logs whole requests, item and all.
+        logging.getLogger("openai").setLevel(logging.INFO)
+        self._unknown: dict[str, frozenset[str]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting = threading.Lock()
+
+    def quota_key(self, model: str) -> str:
+        """Whose limits a call counts against: this endpoint, this key (as a hash) and the model."""
+        return digest([*self._identity, model])
+
+    def ask(self, prompt: Prompt, model: str, *, deadline_s: float) -> Reply:
+        """Ask one question.
+
+        A server that refuses an optional part of the request (logprobs, a JSON schema, a temperature, a limit
+        of tokens) is asked again at once without it, and so from then on; it bills nothing for a refusal.
+
+        Args:
+            prompt: the question.
+            model: name that the endpoint knows.
+            deadline_s: wall-clock limit of the whole call.
+
+        Raises:
+            LLMThrottled, LLMUnavailable, LLMUnauthorized, LLMRejected: no answer; errors.py tells them apart.
+            LLMUnusable: an answer, perhaps paid, that names no offered label.
+        """
+        loop = self._running_loop()
+        return asyncio.run_coroutine_threadsafe(self._ask_in_time(prompt, model, deadline_s), loop).result()
+
+    def check(self) -> str:
+        """Whether the endpoint answers and lets this key in, in words; asks for its list of models, which is free.
+
+        Raises:
+            LLMUnavailable, LLMUnauthorized: it does not.
+        """
+        return asyncio.run_coroutine_threadsafe(self._check(), self._running_loop()).result()
+
+    async def _check(self) -> str:
+        where = self._identity[0]
+        try:
+            found = await self._client.models.list(timeout=CONNECT_TIMEOUT_S)
+        except (openai.AuthenticationError, openai.PermissionDeniedError):
+            raise LLMUnauthorized(f"{where} refuses DATASHUNT_LLM_API_KEY", kind="unauthorized") from None
+        except openai.APIConnectionError:
+            raise LLMUnavailable(
+                f"{where} cannot be reached: check DATASHUNT_LLM_BASE_URL", kind="connection"
+            ) from None
+        except openai.APIStatusError as error:
+            return f"{where} answers, with status {error.status_code} to the question for its models"
+        return f"{where} answers and lists {len(found.data)} models"
+
+    def close(self) -> None:
+        """Close all connections. Call it when no call is under way; the object cannot be used after it."""
+        loop = self._running_loop()
+        asyncio.run_coroutine_threadsafe(self._client.close(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        # Not before it is needed: a process may still fork after it was wired.
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=_run, args=(self._loop,), name="llm", daemon=True).start()
+            return self._loop
+
+    async def _ask_in_time(self, prompt: Prompt, model: str, deadline_s: float) -> Reply:
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await self._ask(prompt, model, deadline_s)
+        except TimeoutError:
+            raise deadline_passed(deadline_s) from None
+
+    async def _ask(self, prompt: Prompt, model: str, deadline_s: float) -> Reply:
+        timeout = httpx2.Timeout(deadline_s, connect=min(CONNECT_TIMEOUT_S, deadline_s))
+        while True:
+            without = self._unknown.get(model, frozenset())
+            started = time.monotonic()
+            try:
+                response = await self._send(request_body(prompt, model, without), timeout)
+            except openai.APIStatusError as error:
+                refused = refused_parameter(error, prompt)
+                if refused is None or refused in without:
+                    raise translate(error, prompt, model) from None
+                self._unknown[model] = self._unknown.get(model, without) | {refused}
+            except openai.OpenAIError as error:
+                raise translate(error, prompt, model) from None
+            else:
+                latency_ms = (time.monotonic() - started) * 1000
+                return read_reply(_json(response), prompt, model=model, latency_ms=latency_ms)
+
+    async def _send(self, body: dict[str, Any], timeout: httpx2.Timeout) -> httpx2.Response:
+        # The raw response: what the client makes of a wrong body is not ours to depend on.
+        raw = await self._client.chat.completions.with_raw_response.create(**body, timeout=timeout)
+        return cast(httpx2.Response, raw.http_response)
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+def _json(response: httpx2.Response) -> object:
+    try:
+        return json.loads(response.content)
+    except (ValueError, RecursionError):
+        raise LLMUnusable("the endpoint's reply is no JSON", kind="invalid_body", http_status=200) from None

@@ -1,0 +1,172 @@
+"""Every failure of an LLM request, translated into our errors in this one place.
+
+Messages never repeat the item, since they are stored and logged, and servers like to quote what they refuse.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import httpx2
+import openai
+
+from datashunt.errors import LLMError, LLMRejected, LLMThrottled, LLMUnauthorized, LLMUnavailable
+from datashunt.llm.wire import OPTIONAL
+from datashunt.prompts import Prompt
+
+DEFAULT_RETRY_AFTER_S = 5.0
+MIN_RETRY_AFTER_S = 0.1  # an endpoint that says "now" each time must not be asked in a loop
+MAX_RETRY_AFTER_S = 86_400.0
+_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+_OUT_OF_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
+_GATEWAY_GAVE_UP = {408, 504, 524}  # what it stood in front of may still be working, and bill it
+_PASSING = {408, 409, 425}
+_QUOTED = 12  # so many characters in a row are taken for a quotation of the item
+_RESET = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:([\d.]+)s)?(?:([\d.]+)ms)?")
+
+
+def deadline_passed(deadline_s: float) -> LLMUnavailable:
+    """The reply was not complete at the deadline."""
+    return LLMUnavailable(
+        f"the LLM endpoint gave no whole reply within {deadline_s:g} s; DATASHUNT_LLM_DEADLINE_S sets this",
+        kind="timeout",
+        may_be_billed=True,
+    )
+
+
+def translate(error: openai.OpenAIError, prompt: Prompt, model: str) -> LLMError:
+    """Our error for one of the client's.
+
+    Args:
+        error: what the client raised.
+        prompt: what was asked, so that the message does not quote it.
+        model: whom.
+    """
+    if isinstance(error, openai.APIStatusError):
+        return _of_status(error, prompt, model)
+    sent = not isinstance(error.__cause__, _NOT_SENT)
+    name = type(error.__cause__ or error).__name__
+    if isinstance(error, openai.APITimeoutError) and sent:
+        return LLMUnavailable("the LLM endpoint was silent for too long", kind="timeout", may_be_billed=True)
+    if sent:
+        message = f"the connection to the LLM endpoint broke before the reply was whole ({name})"
+    else:
+        message = f"the LLM endpoint cannot be reached ({name}): check DATASHUNT_LLM_BASE_URL"
+    return LLMUnavailable(message, kind="connection", may_be_billed=sent)
+
+
+def refused_parameter(error: openai.APIStatusError, prompt: Prompt) -> str | None:
+    """Which optional part of the request the server does not know, by its name in wire.OPTIONAL, if any."""
+    if error.status_code not in {400, 422} or _too_long(error):
+        return None
+    complaint = f"{error.param or ''} {_quotable(error, prompt)}".lower()
+    return next((name for name, words in OPTIONAL.items() if any(word in complaint for word in words)), None)
+
+
+def retry_after_s(headers: Mapping[str, str], now: datetime) -> float:
+    """Seconds to wait after a 429: Retry-After in any form, else the reset of the limit that is used up.
+
+    Args:
+        headers: of the response; names in lower case, or a mapping that does not mind.
+        now: with time zone, for a Retry-After that is a date.
+    """
+    return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, _named_wait_s(headers, now)))
+
+
+def _named_wait_s(headers: Mapping[str, str], now: datetime) -> float:
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            return float(headers.get(name, "")) * unit
+        except ValueError:
+            continue
+    try:
+        return (parsedate_to_datetime(headers.get("retry-after", "")) - now).total_seconds()
+    except (ValueError, TypeError):
+        pass  # neither a number nor a date
+    resets = [
+        _reset_s(headers.get(f"x-ratelimit-reset-{limit}", ""))
+        for limit in ("requests", "tokens")
+        if headers.get(f"x-ratelimit-remaining-{limit}", "").strip() == "0"
+    ]
+    return max(resets, default=0.0) or DEFAULT_RETRY_AFTER_S
+
+
+def _reset_s(text: str) -> float:
+    """Seconds in `1h2m3.5s`, `20ms`; 0 for anything else."""
+    match = _RESET.fullmatch(text.strip())
+    try:
+        hours, minutes, seconds, millis = (float(part or 0) for part in match.groups()) if match else (0.0,) * 4
+    except ValueError:
+        return 0.0
+    return hours * 3600 + minutes * 60 + seconds + millis / 1000
+
+
+def _of_status(error: openai.APIStatusError, prompt: Prompt, model: str) -> LLMError:
+    status = error.status_code
+    if status == 402 or (status in {403, 429} and {error.code, error.type} & _OUT_OF_MONEY):
+        return LLMUnauthorized(
+            f"the LLM account has no credit left ({status}): pay or give another DATASHUNT_LLM_API_KEY",
+            kind="insufficient_quota",
+            http_status=status,
+        )
+    if status == 429:
+        wait = retry_after_s(error.response.headers, datetime.now(UTC))
+        return LLMThrottled(f"the LLM endpoint is throttling (429): wait {wait:g} s", retry_after_s=wait)
+    if status in {401, 403}:
+        return LLMUnauthorized(
+            f"the LLM endpoint refuses the key ({status}): check DATASHUNT_LLM_API_KEY and its permissions",
+            kind="unauthorized" if status == 401 else "forbidden",
+            http_status=status,
+        )
+    if status in _PASSING or status >= 500:
+        return LLMUnavailable(
+            f"the LLM endpoint failed ({status}{_quotable(error, prompt)})",
+            kind="server_error",
+            http_status=status,
+            may_be_billed=status in _GATEWAY_GAVE_UP,
+        )
+    return _rejected(error, prompt, model)
+
+
+def _rejected(error: openai.APIStatusError, prompt: Prompt, model: str) -> LLMRejected:
+    status = error.status_code
+    if status == 413 or _too_long(error):
+        return LLMRejected(f"the item is too long for {model} ({status})", kind="context_too_long", http_status=status)
+    if error.code == "content_filter":
+        return LLMRejected(
+            f"the endpoint's content filter refuses the item ({status})",
+            kind="content_filter",
+            http_status=status,
+        )
+    if status == 404:
+        return LLMRejected(
+            f"the LLM endpoint has no model {model!r}, or no chat completions at this address (404): check"
+            " llm.model and DATASHUNT_LLM_BASE_URL",
+            kind="not_found",
+            http_status=status,
+        )
+    return LLMRejected(
+        f"the LLM endpoint refuses the request ({status}{_quotable(error, prompt)})",
+        kind="rejected",
+        http_status=status,
+    )
+
+
+def _too_long(error: openai.APIStatusError) -> bool:
+    return error.code == "context_length_exceeded" or "context length" in error.message.lower()
+
+
+def _quotable(error: openai.APIStatusError, prompt: Prompt) -> str:
+    """What the server said, as `: …`, unless it quotes the prompt; then its error code, if it has one."""
+    body = error.body if isinstance(error.body, Mapping) else {}
+    said = " ".join(str(body.get("message") or "").split())[:300]
+    sent = "\n".join(message["content"] for message in prompt.messages)
+    item = json.loads(prompt.messages[-1]["content"])["item"].strip()
+    pieces = (said[start : start + _QUOTED] for start in range(max(1, len(said) - _QUOTED + 1)))
+    if said and item not in said and not any(piece in sent for piece in pieces):
+        return f": {said}"
+    return f": {error.code}" if error.code and error.code not in sent else ""

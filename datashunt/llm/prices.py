@@ -1,0 +1,44 @@
+"""What calls cost, in USD. Prices of the classifier file win; else those that genai-prices ships, offline."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from datashunt.classifier import LLMSpec
+from datashunt.items import Usage
+from datashunt.prompts import Prompt
+
+_MILLION = Decimal(1_000_000)
+
+
+def cost(model: str, usage: Usage, prices: LLMSpec) -> Decimal | None:
+    """USD for the tokens of one call; None when nobody knows the model's price.
+
+    None is not zero: give `llm.input_price` and `llm.output_price` in the classifier file, 0 for a model that
+    costs nothing. Prices of the file hold for cached tokens too; genai-prices has its own for them.
+
+    Args:
+        model: the model asked for, or the one that the response names.
+        usage: as the endpoint counted it.
+        prices: the `llm` part of the spec.
+    """
+    if prices.input_price is not None and prices.output_price is not None:
+        return (usage.prompt * prices.input_price + usage.completion * prices.output_price) / _MILLION
+    # Its table takes longer to load than a light process may take to start.
+    from genai_prices import Usage as Counts
+    from genai_prices import calc_price
+
+    counts = Counts(
+        input_tokens=usage.prompt,
+        cache_read_tokens=min(usage.cached, usage.prompt),
+        output_tokens=usage.completion,
+    )
+    try:
+        return calc_price(counts, model).total_price
+    except LookupError:
+        return None
+
+
+def reserve(model: str, prompt: Prompt, prices: LLMSpec) -> Decimal | None:
+    """USD that one call costs at most, by the estimate of its tokens; None when the price is unknown."""
+    return cost(model, Usage(prompt=prompt.tokens(), completion=prompt.max_tokens), prices)

