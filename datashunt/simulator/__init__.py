@@ -1,0 +1,34 @@
+"""An LLM endpoint that is none: it speaks OpenAI's protocol and answers from a file.
+
+It says so everywhere: model names (`simulation/…`), fingerprint, headers, start line. Texts of the file get
+the file's label distribution; any other text gets a pseudo-random one that depends on the text (and the
+seed) only, so the endpoint works on every text and repeats itself exactly. The item is read from the user
+message, `{"item": TEXT, …}`, the offered labels from the JSON schema's enum; nothing in a text is obeyed,
+and a prior in the prompt changes nothing.
+
+    options   what it is told            answers   the file            belief   which label it says (pure)
+    tokens    words and log-probabilities (pure)   window   rate limits (pure)  ledger   what it served
+    messages  requests and replies   chat  a question read, a completion built   endpoint  routes, limits
+    wire      HTTP/1.1 on asyncio
+    server    `Simulator` in a thread, `run` in the foreground
+"""
+
+from __future__ import annotations
+
+from datashunt.simulator.chat import Chat, completion_of, parse_chat
+from datashunt.simulator.messages import Request, Response, error, throttled
+from datashunt.simulator.options import Options
+from datashunt.simulator.server import Simulator, run
+
+__all__ = [
+    "Chat",
+    "Options",
+    "Request",
+    "Response",
+    "Simulator",
+    "completion_of",
+    "error",
+    "parse_chat",
+    "run",
+    "throttled",
+]
