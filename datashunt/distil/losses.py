@@ -1,0 +1,35 @@
+"""The two losses of the two stages, over tensors. Imports torch only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def absorb_loss(logits: Tensor, target: Tensor, known: Tensor, weight: Tensor, robustness: float) -> Tensor:
+    """Stage 1: the generalised cross-entropy to the LLM's answer over the labels that it was offered.
+
+    Σ_i t_i (1 - p_i^q) / q, with p the softmax over known labels only; its limit at q = 0 is the cross-entropy.
+    A larger q gives less to answers that the model finds implausible, which are wrong more often than others.
+    Source: Zhang, Sabuncu, *Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy
+    Labels* (NeurIPS 2018), equation 6.
+
+    Args:
+        logits: (n, k).
+        target: (n, k), rows sum to 1, zero where not known.
+        known: (n, k) bool, at least one True in each row.
+        weight: (n,) ≥ 0.
+        robustness: q in [0, 1].
+
+    Returns:
+        The weighted mean, a scalar.
+    """
+    log_p = torch.log_softmax(logits.float().masked_fill(~known, -torch.inf), dim=1).masked_fill(~known, 0.0)
+    per_label = -log_p if robustness == 0 else (1 - torch.exp(robustness * log_p)) / robustness
+    return ((target * per_label).sum(dim=1) * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def retain_loss(logits: Tensor, reference: Tensor) -> Tensor:
+    """Stage 2: mean KL(reference ‖ softmax(logits)) in nats; both (n, k), the reference a distribution."""
+    log_p = torch.log_softmax(logits.float(), dim=1)
+    return torch.nn.functional.kl_div(log_p, reference, reduction="batchmean")

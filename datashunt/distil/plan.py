@@ -1,0 +1,94 @@
+"""What goes into a distillation and what comes out. Pure data; imports numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Progress = Callable[[str, float], None]
+"""Called with the stage and the share of it that is done, at least every second or so; may raise to abort."""
+
+Recipe = str
+HEAD: Recipe = "head"
+FULL: Recipe = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One LLM answer to learn from.
+
+    Attributes:
+        text: the item.
+        target: (k,) ≥ 0, the LLM's label probabilities or one-hot; need not sum to 1.
+        weight: ≥ 0, how much it counts: the LLM's confidence.
+        known: (k,) whether each label was offered. A label that was not is unknown, not improbable: the loss
+            compares the model with the target over the offered labels only.
+    """
+
+    text: str
+    target: NDArray[np.float32]
+    weight: float
+    known: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One distillation, whole.
+
+    Attributes:
+        labels: class names, in the order of every target. labels_hash: of the spec they come from.
+        base: hub id, folder or `auto`. max_tokens: longer texts are cut.
+        threshold: the policy's, for the card.
+        device, precision: as for serving; training runs in bf16 only where the hardware has it.
+        threads: torch threads; 0 leaves them alone.
+        seed: same inputs, seed, threads and machine: same weights.
+        parent: content hash of the incumbent, for the card.
+        recipes: those to try. Without fit answers nothing can be compared, and only the first is trained.
+        epochs: most passes over the answers when all layers are trained, from the base.
+        warm_epochs: the same when training goes on from an incumbent that was trained so.
+        encoder_lr, head_lr: peak learning rates of AdamW; linear warm-up over a tenth, then linear decay.
+        batch_items: answers of one step.
+        robustness: q of the generalised cross-entropy in [0, 1]: 0 is cross-entropy, 1 mean absolute error.
+        retain_weight: how much a replayed text counts against an answer in stage 2.
+    """
+
+    labels: tuple[str, ...]
+    labels_hash: str
+    base: str
+    max_tokens: int
+    threshold: float
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+    seed: int = 0
+    parent: str | None = None
+    recipes: tuple[Recipe, ...] = (HEAD, FULL)
+    epochs: int = 4
+    warm_epochs: int = 2
+    encoder_lr: float = 1e-4
+    head_lr: float = 1e-3
+    batch_items: int = 16
+    robustness: float = 0.3
+    retain_weight: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Challenger:
+    """A finished bundle that wants to serve.
+
+    Attributes:
+        folder: the bundle.
+        recipe: the one that won.
+        temperature: fitted on the fit answers.
+        evaluation: of `evaluate.evaluation` on the fit answers, plus `recipes`: name → nll, agreement, seconds.
+    """
+
+    folder: Path
+    recipe: Recipe
+    temperature: float
+    evaluation: Mapping[str, Any]

@@ -1,0 +1,110 @@
+"""Bundles under an fsspec URL: published with a hash of every file, verified whenever they are fetched.
+
+A bundle's folder is immutable. Its `manifest.json` is written last, so a half-written bundle has none; the
+content hash is the SHA-256 of the manifest, which holds the SHA-256 of every other file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from filelock import FileLock
+
+from datashunt.errors import BundleError
+
+MANIFEST = "manifest.json"
+
+
+class Registry:
+    """Publishes and fetches bundles."""
+
+    def __init__(self, url: str, cache_dir: Path) -> None:
+        """Connects lazily.
+
+        Args:
+            url: where bundles lie: a folder, or any fsspec URL such as s3://bucket/models.
+            cache_dir: where fetched bundles are kept on this host, one folder for each content hash.
+        """
+        self._url = url.rstrip("/")
+        self._cache = cache_dir / "bundles"
+
+    def publish(self, folder: Path, key: str) -> tuple[str, str]:
+        """Copy a bundle's folder to `key` below the registry; returns its URI and content hash.
+
+        Raises:
+            BundleError: it cannot be written.
+        """
+        uri = f"{self._url}/{key}"
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        manifest = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+        document = json.dumps({"format": 1, "files": manifest}, indent=1, sort_keys=True).encode()
+        try:
+            system, root = fsspec.core.url_to_fs(uri)
+            for path in files:
+                target = f"{root}/{path.relative_to(folder).as_posix()}"
+                system.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+                system.put_file(str(path), target)
+            system.pipe_file(f"{root}/{MANIFEST}", document)
+        except (OSError, ImportError, ValueError) as error:
+            raise BundleError(f"the bundle cannot be written to {uri}: {error}") from error
+        return uri, hashlib.sha256(document).hexdigest()
+
+    def fetch(self, uri: str, content_hash: str) -> Path:
+        """A local folder with the files that were published, their hashes verified at every call.
+
+        A cached copy that was altered or cut short is fetched again.
+
+        Raises:
+            BundleError: it is missing, cut short or altered.
+        """
+        target = self._cache / content_hash
+        self._cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not _intact(target, content_hash):
+                self._download(uri, content_hash, target)
+        return target
+
+    def _download(self, uri: str, content_hash: str, target: Path) -> None:
+        scratch = Path(tempfile.mkdtemp(dir=self._cache))
+        try:
+            system, root = fsspec.core.url_to_fs(uri)
+            document = system.cat_file(f"{root}/{MANIFEST}")
+            for name, digest in _files(document, uri, content_hash).items():
+                path = scratch / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                system.get_file(f"{root}/{name}", str(path))
+                if _digest(path) != digest:
+                    raise BundleError(f"{uri}/{name} is not the file that was published: roll back or distil again")
+            (scratch / MANIFEST).write_bytes(document)
+            shutil.rmtree(target, ignore_errors=True)
+            scratch.rename(target)
+        except (OSError, ImportError, ValueError) as error:
+            raise BundleError(f"the bundle at {uri} cannot be read: {error}") from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _intact(folder: Path, content_hash: str) -> bool:
+    try:
+        files = _files((folder / MANIFEST).read_bytes(), str(folder), content_hash)
+        return all(_digest(folder / name) == digest for name, digest in files.items())
+    except (OSError, BundleError):
+        return False
+
+
+def _files(document: bytes, uri: str, content_hash: str) -> dict[str, str]:
+    if hashlib.sha256(document).hexdigest() != content_hash:
+        raise BundleError(f"{uri}/{MANIFEST} is not the one that was published: roll back or distil again")
+    manifest: dict[str, Any] = json.loads(document)
+    return dict(manifest["files"])
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,25 @@
+"""The small model: a sequence classifier over any encoder, its bundle folder, and scoring. Needs torch.
+
+Importing this package registers the model type with the transformers Auto classes and takes seconds: a
+process that never scores or trains imports it not at all.
+"""
+
+from datashunt.small.bundle import BundleInfo, read_info, save
+from datashunt.small.hardware import choose_device, choose_precision, probe, training_precision
+from datashunt.small.model import SmallModel
+from datashunt.small.network import Encoded, SequenceClassifier, load_encoder, resolve_base
+
+__all__ = [
+    "BundleInfo",
+    "Encoded",
+    "SequenceClassifier",
+    "SmallModel",
+    "choose_device",
+    "choose_precision",
+    "load_encoder",
+    "probe",
+    "read_info",
+    "resolve_base",
+    "save",
+    "training_precision",
+]

@@ -1,0 +1,124 @@
+"""A bundle's folder: a Hugging Face model folder plus `bundle.json` and a model card. Imports errors, classifier."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from datashunt.classifier import digest
+from datashunt.errors import BundleError
+
+INFO_FILE = "bundle.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BundleInfo:
+    """What `bundle.json` says.
+
+    Attributes:
+        labels: class names; index i of every probability vector speaks of label i.
+        temperature: logits are divided by it before the softmax.
+        recipe: how it was trained: `head` or `full`.
+        threshold: the policy's threshold when it was trained; serving uses the current one.
+        base: the encoder it started from, as the classifier file names it.
+        max_tokens: longer texts are cut.
+        trained_on: how many train, fit and replay texts.
+        evaluation: of `evaluate.evaluation`, on the fit answers.
+        parent: content hash of the incumbent it learned from, or None.
+        created_at: ISO 8601, UTC.
+    """
+
+    labels: tuple[str, ...]
+    temperature: float
+    recipe: str
+    threshold: float
+    base: str
+    max_tokens: int
+    created_at: str
+    trained_on: Mapping[str, int] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    parent: str | None = None
+
+    @property
+    def labels_hash(self) -> str:
+        """The same as of the classifier's spec when the labels are the same, in the same order."""
+        return digest(list(self.labels))
+
+
+def save(folder: Path, network: Any, tokenizer: Any, info: BundleInfo) -> None:
+    """Write a bundle: weights as safetensors, config, tokenizer, card and `bundle.json` (last).
+
+    Args:
+        folder: created when missing.
+        network: a `SequenceClassifier` whose `id2label` is `info.labels`.
+        tokenizer: its tokenizer.
+        info: everything else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(info), encoding="utf-8")
+    document = {"format": FORMAT, "labels_hash": info.labels_hash, **asdict(info)}
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / INFO_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_info(folder: Path) -> BundleInfo:
+    """Read and check `bundle.json`.
+
+    Raises:
+        BundleError: it is missing, cut short, of another format, or contradicts itself.
+    """
+    path = folder / INFO_FILE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT:
+            raise BundleError(f"{path} has format {document['format']}, this version reads {FORMAT}: upgrade datashunt")
+        known = {entry.name: document[entry.name] for entry in fields(BundleInfo)}
+        info = BundleInfo(**{**known, "labels": tuple(known["labels"])})
+        consistent = info.labels_hash == document["labels_hash"] and info.temperature > 0
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path} is no bundle description ({type(error).__name__}): fetch the bundle again") from None
+    if not consistent:
+        raise BundleError(f"{path} contradicts itself: fetch the bundle again")
+    return info
+
+
+def model_card(info: BundleInfo) -> str:
+    """The bundle's README: what it is, from what it learned, how good it is on answers it never saw."""
+    evaluation = info.evaluation
+    head = ["---", "library_name: transformers", "pipeline_tag: text-classification", "tags: [datashunt]", "---"]
+    facts = {
+        "Labels": ", ".join(info.labels),
+        "Base": info.base,
+        "Recipe": info.recipe,
+        "Trained on": ", ".join(f"{n} {kind} texts" for kind, n in info.trained_on.items()) or "nothing",
+        "Longest text": f"{info.max_tokens} tokens",
+        "Temperature": f"{info.temperature:.4f}",
+        "Parent": info.parent or "none",
+        "Created": info.created_at,
+    }
+    lines = [*head, "", "# A small model of datashunt", "", "Load it with transformers after `import datashunt.small`."]
+    lines += ["", "| | |", "|---|---|", *(f"| {name} | {_cell(text)} |" for name, text in facts.items()), ""]
+    if evaluation:
+        lines += ["## Evaluation on held-out LLM answers", "", "| measure | value |", "|---|---|"]
+        lines += [f"| {name} | {_cell(value)} |" for name, value in evaluation.items() if _is_number(value)]
+        lines += ["", "| label | n | recall | precision |", "|---|---|---|---|"]
+        lines += [
+            f"| {_cell(name)} | {row['n']} | {_cell(row['recall'])} | {_cell(row['precision'])} |"
+            for name, row in evaluation.get("labels", {}).items()
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, (int, float))
+
+
+def _cell(value: object) -> str:
+    text = "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
