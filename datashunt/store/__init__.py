@@ -4,6 +4,8 @@ Functions take an open `Connection` first and never commit: the caller's `with s
 words of the design are one module each. Guarded transitions (`WHERE lease_token = …`) return what they changed.
 """
 
+from sqlalchemy import Connection
+
 from datashunt.store.engine import Store
 
-__all__ = ["Store"]
+__all__ = ["Connection", "Store"]

@@ -243,6 +243,4 @@ _BURY = text("""
 
 def bury(tx: Connection, ask: ClaimedAsk, token: UUID, *, reason: str, detail: str) -> bool:
     """Give the ask up, and its item if that waited for it, with the reason; False when the lease was lost."""
-    return (
-        tx.execute(_BURY, {"ask": ask.row, "token": token, "reason": reason, "detail": detail}).rowcount == 1
-    )
+    return tx.execute(_BURY, {"ask": ask.row, "token": token, "reason": reason, "detail": detail}).rowcount == 1

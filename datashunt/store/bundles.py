@@ -51,9 +51,7 @@ def add(
 
 def listed(tx: Connection, classifier_id: int) -> list[Bundle]:
     """All bundles of a classifier, oldest first."""
-    rows = tx.execute(
-        text("SELECT * FROM bundles WHERE classifier_id = :id ORDER BY version"), {"id": classifier_id}
-    )
+    rows = tx.execute(text("SELECT * FROM bundles WHERE classifier_id = :id ORDER BY version"), {"id": classifier_id})
     return [_bundle(row) for row in rows]
 
 
@@ -62,9 +60,7 @@ def _bundle(row: Any) -> Bundle:
     return Bundle(labels=tuple(row.labels), **fields)
 
 
-def promote(
-    tx: Connection, classifier_id: int, bundle_id: int, *, judged_against: int | None, cause: str
-) -> bool:
+def promote(tx: Connection, classifier_id: int, bundle_id: int, *, judged_against: int | None, cause: str) -> bool:
     """Compare and set: serve this bundle iff the incumbent is still the one it was judged against."""
     moved = tx.execute(
         text(
@@ -104,18 +100,12 @@ def promote_by_hand(tx: Connection, classifier: Registered, version: int, *, cau
     """
     found = [bundle for bundle in listed(tx, classifier.id) if bundle.version == version]
     if not found:
-        raise BundleError(
-            f"{classifier.name} has no bundle {version}: `datashunt models list {classifier.name}`"
-        )
+        raise BundleError(f"{classifier.name} has no bundle {version}: `datashunt models list {classifier.name}`")
     bundle = found[0]
     if bundle.labels_hash != classifier.spec.labels_hash:
-        raise BundleError(
-            f"bundle {version} of {classifier.name} was trained for other labels: it cannot serve"
-        )
+        raise BundleError(f"bundle {version} of {classifier.name} was trained for other labels: it cannot serve")
     against = classifier.incumbent.id if classifier.incumbent else None
-    if bundle.id != against and not promote(
-        tx, classifier.id, bundle.id, judged_against=against, cause=cause
-    ):
+    if bundle.id != against and not promote(tx, classifier.id, bundle.id, judged_against=against, cause=cause):
         raise BundleError(f"the serving bundle of {classifier.name} changed meanwhile: look again and repeat")
     return bundle
 

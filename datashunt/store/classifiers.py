@@ -79,6 +79,7 @@ def apply(tx: Connection, spec: Spec, prompt_hash: str) -> Applied:
         text("UPDATE classifiers SET spec_version = :version WHERE id = :id"),
         {"id": row_id, "version": version},
     )
+    _revoke_certificates(tx, row_id, spec, prompt_hash)
     relabelled = before is not None and before.labels_hash != spec.labels_hash
     if relabelled and before is not None:
         _retire_bundles(tx, row_id, before.incumbent_id)
@@ -107,6 +108,24 @@ def _add_version(tx: Connection, row_id: int, version: int, spec: Spec, prompt_h
             "prompt_hash": prompt_hash,
             "labels": list(spec.label_names),
             "document": json.dumps(spec.document()),
+        },
+    )
+
+
+def _revoke_certificates(tx: Connection, row_id: int, spec: Spec, prompt_hash: str) -> None:
+    """A certificate speaks of one LLM, one prompt and one threshold."""
+    tx.execute(
+        text(
+            "UPDATE certificates SET revoked_at = now(),"
+            " revoked_why = 'the LLM, the prompt or the threshold changed'"
+            " WHERE classifier_id = :id AND revoked_at IS NULL AND labels_hash = :labels_hash"
+            " AND (prompt_hash <> :prompt_hash OR threshold <> CAST(:threshold AS real))"
+        ),
+        {
+            "id": row_id,
+            "labels_hash": spec.labels_hash,
+            "prompt_hash": prompt_hash,
+            "threshold": spec.policy.threshold,
         },
     )
 
@@ -147,6 +166,8 @@ def current(tx: Connection, name: str) -> Registered:
     Raises:
         UnknownClassifier: there is none.
     """
+    if not classifier.NAME.fullmatch(name):
+        raise UnknownClassifier(name)
     row = tx.execute(text(_CURRENT + " WHERE c.name = :name"), {"name": name}).one_or_none()
     if row is None:
         raise UnknownClassifier(name)

@@ -73,8 +73,6 @@ _REPLAY = text("""
 
 def replay(tx: Connection, classifier_id: int, name: str, keys: Sequence[str] | None) -> list[Wake]:
     """Give dead letters another life, all of them or those of these item ids; returns what to publish."""
-    row = tx.execute(
-        _REPLAY, {"classifier": classifier_id, "keys": None if keys is None else list(keys)}
-    ).one()
+    row = tx.execute(_REPLAY, {"classifier": classifier_id, "keys": None if keys is None else list(keys)}).one()
     wakes = [Wake("llm", name, tuple(row.asks)), Wake("score", name, tuple(row.items))]
     return [wake for wake in wakes if wake.ids]

@@ -18,13 +18,16 @@ MAX_ANSWERS = 50_000
 
 
 def make_due(tx: Connection, classifier: Registered) -> int | None:
-    """Open a distillation if enough new answers are there and none is open; returns its row."""
+    """Open a distillation if enough new answers are there and none is open; returns its row.
+
+    Answers given under a soft prior teach nothing (see `answers`), so they are not counted.
+    """
     due: int | None = tx.execute(
         text(
             "INSERT INTO distillations (classifier_id, spec_version, state)"
             " SELECT :classifier, :version, 'due' WHERE :needed <= ("
             "  SELECT count(*) FROM answers WHERE classifier_id = :classifier AND labels_hash = :labels"
-            "     AND role = 'train' AND id > coalesce((SELECT max(up_to_answer) FROM distillations"
+            "     AND role = 'train' AND NOT had_prior AND id > coalesce((SELECT max(up_to_answer) FROM distillations"
             "     WHERE classifier_id = :classifier AND state IN ('promoted', 'rejected', 'overtaken')), 0))"
             " ON CONFLICT DO NOTHING RETURNING id"
         ),

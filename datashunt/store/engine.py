@@ -4,28 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from datashunt.errors import SettingsError, StoreError
 
 UNDEFINED = {"42P01", "42703"}  # undefined_table, undefined_column
+ENDED = {"25P03", "25006"}  # idle in transaction for too long, read only
 
 
 class Store:
     """A pool of connections. Safe to share between threads; after a fork, make another one."""
 
-    def __init__(self, url: SecretStr, *, pool_size: int = 8) -> None:
+    def __init__(self, url: SecretStr, *, pool_size: int = 8, idle_in_transaction_s: float = 60.0) -> None:
         """Connects lazily.
+
+        Args:
+            url: postgresql://user:password@host:port/database.
+            pool_size: connections kept open; twice as many at most.
+            idle_in_transaction_s: PostgreSQL ends a transaction whose client says nothing for so long: a
+                process that was stopped in mid-transaction must not hold its row locks for ever.
 
         Raises:
             SettingsError: the URL is none, or not of PostgreSQL.
         """
         self.engine = _engine(url, pool_size)
+        _limit_idle(self.engine, idle_in_transaction_s)
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -39,11 +48,14 @@ class Store:
                 yield connection
         except (OperationalError, InterfaceError, PoolTimeout) as error:
             raise StoreError(f"PostgreSQL cannot be used: {_reason(error)}") from error
-        except ProgrammingError as error:
-            if getattr(error.orig, "sqlstate", None) in UNDEFINED:
+        except DBAPIError as error:
+            state = getattr(error.orig, "sqlstate", None) or ""
+            if state in UNDEFINED:
                 raise StoreError(
                     "the database has not the tables of this release: run `datashunt db upgrade`"
                 ) from error
+            if state in ENDED:
+                raise StoreError(f"PostgreSQL cannot be used: {_reason(error)}") from error
             raise
 
     def close(self) -> None:
@@ -64,9 +76,7 @@ def _engine(url: SecretStr, pool_size: int) -> Engine:
             "DATASHUNT_DATABASE_URL is no URL: expected postgresql://user:password@host:port/database"
         ) from None
     if parsed.get_backend_name() != "postgresql":
-        raise SettingsError(
-            f"DATASHUNT_DATABASE_URL: expected postgresql://…, found {parsed.get_backend_name()}://…"
-        )
+        raise SettingsError(f"DATASHUNT_DATABASE_URL: expected postgresql://…, found {parsed.get_backend_name()}://…")
     return create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
@@ -79,6 +89,15 @@ def _engine(url: SecretStr, pool_size: int) -> Engine:
             "application_name": "datashunt",
         },
     )
+
+
+def _limit_idle(engine: Engine, seconds: float) -> None:
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, _record: Any) -> None:
+        connection.execute(
+            "SELECT set_config('idle_in_transaction_session_timeout', %s, false)", [str(round(seconds * 1000))]
+        )
+        connection.commit()
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,9 @@ from sqlalchemy import Connection, text
 
 from datashunt.items import Item, Receipt, Refusal
 
+CHUNK = 5_000
+"""Rows of one INSERT."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -31,17 +34,18 @@ class Added:
 
 _ADD = text("""
     WITH incoming AS (
-        SELECT * FROM unnest(CAST(:keys AS text[]), CAST(:hashes AS bytea[]), CAST(:texts AS text[]),
-                             CAST(:metas AS text[])) AS t (key, text_hash, body, meta)),
+        SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:keys AS text[]), CAST(:hashes AS bytea[]),
+                             CAST(:texts AS text[]), CAST(:metas AS text[])) AS t (id, key, text_hash, body, meta)),
     added AS (
-        INSERT INTO items (classifier_id, key, text_hash, submission_id, priority)
-        SELECT :classifier, key, text_hash, :submission, :priority FROM incoming
+        INSERT INTO items (id, classifier_id, key, text_hash, submission_id, priority)
+        OVERRIDING SYSTEM VALUE
+        SELECT id, :classifier, key, text_hash, :submission, :priority FROM incoming
         ON CONFLICT (classifier_id, key) DO NOTHING
         RETURNING id, key),
     stored AS (
         INSERT INTO texts (item_id, text, meta)
         SELECT added.id, incoming.body, CAST(incoming.meta AS jsonb) FROM added JOIN incoming USING (key))
-    SELECT id, key FROM added
+    SELECT key FROM added
 """)
 
 
@@ -50,29 +54,54 @@ def add_items(
 ) -> Added:
     """Store the entries whose key is new; keys must be distinct.
 
-    Keys are inserted in sorted order, so that two submissions that overlap cannot deadlock.
+    Rows are numbered in the order of submission, in which they will be scored, and inserted in the order of
+    their keys, so that two submissions that overlap cannot deadlock.
     """
-    ordered = sorted(entries, key=lambda entry: entry.item.id)
+    ids = _row_ids(tx, len(entries))
+    ordered = sorted(zip(ids, entries, strict=True), key=lambda pair: pair[1].item.id)
+    new: set[str] = set()
+    for start in range(0, len(ordered), CHUNK):
+        new |= _add_chunk(tx, classifier_id, submission_id, ordered[start : start + CHUNK], priority)
+    present = [entry for entry in entries if entry.item.id not in new]
+    conflicts = _conflicts(tx, classifier_id, present)
+    return Added(
+        tuple(row for row, entry in zip(ids, entries, strict=True) if entry.item.id in new),
+        known=len(present) - len(conflicts),
+        conflicts=conflicts,
+    )
+
+
+def _row_ids(tx: Connection, count: int) -> list[int]:
+    rows = tx.execute(
+        text("SELECT nextval(pg_get_serial_sequence('items', 'id')) FROM generate_series(1, :count)"),
+        {"count": count},
+    )
+    return list(rows.scalars())
+
+
+def _add_chunk(
+    tx: Connection,
+    classifier_id: int,
+    submission_id: str,
+    pairs: Sequence[tuple[int, Entry]],
+    priority: int,
+) -> set[str]:
+    """The keys that were new."""
+    items = [entry.item for _, entry in pairs]
     rows = tx.execute(
         _ADD,
         {
             "classifier": classifier_id,
             "submission": submission_id,
             "priority": priority,
-            "keys": [entry.item.id for entry in ordered],
-            "hashes": [entry.text_hash for entry in ordered],
-            "texts": [entry.item.text for entry in ordered],
-            "metas": [None if e.item.meta is None else json.dumps(dict(e.item.meta)) for e in ordered],
+            "ids": [row for row, _ in pairs],
+            "keys": [item.id for item in items],
+            "hashes": [entry.text_hash for _, entry in pairs],
+            "texts": [item.text for item in items],
+            "metas": [None if item.meta is None else json.dumps(dict(item.meta)) for item in items],
         },
-    ).all()
-    new = {row.key: row.id for row in rows}
-    present = [entry for entry in entries if entry.item.id not in new]
-    conflicts = _conflicts(tx, classifier_id, present)
-    return Added(
-        tuple(new[entry.item.id] for entry in entries if entry.item.id in new),
-        known=len(present) - len(conflicts),
-        conflicts=conflicts,
     )
+    return set(rows.scalars())
 
 
 def _conflicts(tx: Connection, classifier_id: int, present: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -152,9 +181,7 @@ def find_submission(tx: Connection, submission_id: str) -> StoredSubmission | No
     if row is None:
         return None
     refused = tx.execute(
-        text(
-            "SELECT position, key, reason, detail FROM refusals WHERE submission_id = :id ORDER BY position"
-        ),
+        text("SELECT position, key, reason, detail FROM refusals WHERE submission_id = :id ORDER BY position"),
         {"id": submission_id},
     )
     receipt = Receipt(

@@ -47,9 +47,26 @@ _EXPIRED_ITEMS = text("""
 
 _EXPIRED_ASKS = text("""
     WITH expired AS (
-        SELECT id FROM asks WHERE state = 'calling' AND lease_until < now() LIMIT 10000 FOR UPDATE SKIP LOCKED)
-    UPDATE asks SET state = 'waiting', lease_token = NULL, lease_until = NULL, announced_at = '-infinity'
-      FROM expired WHERE asks.id = expired.id
+        SELECT id, attempts + lost.calls AS tries, attempts + lost.calls >= :most AS hopeless
+          FROM asks, LATERAL (
+            SELECT CASE WHEN EXISTS (
+                SELECT FROM calls WHERE ask_id = asks.id AND attempt = asks.attempts + asks.misses + 1
+                   AND calls.state IN ('sent', 'unknown')) THEN 1 ELSE 0 END AS calls) AS lost
+         WHERE state = 'calling' AND lease_until < now() LIMIT 10000 FOR UPDATE OF asks SKIP LOCKED),
+    freed AS (
+        UPDATE asks SET state = CASE WHEN hopeless THEN 'dead' ELSE 'waiting' END, attempts = tries,
+                        lease_token = NULL, lease_until = NULL, announced_at = '-infinity'
+          FROM expired WHERE asks.id = expired.id
+     RETURNING asks.id, asks.item_id, asks.classifier_id, reason, tries, hopeless),
+    lost_items AS (
+        UPDATE items SET state = 'dead' FROM freed
+         WHERE items.id = freed.item_id AND hopeless AND reason = 'escalation' AND items.state = 'asked'),
+    buried AS (
+        INSERT INTO dead_letters (classifier_id, item_id, ask_id, reason, detail)
+        SELECT classifier_id, item_id, id, 'never_answered',
+               format('called %s times, and no worker came back with a reply', tries)
+          FROM freed WHERE hopeless)
+    SELECT count(*) FROM freed
 """)
 
 _UNKNOWN_CALLS = text("""
@@ -77,11 +94,14 @@ class Freed:
     distillations: int
 
 
-def free_expired(tx: Connection, *, score_max_attempts: int, call_deadline_s: float) -> Freed:
-    """Take back what dead workers held; what was claimed too often goes to the dead letters."""
+def free_expired(tx: Connection, *, score_max_attempts: int, llm_max_attempts: int, call_deadline_s: float) -> Freed:
+    """Take back what dead workers held; what was claimed too often goes to the dead letters.
+
+    An ask uses up an attempt only if its call was sent: whoever died while it waited for the quota spent none.
+    """
     items = tx.execute(_EXPIRED_ITEMS, {"most": score_max_attempts}).scalar_one()
     calls = tx.execute(_UNKNOWN_CALLS, {"deadline_s": call_deadline_s}).rowcount
-    asks = tx.execute(_EXPIRED_ASKS).rowcount
+    asks = tx.execute(_EXPIRED_ASKS, {"most": llm_max_attempts}).scalar_one()
     runs = tx.execute(_EXPIRED_RUNS).rowcount
     return Freed(items, asks, calls, runs)
 

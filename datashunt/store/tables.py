@@ -116,9 +116,7 @@ class RefusedEntry(Base):
     """One entry of a submission that was not taken. Its text is not kept."""
 
     __tablename__ = "refusals"
-    submission_id: Mapped[str] = mapped_column(
-        ForeignKey("submissions.id", ondelete="CASCADE"), primary_key=True
-    )
+    submission_id: Mapped[str] = mapped_column(ForeignKey("submissions.id", ondelete="CASCADE"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str | None]
     reason: Mapped[str]
@@ -153,9 +151,7 @@ class ItemRow(Base):
         _one_of("state", ItemState),
         _one_of("source", Source),
         CheckConstraint("(state = 'done') = (outcome_id IS NOT NULL AND label IS NOT NULL)", name="outcome"),
-        Index(
-            "ix_items_queued", "classifier_id", "priority", "id", postgresql_where=text("state = 'queued'")
-        ),
+        Index("ix_items_queued", "classifier_id", "priority", "id", postgresql_where=text("state = 'queued'")),
         Index("ix_items_scoring", "lease_until", postgresql_where=text("state = 'scoring'")),
         Index(
             "ix_items_open",
@@ -393,9 +389,7 @@ class Distillation(Base):
     finished_at: Mapped[datetime | None]
     __table_args__ = (
         _one_of("state", ("due", "running", "promoted", "rejected", "overtaken", "failed")),
-        Index(
-            "uq_distillations_open", "classifier_id", unique=True, postgresql_where=text(OPEN_DISTILLATION)
-        ),
+        Index("uq_distillations_open", "classifier_id", unique=True, postgresql_where=text(OPEN_DISTILLATION)),
         ForeignKeyConstraint(["classifier_id", "spec_version"], ["specs.classifier_id", "specs.version"]),
     )
 

@@ -1,0 +1,50 @@
+"""Celery's settings: data only. URLs come from DATASHUNT_* and are filled in by workers/app.py."""
+
+from kombu import Exchange, Queue
+
+task_default_queue = "intake"
+task_queues = [
+    Queue(name, Exchange("datashunt", type="direct"), routing_key=name, durable=True)
+    for name in ("score", "llm", "distil", "intake")
+]
+task_default_exchange = "datashunt"
+task_default_routing_key = "intake"
+task_routes = {
+    "datashunt.score": {"queue": "score"},
+    "datashunt.ask": {"queue": "llm"},
+    "datashunt.distil": {"queue": "distil"},
+    "datashunt.submit": {"queue": "intake"},
+    "datashunt.tick": {"queue": "intake"},
+}
+task_create_missing_queues = False
+
+# JSON only, both ways; results live in PostgreSQL, not in a result backend
+accept_content = ["json"]
+task_serializer = "json"
+result_serializer = "json"
+task_ignore_result = True
+
+# a wake-up is acknowledged before it is worked on: the row is the truth, and tick the redelivery.
+# Only datashunt.submit acknowledges late (workers/intake.py).
+task_acks_late = False
+worker_prefetch_multiplier = 1
+
+broker_connection_retry_on_startup = True
+broker_transport_options = {
+    # an unacknowledged submit is redelivered after a minute; it takes well under a second
+    "visibility_timeout": 60,
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 30,
+    "socket_connect_timeout": 10,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+}
+worker_cancel_long_running_tasks_on_connection_loss = False
+worker_hijack_root_logger = False
+worker_send_task_events = False
+worker_soft_shutdown_timeout = 0
+
+# due rows in PostgreSQL are the memory, so beat needs no file (the default one is a pickle)
+beat_scheduler = "celery.beat:Scheduler"
+beat_schedule = {"tick": {"task": "datashunt.tick", "schedule": 5.0, "options": {"expires": 30}}}

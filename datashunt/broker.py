@@ -1,0 +1,100 @@
+"""Publishing over the broker: the only module that knows Celery, and only to send tasks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from pydantic import SecretStr
+
+from datashunt.errors import BrokerError
+from datashunt.items import Wake
+
+TASKS = {"score": "datashunt.score", "llm": "datashunt.ask", "distil": "datashunt.distil"}
+IDS_PER_MESSAGE = {"score": 256, "llm": 4, "distil": 1}
+"""A score message is one batch; an LLM message is what one thread asks one after another."""
+RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.4, "interval_max": 1.0}
+
+
+def configure(app: Celery, url: SecretStr) -> Celery:
+    """Fill the project's settings and the broker's URL into a Celery app."""
+    app.config_from_object("celeryconfig")
+    secret = url.get_secret_value()
+    app.conf.broker_url = secret
+    if not secret.startswith(("redis", "valkey", "sentinel")):
+        app.conf.broker_transport_options = {}  # the others know none of Redis' options
+    return app
+
+
+class Publisher:
+    """Sends wake-ups and receipts. Safe to share between threads."""
+
+    def __init__(self, url: SecretStr) -> None:
+        self._app = configure(Celery("datashunt", set_as_current=False), url)
+
+    def publish(self, wakes: Iterable[Wake]) -> int:
+        """Publish wake-ups in messages of bounded size; returns how many messages.
+
+        Raises:
+            BrokerError: some were not published. Nothing is lost: tick finds their rows standing still.
+        """
+        sent = 0
+        try:
+            with self._app.producer_or_acquire() as producer:
+                for wake in wakes:
+                    for ids in chunks(wake.ids, IDS_PER_MESSAGE[wake.lane]):
+                        self._app.send_task(
+                            TASKS[wake.lane],
+                            args=[wake.classifier, list(ids)],
+                            producer=producer,
+                            retry=True,
+                            retry_policy=RETRY,
+                        )
+                        sent += 1
+        except (OperationalError, OSError) as error:
+            raise BrokerError(f"the broker cannot be reached: {type(error).__name__}") from error
+        return sent
+
+    def reply(self, queue: str, correlation_id: str | None, body: Mapping[str, Any]) -> None:
+        """Send a receipt to the queue that a producer waits on.
+
+        Raises:
+            BrokerError: it was not sent; the producer can resend and gets the same receipt.
+        """
+        try:
+            with self._app.producer_or_acquire() as producer:
+                producer.publish(
+                    dict(body),
+                    serializer="json",
+                    exchange="",
+                    routing_key=queue,
+                    correlation_id=correlation_id,
+                    retry=True,
+                    retry_policy=RETRY,
+                )
+        except (OperationalError, OSError) as error:
+            raise BrokerError(f"the broker cannot be reached: {type(error).__name__}") from error
+
+    def ping(self) -> None:
+        """Connect once.
+
+        Raises:
+            BrokerError: the broker cannot be reached.
+        """
+        try:
+            with self._app.connection_for_write(connect_timeout=5) as connection:
+                connection.ensure_connection(max_retries=1, timeout=5)
+        except (OperationalError, OSError) as error:
+            raise BrokerError(f"the broker cannot be reached: {type(error).__name__}") from error
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._app.close()
+
+
+def chunks(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Ids in groups of at most `size`, in order."""
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]

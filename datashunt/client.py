@@ -1,0 +1,136 @@
+"""The producers' and consumers' API. Every call returns after its commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+from datashunt import settings as settings_module
+from datashunt.bootstrap import Runtime
+from datashunt.errors import BrokerError
+from datashunt.items import Item, ItemState, Receipt, Refusal, Result
+from datashunt.settings import Settings
+from datashunt.store import classifiers, results
+from datashunt.telemetry import event
+
+PAGE = 1_000
+FINAL = {ItemState.DONE, ItemState.DEAD, ItemState.HELD}
+
+
+class Client:
+    """Submits items and reads outcomes. Safe to share between threads.
+
+    Example:
+        >>> with Client() as client:                                    # doctest: +SKIP
+        ...     client.submit("tickets", [{"id": "4711", "text": "my invoice is wrong"}])
+        ...     client.wait("tickets", ["4711"], timeout_s=30)
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        """Connects lazily, to the servers of `settings` or of the DATASHUNT_* environment.
+
+        Raises:
+            SettingsError: a setting is wrong.
+        """
+        self._runtime = Runtime(settings or settings_module.load())
+
+    def submit(
+        self,
+        classifier: str,
+        items: Iterable[Item | Mapping[str, Any] | Refusal],
+        *,
+        submission_id: str | None = None,
+    ) -> Receipt:
+        """Store items to be classified, and wake the workers. Accepted means committed.
+
+        Sending an item again (same id, same text) is accepted and changes nothing.
+
+        Args:
+            classifier: name of an applied classifier.
+            items: `Item`s, or mappings with `id`, `text` and perhaps `meta`; other keys are not kept.
+            submission_id: names this call; give it to make the receipt readable again. Default: a new one.
+
+        Raises:
+            UnknownClassifier: nothing was stored.
+            SubmissionError: the submission id was used for other items.
+            SettingsError, StoreError: nothing was stored.
+        """
+        publisher = self._runtime.publisher  # a setting that is missing is told before anything is stored
+        receipt, wakes = self._runtime.intake.submit(classifier, items, submission_id or str(uuid4()))
+        try:
+            publisher.publish(wakes)
+        except BrokerError as error:
+            event("not_published", error=str(error))  # committed all the same: tick finds the rows
+        return receipt
+
+    def receipt(self, submission_id: str) -> Receipt | None:
+        """What became of an earlier submission, or None if it was never stored."""
+        stored = self._runtime.intake.receipt(submission_id)
+        return None if stored is None else stored.receipt
+
+    def result(self, classifier: str, id: str) -> Result | None:
+        """The current outcome of one item; None while it has none.
+
+        Raises:
+            UnknownClassifier: there is no such classifier.
+        """
+        with self._runtime.store.begin() as tx:
+            known = classifiers.current(tx, classifier)
+            found = results.current(tx, known.id, [id])
+        return found[0] if found else None
+
+    def results(self, classifier: str, after: str | None = None) -> Iterator[Result]:
+        """All outcomes after a cursor, in an order in which none can appear before one already given.
+
+        Args:
+            classifier: its name.
+            after: the `cursor` of the last result you have, or None for all.
+
+        Raises:
+            UnknownClassifier, UsageError: no such classifier, or the cursor is none of ours.
+        """
+        cursor = after
+        while True:
+            with self._runtime.store.begin() as tx:
+                known = classifiers.current(tx, classifier)
+                page = results.stream(tx, known.id, cursor, PAGE)
+            yield from page
+            if len(page) < PAGE:
+                return
+            cursor = page[-1].cursor
+
+    def wait(self, classifier: str, ids: Sequence[str], timeout_s: float) -> dict[str, str]:
+        """Wait until each of these items is done, dead or held; returns the state of each that exists.
+
+        Raises:
+            TimeoutError: some were still on their way after `timeout_s` seconds.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause = 0.01
+        with self._runtime.store.begin() as tx:
+            known = classifiers.current(tx, classifier)
+        while True:
+            with self._runtime.store.begin() as tx:
+                found = results.states(tx, known.id, ids)
+            moving = [key for key, state in found.items() if state not in FINAL]
+            if not moving:
+                return found
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{len(moving)} of {len(ids)} items of {classifier} are not done yet")
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.5)
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,74 @@
+"""What a worker remembers: classifiers for a moment, loaded bundles for as long as they are used."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from datashunt.registry import Registry
+from datashunt.settings import Settings
+from datashunt.store import Store, classifiers
+from datashunt.store.classifiers import Bundle, Registered
+
+if TYPE_CHECKING:
+    from datashunt.small import SmallModel
+
+
+class Directory:
+    """Classifiers by name, read again when older than `max_age_s`: so a promotion is seen in time."""
+
+    def __init__(self, store: Store, max_age_s: float) -> None:
+        self._store = store
+        self._max_age_s = max_age_s
+        self._known: dict[str, tuple[float, Registered]] = {}
+
+    def get(self, name: str) -> Registered:
+        """The classifier as it stood at most `max_age_s` seconds ago.
+
+        Raises:
+            UnknownClassifier: there is none of this name.
+        """
+        read_at, known = self._known.get(name, (-float("inf"), None))
+        if known is None or time.monotonic() - read_at > self._max_age_s:
+            with self._store.begin() as tx:
+                known = classifiers.current(tx, name)
+            self._known[name] = (time.monotonic(), known)
+        return known
+
+
+class Models:
+    """Loaded bundles, the most recently used `keep` of them."""
+
+    def __init__(self, registry: Registry, settings: Settings, *, keep: int = 4) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._keep = keep
+        self._loaded: OrderedDict[str, SmallModel] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, bundle: Bundle) -> SmallModel:
+        """The bundle, verified by its hash and ready to score.
+
+        Raises:
+            BundleError: it is missing or altered.
+            ModelError: it cannot be loaded on this device.
+        """
+        from datashunt.small import SmallModel
+
+        with self._lock:
+            model = self._loaded.get(bundle.content_hash)
+            if model is None:
+                folder = self._registry.fetch(bundle.uri, bundle.content_hash)
+                model = SmallModel.load(
+                    folder,
+                    device=self._settings.device,
+                    precision=self._settings.precision,
+                    threads=self._settings.threads,
+                )
+                self._loaded[bundle.content_hash] = model
+                while len(self._loaded) > self._keep:
+                    self._loaded.popitem(last=False)
+            self._loaded.move_to_end(bundle.content_hash)
+            return model

@@ -1,0 +1,183 @@
+"""The score lane: claim a batch, score it, keep or escalate each item, write it all down at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import numpy as np
+
+from datashunt import prune, shunt
+from datashunt.errors import ModelError
+from datashunt.items import ClaimedItem, Wake
+from datashunt.pipeline.models import Directory, Models
+from datashunt.settings import Settings
+from datashunt.store import Store, dead, scores
+from datashunt.store.classifiers import Bundle, Registered
+from datashunt.store.scores import Scored
+from datashunt.telemetry import event
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from datashunt.small import SmallModel
+
+
+class Scorer:
+    """Scores what is queued. One for each process: torch shares its threads badly."""
+
+    def __init__(self, store: Store, directory: Directory, models: Models, settings: Settings) -> None:
+        self._store = store
+        self._directory = directory
+        self._models = models
+        self._settings = settings
+
+    def run(self, classifier: str, rows: Sequence[int]) -> Iterator[Wake]:
+        """Score the backlog, oldest first, until none of these rows is queued; yields what to publish.
+
+        Each batch is committed before its wake-up is yielded. What this call claimed and did not finish is
+        handed back, also when the caller stops early.
+
+        Raises:
+            UnknownClassifier, BundleError, ModelError, StoreError: nothing is lost; tick comes again.
+        """
+        while self._any_queued(rows):
+            known = self._directory.get(classifier)
+            model = self._models.get(known.incumbent) if known.incumbent else None
+            token = uuid4()
+            batch = self._claim(known, token)
+            if not batch:
+                return
+            try:
+                wake = self._score_batch(known, model, batch, token)
+            except BaseException:
+                self._release(token)
+                raise
+            if wake is not None:
+                yield wake
+
+    def _any_queued(self, rows: Sequence[int]) -> bool:
+        with self._store.begin() as tx:
+            return scores.any_queued(tx, rows)
+
+    def _claim(self, known: Registered, token: UUID) -> list[ClaimedItem]:
+        with self._store.begin() as tx:
+            return scores.claim(tx, known.id, token, lease_s=self._settings.score_lease_s)
+
+    def _release(self, token: UUID) -> None:
+        with self._store.begin() as tx:
+            scores.release(tx, token)
+
+    def _score_batch(
+        self, known: Registered, model: SmallModel | None, batch: list[ClaimedItem], token: UUID
+    ) -> Wake | None:
+        started = time.perf_counter()
+        if model is None:
+            scored = [cold_start(known, item) for item in batch]
+        else:
+            batch, probabilities = self._probabilities(model, batch, token)
+            scored = decide(known, batch, probabilities)
+        model_s = time.perf_counter() - started
+        with self._store.begin() as tx:
+            settled = scores.settle(
+                tx,
+                known.id,
+                token,
+                scored,
+                spec_version=known.version,
+                bundle_id=known.incumbent.id if known.incumbent else None,
+                threshold=known.spec.policy.threshold,
+            )
+        event(
+            "scored",
+            classifier=known.name,
+            items=settled.moved,
+            lost=len(scored) - settled.moved,
+            asks=len(settled.asks),
+            bundle=known.incumbent.version if known.incumbent else None,
+            model_ms=round(model_s * 1e3, 1),
+        )
+        return Wake("llm", known.name, settled.asks) if settled.asks else None
+
+    def _probabilities(
+        self, model: SmallModel, batch: list[ClaimedItem], token: UUID
+    ) -> tuple[list[ClaimedItem], NDArray[np.float32]]:
+        """Probabilities of the batch, less the items that the model cannot score: those are buried."""
+        try:
+            return batch, self._forward(model, [item.text for item in batch])
+        except (RuntimeError, ValueError, IndexError, ModelError) as error:
+            event("batch_failed", items=len(batch), error=type(error).__name__)
+        scored: list[tuple[ClaimedItem, NDArray[np.float32]]] = []
+        for item in batch:
+            try:
+                scored.append((item, self._forward(model, [item.text])[0]))
+            except (RuntimeError, ValueError, IndexError, ModelError) as error:
+                with self._store.begin() as tx:
+                    detail = f"the small model cannot score it: {type(error).__name__}"
+                    dead.bury_item(tx, item.row, token, reason="model_error", detail=detail)
+        if not scored:
+            return [], np.zeros((0, len(model.labels)), dtype=np.float32)
+        return [item for item, _ in scored], np.stack([vector for _, vector in scored])
+
+    def _forward(self, model: SmallModel, texts: list[str]) -> NDArray[np.float32]:
+        return model.probabilities(texts, batch_tokens=self._settings.score_batch_tokens)
+
+
+def cold_start(known: Registered, item: ClaimedItem) -> Scored:
+    """No bundle serves: everything is asked, over all labels; a fifth of the answers is held out."""
+    rate = max(shunt.COLD_START_AUDIT_RATE, known.spec.policy.audit_rate)
+    audited = shunt.audit(known.draw_key, item.id, rate)
+    return Scored(
+        row=item.row,
+        keep=False,
+        label=None,
+        confidence=None,
+        probabilities=None,
+        role=shunt.role(known.draw_key, item.id, audited),
+        propensity=rate if audited else None,
+        offered=None,
+        prior=None,
+    )
+
+
+def decide(known: Registered, batch: Sequence[ClaimedItem], probabilities: NDArray[np.float32]) -> list[Scored]:
+    """Keep, escalate or audit each item of a batch, and prune the prompts of those that are asked.
+
+    Args:
+        known: the classifier, its policy and its incumbent.
+        batch: n claimed items.
+        probabilities: (n, k), rows in the order of `batch`, columns in label order.
+    """
+    spec = known.spec
+    indices, confidences, kept = shunt.decide(probabilities, spec.policy.threshold)
+    rate = spec.policy.audit_rate
+    scored = []
+    for row, item in enumerate(batch):
+        audited = shunt.audit(known.draw_key, item.id, rate)
+        prunable = not kept[row] and not audited
+        scored.append(
+            Scored(
+                row=item.row,
+                keep=bool(kept[row]),
+                label=spec.label_names[indices[row]],
+                confidence=float(confidences[row]),
+                probabilities=probabilities[row].tolist(),
+                role=shunt.role(known.draw_key, item.id, audited),
+                propensity=rate if audited else None,
+                offered=_offered(known, probabilities[row]) if prunable and spec.prompt.hard else None,
+                prior=prune.prior(probabilities[row], spec.label_names) if prunable and spec.prompt.soft else None,
+            )
+        )
+    return scored
+
+
+def _offered(known: Registered, probabilities: NDArray[np.float32]) -> tuple[str, ...] | None:
+    bundle: Bundle | None = known.incumbent
+    if bundle is None or bundle.prune_cut is None:
+        return None
+    indices = prune.candidates(probabilities, bundle.prune_cut)
+    if indices is None or len(indices) == len(known.spec.label_names):
+        return None
+    return tuple(known.spec.label_names[index] for index in indices)

@@ -1,0 +1,205 @@
+"""Submissions: refuse what cannot be classified, one by one and with the reason; store the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datashunt.errors import SubmissionError
+from datashunt.items import Item, Receipt, Refusal, Wake
+from datashunt.store import Connection, Store, classifiers, intake
+from datashunt.store.intake import Entry
+
+MAX_ID_BYTES = 512
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Takes submissions. Accepted means committed."""
+
+    store: Store
+    max_text_bytes: int
+
+    def submit(
+        self, classifier: str, entries: Iterable[Item | Mapping[str, Any] | Refusal], submission_id: str
+    ) -> tuple[Receipt, list[Wake]]:
+        """Store what is fit to be classified; returns the receipt and what to publish.
+
+        Sending the same submission again returns its receipt and changes nothing.
+
+        Args:
+            classifier: name of an applied classifier.
+            entries: items, mappings with `id`, `text` and perhaps `meta`, or refusals found by a reader.
+            submission_id: names this call, for its receipt.
+
+        Raises:
+            UnknownClassifier: nothing was stored.
+            SubmissionError: the submission id cannot be one, or was used for another payload before.
+            StoreError: nothing was stored.
+        """
+        fault = fault_of_id(submission_id)
+        if fault is not None:
+            raise SubmissionError(f"the submission id cannot be used: {fault[1]}")
+        good, refused, payload = sort_out(entries, self.max_text_bytes)
+        with self.store.begin() as tx:
+            known_classifier = classifiers.current(tx, classifier)
+            if not intake.open_submission(tx, submission_id, classifier, payload):
+                return self._receipt_of(tx, submission_id, classifier, payload), []
+            good, repeats, conflicts = one_of_each(good)
+            refused += conflicts
+            added = intake.add_items(tx, known_classifier.id, submission_id, good)
+            refused += [_conflict(entry) for entry in added.conflicts]
+            refused.sort(key=lambda refusal: refusal.position)
+            known = repeats + added.known
+            receipt = Receipt(submission_id, classifier, len(added.rows), known, tuple(refused))
+            intake.close_submission(tx, receipt)
+        return receipt, [Wake("score", classifier, added.rows)] if added.rows else []
+
+    def refuse(self, classifier: str, submission_id: str, error: str) -> Receipt:
+        """Keep the refusal of a whole call, so that its producer can read why. No item is stored."""
+        receipt = Receipt(submission_id, classifier, 0, 0)
+        with self.store.begin() as tx:
+            if intake.open_submission(tx, submission_id, classifier, b""):
+                intake.close_submission(tx, receipt, error)
+        return receipt
+
+    def receipt(self, submission_id: str) -> intake.StoredSubmission | None:
+        """What became of an earlier submission, or None."""
+        with self.store.begin() as tx:
+            return intake.find_submission(tx, submission_id)
+
+    @staticmethod
+    def _receipt_of(tx: Connection, submission_id: str, classifier: str, payload: bytes) -> Receipt:
+        stored = intake.find_submission(tx, submission_id)
+        if stored is None:
+            raise SubmissionError(f"submission {submission_id!r} is being stored right now: ask again")
+        if stored.payload_hash != payload or stored.receipt.classifier != classifier:
+            raise SubmissionError(
+                f"submission id {submission_id!r} was used for other items before: give every call its own id"
+            )
+        return stored.receipt
+
+
+def sort_out(
+    entries: Iterable[Item | Mapping[str, Any] | Refusal], max_text_bytes: int
+) -> tuple[list[Entry], list[Refusal], bytes]:
+    """Part the good from the bad; also the hash of all there was, which tells a resend from another call."""
+    good: list[Entry] = []
+    refused: list[Refusal] = []
+    payload = hashlib.sha256()
+    for position, entry in enumerate(entries):
+        checked = check(position, entry, max_text_bytes)
+        if isinstance(checked, Refusal):
+            refused.append(checked)
+            payload.update(f"refused {checked.position} {checked.id!a} {checked.reason}".encode())
+        else:
+            good.append(checked)
+            payload.update(checked.item.id.encode() + b"\0" + checked.text_hash)
+    return good, refused, payload.digest()
+
+
+def check(position: int, entry: object, max_text_bytes: int) -> Entry | Refusal:
+    """One entry of a submission, fit to be stored, or why it is not."""
+    if isinstance(entry, Refusal):
+        return entry
+    if isinstance(entry, Item):
+        key, text, meta = entry.id, entry.text, entry.meta
+    elif isinstance(entry, Mapping):
+        missing = [name for name in ("id", "text") if name not in entry]
+        if missing:
+            given = entry.get("id")
+            return Refusal(
+                position,
+                given if isinstance(given, str) and fault_of_id(given) is None else None,
+                "missing_field",
+                f"expected the fields id and text, found no {missing[0]}",
+            )
+        key, text, meta = entry["id"], entry["text"], entry.get("meta")
+    else:
+        return Refusal(position, None, "not_an_item", f"expected id and text, found {type(entry).__name__}")
+    fault = fault_of_id(key)
+    if fault is not None:
+        return Refusal(position, None, *fault)
+    fault = fault_of_text(text, max_text_bytes) or fault_of_meta(meta)
+    if fault is not None:
+        return Refusal(position, key, *fault)
+    return Entry(position, Item(key, text, meta), hashlib.sha256(text.encode()).digest())
+
+
+def fault_of_id(key: object) -> tuple[str, str] | None:
+    """Reason and detail if this cannot be an id, else None."""
+    if not isinstance(key, str):
+        return "bad_id", f"expected the id as text, found {type(key).__name__}"
+    if not key.strip():
+        return "bad_id", "the id is empty"
+    if "\0" in key:
+        return "bad_id", "the id holds a NUL byte"
+    encoded = _utf8(key)
+    if encoded is None:
+        return "bad_id", "the id is no valid Unicode"
+    if len(encoded) > MAX_ID_BYTES:
+        return "bad_id", f"the id has {len(encoded)} bytes, at most {MAX_ID_BYTES} are allowed"
+    return None
+
+
+def fault_of_text(text: object, max_bytes: int) -> tuple[str, str] | None:
+    """Reason and detail if this cannot be classified, else None."""
+    if not isinstance(text, str):
+        return "not_text", f"expected text, found {type(text).__name__}"
+    if not text.strip():
+        return "empty", "the text is empty"
+    if "\0" in text:
+        return "nul_byte", f"the text holds a NUL byte at character {text.index(chr(0))}"
+    encoded = _utf8(text)
+    if encoded is None:
+        return "invalid_utf8", "the text holds a lone surrogate: it is no valid Unicode"
+    if len(encoded) > max_bytes:
+        return "too_large", f"the text has {len(encoded)} bytes, at most {max_bytes} are allowed"
+    return None
+
+
+def fault_of_meta(meta: object) -> tuple[str, str] | None:
+    """Reason and detail if this cannot be stored as JSON beside the item, else None."""
+    if meta is None:
+        return None
+    if not isinstance(meta, Mapping):
+        return "bad_meta", f"expected meta as an object, found {type(meta).__name__}"
+    try:
+        encoded = json.dumps(dict(meta), allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        return "bad_meta", f"meta is no JSON: {error}"
+    if _NUL.search(encoded) or _utf8(encoded) is None:
+        return "bad_meta", "meta holds a character that JSON in PostgreSQL cannot hold"
+    return None
+
+
+def one_of_each(entries: Sequence[Entry]) -> tuple[list[Entry], int, list[Refusal]]:
+    """The first entry of each id; how many repeat it; refusals of those that give it another text."""
+    first: dict[str, Entry] = {}
+    repeats = 0
+    conflicts = []
+    for entry in entries:
+        seen = first.setdefault(entry.item.id, entry)
+        if seen is entry:
+            continue
+        if seen.text_hash == entry.text_hash:
+            repeats += 1
+        else:
+            conflicts.append(_conflict(entry))
+    return list(first.values()), repeats, conflicts
+
+
+def _conflict(entry: Entry) -> Refusal:
+    return Refusal(entry.position, entry.item.id, "id_conflict", f"id {entry.item.id!r} is taken by another text")
+
+
+def _utf8(text: str) -> bytes | None:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return None

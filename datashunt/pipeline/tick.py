@@ -1,0 +1,62 @@
+"""Periodic work as due rows: however many clocks tick, each thing is done once."""
+
+from __future__ import annotations
+
+from datashunt.items import Wake
+from datashunt.settings import Settings
+from datashunt.store import Store, classifiers, distillations, sweeps
+from datashunt.telemetry import event
+
+SWEEP_EVERY_S = 1.0
+
+
+class Ticker:
+    """Finds what stands still, what has expired and what is due."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+
+    def run(self) -> list[Wake]:
+        """Do what is due now; returns what to publish.
+
+        Raises:
+            StoreError: nothing was changed; the next tick comes soon.
+        """
+        return self._sweep() + self._distil()
+
+    def _sweep(self) -> list[Wake]:
+        with self._store.begin() as tx:
+            if not sweeps.take_due(tx, "sweep", every_s=SWEEP_EVERY_S):
+                return []
+            freed = sweeps.free_expired(
+                tx,
+                score_max_attempts=self._settings.score_max_attempts,
+                llm_max_attempts=self._settings.llm_max_attempts,
+                call_deadline_s=self._settings.ask_lease_s,
+            )
+            wakes = sweeps.standing_still(tx, still_s=self._settings.stand_still_s)
+        if freed.items or freed.asks or freed.calls or freed.distillations:
+            event(
+                "leases_expired",
+                items=freed.items,
+                asks=freed.asks,
+                calls=freed.calls,
+                distillations=freed.distillations,
+            )
+        for wake in wakes:
+            event("published_again", lane=wake.lane, classifier=wake.classifier, rows=len(wake.ids))
+        return wakes
+
+    def _distil(self) -> list[Wake]:
+        wakes = []
+        with self._store.begin() as tx:
+            known = classifiers.everyone(tx)
+        for classifier in known:
+            with self._store.begin() as tx:
+                if not sweeps.take_due(tx, f"distil:{classifier.id}", every_s=classifier.spec.distil.every_s):
+                    continue
+                row = distillations.make_due(tx, classifier)
+            if row is not None:
+                wakes.append(Wake("distil", classifier.name, (row,)))
+        return wakes

@@ -1,0 +1,130 @@
+"""The Celery app of one worker process: its runtime, its ticking thread, and what it refuses to run on."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import Any
+
+from celery import Celery, signals
+
+from datashunt import broker, settings, telemetry
+from datashunt.bootstrap import Runtime
+from datashunt.errors import BrokerError, DatashuntError, SettingsError
+from datashunt.items import Wake
+from datashunt.telemetry import event
+
+TORCH_QUEUES = {"score", "distil"}
+_runtimes: dict[int, Runtime] = {}
+
+
+def runtime() -> Runtime:
+    """The runtime of this process: connections do not survive a fork, so each process has its own."""
+    pid = os.getpid()
+    if pid not in _runtimes:
+        _runtimes[pid] = Runtime(settings.load(), pool_size=threads_of(sys.argv) + 4)
+    return _runtimes[pid]
+
+
+def threads_of(argv: list[str]) -> int:
+    """How many tasks this process may run at once, as its command line says."""
+    for position, word in enumerate(argv[:-1]):
+        if word in {"-c", "--concurrency"} and argv[position + 1].isdigit():
+            return int(argv[position + 1])
+    given = [word.split("=", 1)[1] for word in argv if word.startswith(("--concurrency=", "-c="))]
+    return int(given[0]) if given and given[0].isdigit() else 4
+
+
+def make_app() -> Celery:
+    """The app with the broker of the environment.
+
+    Raises:
+        SystemExit: with code 2 when a setting is missing or wrong.
+    """
+    try:
+        url = settings.load().broker_url
+        if url is None:
+            raise SettingsError(
+                "DATASHUNT_BROKER_URL is not set: give redis://host:port/0 or amqp://host:port//, or load the"
+                ' embedded servers\' URLs with eval "$(datashunt env)"'
+            )
+        made = broker.configure(Celery("datashunt"), url)
+    except DatashuntError as error:
+        sys.stderr.write(f"datashunt: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    made.conf.imports = ("workers.score", "workers.ask", "workers.distil", "workers.intake", "workers.tick")
+    return made
+
+
+app = make_app()
+
+
+def publish(wakes: list[Wake]) -> None:
+    """Publish after the commit. What cannot be published is not lost: tick finds it."""
+    try:
+        runtime().publisher.publish(wakes)
+    except BrokerError as error:
+        event("not_published", error=str(error))
+
+
+def refusal(pool: str, queues: set[str], *, cuda: bool) -> str | None:
+    """Why this combination of pool and queues must not run, or None."""
+    if pool == "prefork" and cuda and queues & TORCH_QUEUES:
+        lanes = " and ".join(sorted(queues & TORCH_QUEUES))
+        return (
+            f"the {lanes} queue with -P prefork would fork a process that uses CUDA, which CUDA does not survive: "
+            "use -P solo, one process for each GPU"
+        )
+    return None
+
+
+def uses_cuda() -> bool:
+    """Whether the small model will run on CUDA; does not initialise it."""
+    device = settings.load().device
+    if device == "cpu":
+        return False
+    import torch
+
+    return device.startswith("cuda") or torch.cuda.device_count() > 0
+
+
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def _configure_logging(**_: Any) -> None:
+    telemetry.configure(settings.load().log_level)
+
+
+@signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def _check_and_listen(instance: Any, **_: Any) -> None:
+    """Refuse what cannot work; workers of the LLM lane, whose threads mostly wait, also take the intake."""
+    queues = set(instance.app.amqp.queues.consume_from)
+    pool = instance.pool_cls if isinstance(instance.pool_cls, str) else instance.pool_cls.__module__
+    name = "prefork" if "prefork" in pool else pool
+    reason = refusal(name, queues, cuda=name == "prefork" and uses_cuda())
+    if reason is not None:
+        sys.stderr.write(f"datashunt: {reason}\n")
+        raise SystemExit(2)
+    if "llm" in queues:
+        instance.app.amqp.queues.select_add("intake")
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+def _start_ticking(**_: Any) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=_tick_until, args=(stop,), name="ticker", daemon=True)
+    signals.worker_shutting_down.connect(lambda **_: stop.set(), weak=False)
+    thread.start()
+
+
+def _tick_until(stop: threading.Event) -> None:
+    every_s = runtime().settings.tick_every_s
+    while not stop.wait(every_s):
+        tick_once()
+
+
+def tick_once() -> None:
+    """One tick; what cannot be done now, as without a database, is done by the next one."""
+    try:
+        publish(runtime().ticker.run())
+    except DatashuntError as error:
+        event("tick_failed", error=str(error))
