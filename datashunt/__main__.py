@@ -1,0 +1,5 @@
+"""`python -m datashunt`: the command line."""
+
+from datashunt.cli import main
+
+main()

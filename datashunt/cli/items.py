@@ -1,0 +1,162 @@
+"""`datashunt submit | wait | results | status`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from datashunt import streams
+from datashunt.bootstrap import Runtime
+from datashunt.cli.context import err, load, out, print_json, runtime
+from datashunt.cli.tables import table as columns
+from datashunt.client import Client
+from datashunt.items import Item, Refusal
+from datashunt.store import classifiers, results
+from datashunt.streams import BadRow, Row
+
+CALL = 20_000
+"""Lines of one submission; each is one transaction."""
+SHOWN = 20
+TIMED_OUT = 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(submit)
+    app.command()(wait)
+    app.command("results")(results_)
+    app.command()(status)
+
+
+def submit(
+    name: str,
+    file: Path,
+    id_column: str = typer.Option("id", "--id", help="Field or column that holds the id."),
+    text_column: str = typer.Option("text", "--text", help="Field or column that holds the text."),
+    wait_: bool = typer.Option(False, "--wait", help="Wait until every item is done."),
+) -> None:
+    """Submit the items of a .jsonl, .csv or .csv.gz file; accepted means committed."""
+    rows = streams.read(file, id_column=id_column, text_column=text_column)
+    accepted = known = refused = 0
+    with Client(load()) as client:
+        for lines, entries in _calls(rows):
+            receipt = client.submit(name, entries)
+            accepted += receipt.accepted
+            known += receipt.known
+            for entry in receipt.refused:
+                refused += 1
+                if refused <= SHOWN:
+                    _complain(lines[entry.position], entry)
+    if refused > SHOWN:
+        err.print(f"… and {refused - SHOWN} more; all reasons are in the table refusals")
+    print(f"{accepted} accepted, {known} known already, {refused} refused")
+    if wait_:
+        wait(name, timeout_s=None, audits=False)
+    if refused:
+        raise typer.Exit(1)
+
+
+def _complain(line: int, entry: Refusal) -> None:
+    detail = entry.detail.removeprefix(f"line {line}: ")
+    err.print(f"line {line}: {entry.reason}: {detail}", markup=False, highlight=False)
+
+
+def _calls(rows: Iterable[Row | BadRow]) -> Iterator[tuple[list[int], list[Item | Refusal]]]:
+    """Submissions of bounded size, with the line of each entry."""
+    stream = iter(rows)
+    while chunk := list(islice(stream, CALL)):
+        entries: list[Item | Refusal] = [
+            Item(row.id, row.text, row.meta)
+            if isinstance(row, Row)
+            else Refusal(position, row.id, row.reason, f"line {row.line}: {row.detail}")
+            for position, row in enumerate(chunk)
+        ]
+        yield [row.line for row in chunk], entries
+
+
+def wait(
+    name: str,
+    timeout_s: float | None = typer.Option(None, "--timeout-s", help="Give up after so many seconds (exit 3)."),
+    audits: bool = typer.Option(False, "--audits", help="Wait for the audits that are under way, too."),
+) -> None:
+    """Wait until no item of a classifier is queued, scoring or asked."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    with runtime() as made:
+        while True:
+            found = _open(made, name)
+            left = found.moving + (found.audits if audits else 0)
+            if left == 0:
+                break
+            if deadline is not None and time.monotonic() > deadline:
+                err.print(f"datashunt: {left} items of {name} are still on their way after {timeout_s:g} s")
+                raise typer.Exit(TIMED_OUT)
+            time.sleep(0.2)
+        with made.store.begin() as tx:
+            state = results.status(tx, classifiers.current(tx, name).id)
+    dead, held = state["states"].get("dead", 0), found.held
+    print(f"{name}: {state['states'].get('done', 0)} done, {dead} dead, {held} held")
+
+
+def _open(made: Runtime, name: str) -> results.Open:
+    with made.store.begin() as tx:
+        return results.still_open(tx, classifiers.current(tx, name).id)
+
+
+def results_(
+    name: str,
+    after: str | None = typer.Option(None, "--after", help="Cursor of the last result that you have."),
+    follow: bool = typer.Option(False, "--follow", help="Go on with new results as they come."),
+) -> None:
+    """Print outcomes as JSON lines, none twice and none skipped."""
+    cursor = after
+    with Client(load()) as client:
+        while True:
+            for result in client.results(name, cursor):
+                print(json.dumps(result.to_json(), ensure_ascii=False), flush=follow)
+                cursor = result.cursor
+            if not follow:
+                return
+            time.sleep(0.5)
+
+
+def status(
+    name: str | None = typer.Argument(None, help="One classifier; default: all."),
+    as_json: bool = typer.Option(False, "--json", help="For programs."),
+) -> None:
+    """Show counts by state and source, the backlog, the LLM's share and cost, and what serves."""
+    with runtime() as made, made.store.begin() as tx:
+        known = [classifiers.current(tx, name)] if name else classifiers.everyone(tx)
+        found = {one.name: _status(tx, one) for one in known}
+    if as_json:
+        print_json(found[name] if name else found)
+        return
+    table = columns("classifier", "items", "done", "backlog", "dead", "LLM", "cost", "bundle")
+    for one, state in found.items():
+        share = state["llm_share"]
+        table.add_row(
+            one,
+            str(state["items"]),
+            str(state["states"].get("done", 0)),
+            str(state["backlog"]),
+            str(state["states"].get("dead", 0)),
+            "–" if share is None else f"{share:.1%}",
+            f"${state['cost_usd']:.4f}",
+            str(state["bundle"] or "none"),
+        )
+    out.print(table)
+
+
+def _status(tx: Any, known: classifiers.Registered) -> dict[str, Any]:
+    return {
+        "classifier": known.name,
+        "spec_version": known.version,
+        "bundle": known.incumbent.version if known.incumbent else None,
+        "threshold": known.spec.policy.threshold,
+        **results.status(tx, known.id),
+    }

@@ -1,0 +1,52 @@
+"""`datashunt db upgrade | downgrade | current` and `datashunt doctor`."""
+
+from __future__ import annotations
+
+import typer
+
+from datashunt import doctor as examine
+from datashunt.cli.context import load, out, runtime
+from datashunt.store import migrate
+
+db = typer.Typer(help="The database's schema.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(doctor)
+
+
+@db.command()
+def upgrade(revision: str = typer.Argument("head", help="Up to which revision.")) -> None:
+    """Create or update the tables."""
+    with runtime() as made:
+        before, after = migrate.upgrade(made.store, revision)
+    print(f"database: {before or 'empty'} → {after}" if before != after else f"database: already at {after}")
+
+
+@db.command()
+def downgrade(
+    revision: str = typer.Argument(..., help="Down to which revision; `base` drops everything."),
+) -> None:
+    """Take the tables back to an older revision; what that has no place for is lost."""
+    with runtime() as made:
+        before, after = migrate.downgrade(made.store, revision)
+    print(f"database: {before or 'empty'} → {after or 'empty'}")
+
+
+@db.command()
+def current() -> None:
+    """Show the revision of the tables, and the one that this release expects."""
+    with runtime() as made, made.store.begin() as tx:
+        found = migrate.current(tx)
+    print(f"database: {found or 'empty'}; this release: {migrate.head()}")
+
+
+def doctor() -> None:
+    """Say what is wrong with settings, servers, migrations, models and the LLM endpoint."""
+    findings = examine.examine(load())
+    for finding in findings:
+        mark = "[green]ok  [/]" if finding.ok else "[red]bad [/]"
+        out.print(mark, f"{finding.what}: {finding.detail}", highlight=False)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)

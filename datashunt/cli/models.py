@@ -1,0 +1,71 @@
+"""`datashunt models list | promote | rollback`."""
+
+from __future__ import annotations
+
+import typer
+
+from datashunt.cli.context import out, print_json, runtime
+from datashunt.cli.tables import table as columns
+from datashunt.store import bundles, classifiers
+
+app = typer.Typer(help="See and choose which small model serves.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_(name: str, as_json: bool = typer.Option(False, "--json", help="For programs.")) -> None:
+    """List the bundles of a classifier with their evaluation on held-out answers."""
+    with runtime() as made, made.store.begin() as tx:
+        known = classifiers.current(tx, name)
+        found = bundles.listed(tx, known.id)
+    serving = known.incumbent.id if known.incumbent else None
+    if as_json:
+        print_json(
+            [
+                {
+                    "version": one.version,
+                    "state": one.state,
+                    "serves": one.id == serving,
+                    "recipe": one.recipe,
+                    "uri": one.uri,
+                    "content_hash": one.content_hash,
+                    "created_at": one.created_at.isoformat(),
+                    "evaluation": one.evaluation,
+                }
+                for one in found
+            ]
+        )
+        return
+    table = columns("version", "serves", "state", "recipe", "agreement", "kept", "judge answers", "created")
+    for one in found:
+        judged = one.evaluation.get("judge", {})
+        table.add_row(
+            str(one.version),
+            "●" if one.id == serving else "",
+            one.state,
+            one.recipe,
+            _share(judged.get("agreement")),
+            _share(judged.get("coverage")),
+            str(judged.get("n", "–")),
+            f"{one.created_at:%Y-%m-%d %H:%M:%S}",
+        )
+    out.print(table)
+
+
+@app.command()
+def promote(name: str, version: int) -> None:
+    """Let this bundle serve, whatever its evaluation says."""
+    with runtime() as made, made.store.begin() as tx:
+        bundle = bundles.promote_by_hand(tx, classifiers.current(tx, name), version)
+    print(f"{name}: bundle {bundle.version} serves")
+
+
+@app.command()
+def rollback(name: str) -> None:
+    """Let the bundle serve that served before the present one."""
+    with runtime() as made, made.store.begin() as tx:
+        bundle = bundles.rollback(tx, classifiers.current(tx, name))
+    print(f"{name}: bundle {bundle.version} serves again")
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

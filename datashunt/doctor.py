@@ -1,0 +1,114 @@
+"""What is wrong with this installation: settings, servers, migrations, models, the LLM endpoint. Costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from datashunt.bootstrap import Runtime
+from datashunt.classifier import Spec
+from datashunt.errors import DatashuntError
+from datashunt.settings import Settings
+from datashunt.store import classifiers, migrate
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `detail` says what was found, and what to do if it is bad."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything, in the order in which things depend on each other."""
+    runtime = Runtime(settings, pool_size=2)
+    try:
+        checks: list[tuple[str, Callable[[Runtime], str]]] = [
+            ("PostgreSQL", lambda made: f"version {made.store.ping()}"),
+            ("migrations", _migrations),
+            ("broker", _broker),
+            ("quota", _quota),
+            ("bundles", _bundles),
+            ("small models", _encoders),
+            ("LLM endpoint", lambda made: made.llm.check()),
+            ("LLM prices", _prices),
+        ]
+        return [_finding(what, check, runtime) for what, check in checks]
+    finally:
+        runtime.close()
+
+
+def _finding(what: str, check: Callable[[Runtime], str], runtime: Runtime) -> Finding:
+    try:
+        return Finding(what, True, check(runtime))
+    except DatashuntError as error:
+        return Finding(what, False, str(error))
+
+
+def _migrations(runtime: Runtime) -> str:
+    with runtime.store.begin() as tx:
+        found = migrate.current(tx)
+    if found != migrate.head():
+        raise DatashuntError(
+            f"the database is at {found or 'nothing'}, this release needs {migrate.head()}: run `datashunt db upgrade`"
+        )
+    return f"at {found}"
+
+
+def _broker(runtime: Runtime) -> str:
+    runtime.publisher.ping()
+    return "answers"
+
+
+def _quota(runtime: Runtime) -> str:
+    limited = [one.name for one in _specs(runtime) if one.llm.rpm or one.llm.tpm]
+    if runtime.quota is None:
+        if limited:
+            raise DatashuntError(
+                f"{', '.join(limited)} set llm.rpm or llm.tpm, but the broker cannot hold the allowance:"
+                " set DATASHUNT_QUOTA_URL to a Redis or Valkey"
+            )
+        return "no classifier sets a limit, and none is shared"
+    runtime.quota.ping()
+    return f"shared by all workers; limits set by: {', '.join(limited) or 'nobody'}"
+
+
+def _bundles(runtime: Runtime) -> str:
+    with runtime.store.begin() as tx:
+        known = classifiers.everyone(tx)
+    serving = [one for one in known if one.incumbent is not None]
+    for one in serving:
+        if one.incumbent is not None:
+            runtime.registry.fetch(one.incumbent.uri, one.incumbent.content_hash)
+    return f"{len(serving)} of {len(known)} classifiers have one, all verified"
+
+
+def _encoders(runtime: Runtime) -> str:
+    from datashunt import small
+
+    bases = sorted({one.small_model.base for one in _specs(runtime)})
+    for base in bases:
+        small.resolve_base(base)
+    return ", ".join(bases) or "no classifier yet"
+
+
+def _prices(runtime: Runtime) -> str:
+    from datashunt import llm
+    from datashunt.items import Usage
+
+    unknown = sorted(
+        {spec.llm.model for spec in _specs(runtime) if llm.cost(spec.llm.model, Usage(1, 1), spec.llm) is None}
+    )
+    if unknown:
+        raise DatashuntError(
+            f"no price is known for {', '.join(unknown)}, so cost is booked as 0:"
+            " set llm.input_price and llm.output_price"
+        )
+    return "known for every model in use"
+
+
+def _specs(runtime: Runtime) -> list[Spec]:
+    with runtime.store.begin() as tx:
+        return [one.spec for one in classifiers.everyone(tx)]
