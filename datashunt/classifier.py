@@ -29,6 +29,14 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("*")
+    @classmethod
+    def _storable(cls, value: object) -> object:
+        for text in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(text, str) and ("\0" in text or text != text.encode(errors="replace").decode()):
+                raise ValueError("holds a NUL or half a surrogate pair, which PostgreSQL cannot store")
+        return value
+
 
 class SmallModelSpec(_Part):
     """`base`: hub id, folder, or `auto` for the packaged encoder. `max_tokens`: longer texts are cut."""
@@ -86,7 +94,7 @@ class PromptSpec(_Part):
 class DistilSpec(_Part):
     """A distillation is due `every_s` seconds at most, and only with `min_new_answers` to learn from."""
 
-    every_s: Annotated[float, Field(gt=0)] = 300.0
+    every_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
     min_new_answers: Annotated[int, Field(ge=1)] = 200
 
 
@@ -110,9 +118,7 @@ class Spec(_Part):
     @classmethod
     def _plain_name(cls, value: str) -> str:
         if not NAME.fullmatch(value):
-            raise ValueError(
-                "expected lower-case letters, digits, - and _, at most 63, a letter or digit first"
-            )
+            raise ValueError("expected lower-case letters, digits, - and _, at most 63, a letter or digit first")
         return value
 
     @field_validator("instruction")
@@ -128,7 +134,8 @@ class Spec(_Part):
         if isinstance(value, list):
             return _labels_of_list(value)
         if isinstance(value, dict):
-            return {_label_name(name): "" if text is None else text for name, text in value.items()}
+            named = _labels_of_list(list(value))
+            return {name: "" if text is None else text for name, text in zip(named, value.values(), strict=True)}
         raise ValueError("expected a list of label names, or a mapping of name to description")
 
     @field_validator("labels")
@@ -164,9 +171,9 @@ class Spec(_Part):
 
 def _label_name(name: object) -> str:
     if isinstance(name, bool):
-        raise ValueError(
-            f"found {str(name).lower()}, which YAML reads as a truth value: put quotes around it"
-        )
+        raise ValueError(f"found {str(name).lower()}, which YAML reads as a truth value: put quotes around it")
+    if not isinstance(name, (str, int)):
+        raise ValueError(f"found {name!r}, which YAML does not read as text: put quotes around it")
     text = str(name)
     if not text.strip() or text != text.strip() or not text.isprintable():
         raise ValueError(f"label {text!r}: expected printable text without white space around it")
@@ -200,9 +207,7 @@ def parse(document: object, *, where: str = "classifier") -> Spec:
         SpecError: naming `where`, the field, what was found and what was expected.
     """
     if not isinstance(document, dict):
-        raise SpecError(
-            f"{where}: expected fields such as name, labels and instruction, found {_short(document)}"
-        )
+        raise SpecError(f"{where}: expected fields such as name, labels and instruction, found {_short(document)}")
     try:
         return Spec.model_validate(document)
     except ValidationError as error:
@@ -222,7 +227,7 @@ def load(path: Path) -> Spec:
         raise SpecError(f"{path}: cannot be read: {error}") from None
     try:
         document = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader that also refuses double keys
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
     return parse(document, where=str(path))
 
@@ -235,9 +240,7 @@ class _UniqueKeys(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, (str, int, float, bool)) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} stands twice", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
             seen.add(key if isinstance(key, (str, int, float, bool)) else id(key_node))
         return super().construct_mapping(node, deep)
 

@@ -96,8 +96,7 @@ class Receipt:
             "accepted": self.accepted,
             "known": self.known,
             "refused": [
-                {"position": r.position, "id": r.id, "reason": r.reason, "detail": r.detail}
-                for r in self.refused
+                {"position": r.position, "id": r.id, "reason": r.reason, "detail": r.detail} for r in self.refused
             ],
         }
 

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from datashunt.errors import SettingsError
 
 PREFIX = "DATASHUNT_"
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -40,18 +40,14 @@ class Settings(BaseSettings):
 
     max_text_bytes: Annotated[int, Field(ge=1)] = Field(1_000_000, description="largest text accepted, UTF-8")
     score_lease_s: Seconds = Field(60.0, description="how long a score worker may hold a batch")
-    score_batch_tokens: Annotated[int, Field(ge=1)] = Field(
-        8_192, description="padded tokens of one forward pass"
-    )
+    score_batch_tokens: Annotated[int, Field(ge=1)] = Field(8_192, description="padded tokens of one forward pass")
     score_max_attempts: Annotated[int, Field(ge=1)] = Field(5, description="claims before an item is dead")
     distil_lease_s: Seconds = Field(120.0, description="how long a distillation may go without a heartbeat")
     stand_still_s: Seconds = Field(15.0, description="a row that nobody takes for so long is published again")
     tick_every_s: Seconds = Field(5.0, description="how often each worker looks for due work")
     reload_every_s: Seconds = Field(2.0, description="how old a worker's idea of a classifier may be")
 
-    threads: Annotated[int, Field(ge=0)] = Field(
-        0, description="torch threads; 0: the cores this process has"
-    )
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="torch threads; 0: the cores this process has")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
     precision: str = Field("auto", description="auto, fp32, bf16, fp16")
     log_level: str = "INFO"

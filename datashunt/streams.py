@@ -89,9 +89,7 @@ def _jsonl(path: Path, file: _File, id_column: str, text_column: str) -> Iterato
             empty = False
             yield _of_json(number, content, id_column, text_column)
     if empty:
-        raise UsageError(
-            f"{path}: is empty: expected one JSON object a line, with {id_column!r} and {text_column!r}"
-        )
+        raise UsageError(f"{path}: is empty: expected one JSON object a line, with {id_column!r} and {text_column!r}")
 
 
 def _of_json(line: int, content: bytes, id_column: str, text_column: str) -> Row | BadRow:
@@ -172,9 +170,7 @@ def _place(path: Path, header: list[str], name: str) -> int:
 
 def _of_fields(line: int, fields: list[str], header: list[str], places: tuple[int, int]) -> Row | BadRow:
     if len(fields) > len(header):
-        detail = (
-            f"line {line} has {len(fields)} fields, the header {len(header)}: quote texts that hold commas"
-        )
+        detail = f"line {line} has {len(fields)} fields, the header {len(header)}: quote texts that hold commas"
         return BadRow(line, None, "bad_csv", detail)
     id_place, text_place = places
     for place in places:
@@ -183,9 +179,7 @@ def _of_fields(line: int, fields: list[str], header: list[str], places: tuple[in
             return _bad(line, known, "missing_field", f"line {line} has no field {header[place]!r}")
     key, text = fields[id_place], fields[text_place]
     if not _is_unicode(key) or not _is_unicode(text):
-        return _bad(
-            line, key, "invalid_utf8", f"the row that starts in line {line} holds bytes that are no UTF-8"
-        )
+        return _bad(line, key, "invalid_utf8", f"the row that starts in line {line} holds bytes that are no UTF-8")
     return Row(line, key, text)
 
 

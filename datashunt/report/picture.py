@@ -65,9 +65,7 @@ def write_png(report: Report, series: Series, about: About, path: Path) -> None:
             panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             panel.tick_params(labelbottom=panel is panels[-1])
         _distillations(panels, report)
-        panels[-1].set_xlabel(
-            f"items in order of submission; each point is a mean over the last {series.window:,}"
-        )
+        panels[-1].set_xlabel(f"items in order of submission; each point is a mean over the last {series.window:,}")
         figure.savefig(path, metadata={"Software": None})
 
 
@@ -79,9 +77,7 @@ def _title(figure: Figure, report: Report, about: About) -> None:
         (origin(about), 0.873, 12, "normal", _MUTED),
         (legend, 0.028, 11, "normal", _MUTED),
     ):
-        figure.text(
-            0.06, height, text, fontsize=size, weight=weight, color=colour, va="center", parse_math=False
-        )
+        figure.text(0.06, height, text, fontsize=size, weight=weight, color=colour, va="center", parse_math=False)
 
 
 def _share(panel: Axes, series: Series) -> None:

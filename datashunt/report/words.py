@@ -42,9 +42,7 @@ def subline(report: Report) -> str:
         alone = report["llm_accuracy"]
         against = "" if alone is None else f" (the LLM alone: {percent(alone)})"
         parts.append(f"accuracy {percent(report['accuracy'])}{against}")
-    parts.append(
-        f"cost {usd(report['cost_usd'])} (asking about every item: {usd(report['cost_if_all_llm_usd'])})"
-    )
+    parts.append(f"cost {usd(report['cost_usd'])} (asking about every item: {usd(report['cost_if_all_llm_usd'])})")
     return "  ·  ".join(parts)
 
 
