@@ -52,7 +52,11 @@ def _ready(folder: Path, urls: Urls, detach: bool) -> None:
     store = Store(SecretStr(urls.database), pool_size=1)
     migrate.upgrade(store)
     store.close()
-    print(f"PostgreSQL and Valkey run; their data lie in {folder}", flush=True)
+    given = settings_module.load()
+    if given.database_url is not None and given.database_url.get_secret_value() == urls.database:
+        print("workers run on the servers that DATASHUNT_DATABASE_URL and DATASHUNT_BROKER_URL name", flush=True)
+    else:
+        print(f"PostgreSQL and Valkey run; their data lie in {folder}", flush=True)
     where = "" if folder == Settings.model_fields["data_dir"].default else f" --data-dir {shlex.quote(str(folder))}"
     print(f'URLs for programs: eval "$(datashunt env{where})"', flush=True)
     print(f"stop with: {f'datashunt down{where}' if detach else 'Ctrl-C'}", flush=True)
@@ -79,7 +83,7 @@ def env(data_dir: Path | None = DATA_DIR) -> None:
 
 def simulate_llm(
     answers: Path = typer.Option(..., "--answers", help="File of id, text and label distribution (.jsonl, .csv, .gz)."),
-    port: int = typer.Option(8100, "--port", help="Port on 127.0.0.1; 0: a free one.", min=0, max=65535),
+    port: int = typer.Option(8100, "--port", help="Port; 0: a free one.", min=0, max=65535),
     host: str = typer.Option("127.0.0.1", "--host", help="Address to listen on."),
     accuracy: float = typer.Option(1.0, "--accuracy", help="Share of likeliest labels it says.", min=0, max=1),
     sample: bool = typer.Option(False, "--sample", help="Draw the label from the distribution instead."),
