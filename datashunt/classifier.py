@@ -33,8 +33,8 @@ class _Part(BaseModel):
     @classmethod
     def _storable(cls, value: object) -> object:
         for text in value.values() if isinstance(value, dict) else [value]:
-            if isinstance(text, str) and ("\0" in text or text != text.encode(errors="replace").decode()):
-                raise ValueError("holds a NUL or half a surrogate pair, which PostgreSQL cannot store")
+            if isinstance(text, str) and "\0" in text:
+                raise ValueError("holds a NUL character, which PostgreSQL cannot store")
         return value
 
 

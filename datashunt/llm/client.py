@@ -105,7 +105,8 @@ class LLM:
     async def _check(self) -> str:
         where = self._identity[0]
         try:
-            found = await self._client.models.list(timeout=CONNECT_TIMEOUT_S)
+            raw = await self._client.models.with_raw_response.list(timeout=CONNECT_TIMEOUT_S)
+            listed = _json(raw.http_response)
         except (openai.AuthenticationError, openai.PermissionDeniedError):
             raise LLMUnauthorized(f"{where} refuses DATASHUNT_LLM_API_KEY", kind="unauthorized") from None
         except openai.APIConnectionError:
@@ -114,7 +115,15 @@ class LLM:
             ) from None
         except openai.APIStatusError as error:
             return f"{where} answers, with status {error.status_code} to the question for its models"
-        return f"{where} answers and lists {len(found.data)} models"
+        except LLMUnusable:
+            listed = None
+        models = listed.get("data") if isinstance(listed, dict) else None
+        if not isinstance(models, list):
+            raise LLMUnavailable(
+                f"{where} answers, but not as an OpenAI-compatible endpoint: check DATASHUNT_LLM_BASE_URL",
+                kind="invalid_body",
+            )
+        return f"{where} answers and lists {len(models)} models"
 
     def close(self) -> None:
         """Close all connections. Call it when no call is under way; the object cannot be used after it."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from datashunt.confidence import softmax
@@ -21,8 +23,8 @@ from datashunt.small.network import Encoded, SequenceClassifier, encode, load_to
 BATCH_TOKENS = 8_192
 """Padded tokens of one forward pass, unless the caller says otherwise."""
 
-_CPU_TOKENS = 2_048
-"""The most on a CPU, whose caches larger batches overflow: 8,192 scored a fifth fewer items per second."""
+_CPU_TOKENS = 1_024
+"""The most on a CPU, whose caches larger batches overflow (docs/benchmarks.md: 8,192 is a third slower)."""
 
 
 class SmallModel:
@@ -62,7 +64,7 @@ class SmallModel:
             _check_labels(AutoConfig.from_pretrained(folder), info, folder)
             network = SequenceClassifier.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
             tokenizer = load_tokenizer(str(folder), info.max_tokens)
-        except (OSError, ValueError, RuntimeError, ModelError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError, ModelError) as error:
             reason = str(error).strip().split("\n")[0]
             raise BundleError(f"the bundle in {folder} cannot be loaded ({reason}): fetch it again") from None
         return cls(network, tokenizer, info, device=chosen, precision=dtype)
@@ -102,8 +104,25 @@ class SmallModel:
     def forward(self, rows: Encoded) -> torch.Tensor:
         """Logits (n, k), on the CPU, of one padded batch."""
         ids, mask = pad(rows, self.tokenizer.pad_token_id or 0, self.device)
-        logits: torch.Tensor = self.network(input_ids=ids, attention_mask=mask).logits
+        with _onednn(self.precision != "fp32"):
+            logits: torch.Tensor = self.network(input_ids=ids, attention_mask=mask).logits
         return logits.float().cpu()
+
+
+@contextmanager
+def _onednn(enabled: bool) -> Iterator[None]:
+    """Whether oneDNN serves what runs inside.
+
+    It keeps what it compiles for each new shape, scattered among the activations on the heap, so that memory grows with
+    every batch. In fp32 it is no faster than torch's own kernels; bf16 on a CPU needs it.
+    """
+    # not torch.backends.mkldnn.flags: that sets TF32 too, and warns where there is none
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = enabled  # type: ignore[assignment]  # a property of the module
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 def _check_labels(config: Any, info: BundleInfo, folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -116,7 +117,7 @@ def load_encoder(base: str) -> Any:
     source = resolve_base(base)
     try:
         encoder = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(_unloadable(base, error)) from None
     if encoder.config.is_encoder_decoder:
         raise ModelError(f"base {base!r} is an encoder-decoder: choose an encoder such as a BERT or a MiniLM")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
@@ -11,7 +11,9 @@ from sqlalchemy import Connection, text
 from datashunt.items import Item, Receipt, Refusal
 
 CHUNK = 5_000
-"""Rows of one INSERT."""
+"""Most rows of one INSERT."""
+CHUNK_CHARACTERS = 16_000_000
+"""Most characters of text in one INSERT, unless a single text has more: a parameter holds less than 1 GB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +34,20 @@ class Added:
     conflicts: tuple[Entry, ...]
 
 
+# One JSON document, not arrays: psycopg would quote each of their elements in Python.
 _ADD = text("""
     WITH incoming AS (
-        SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:keys AS text[]), CAST(:hashes AS bytea[]),
-                             CAST(:texts AS text[]), CAST(:metas AS text[])) AS t (id, key, text_hash, body, meta)),
+        SELECT * FROM json_to_recordset(CAST(:document AS json))
+            AS t (id bigint, key text, text_hash text, text text, meta jsonb)),
     added AS (
         INSERT INTO items (id, classifier_id, key, text_hash, submission_id, priority)
         OVERRIDING SYSTEM VALUE
-        SELECT id, :classifier, key, text_hash, :submission, :priority FROM incoming
+        SELECT id, :classifier, key, decode(text_hash, 'hex'), :submission, :priority FROM incoming
         ON CONFLICT (classifier_id, key) DO NOTHING
         RETURNING id, key),
     stored AS (
         INSERT INTO texts (item_id, text, meta)
-        SELECT added.id, incoming.body, CAST(incoming.meta AS jsonb) FROM added JOIN incoming USING (key))
+        SELECT id, incoming.text, incoming.meta FROM added JOIN incoming USING (id))
     SELECT key FROM added
 """)
 
@@ -60,8 +63,8 @@ def add_items(
     ids = _row_ids(tx, len(entries))
     ordered = sorted(zip(ids, entries, strict=True), key=lambda pair: pair[1].item.id)
     new: set[str] = set()
-    for start in range(0, len(ordered), CHUNK):
-        new |= _add_chunk(tx, classifier_id, submission_id, ordered[start : start + CHUNK], priority)
+    for chunk in _chunks(ordered):
+        new |= _add_chunk(tx, classifier_id, submission_id, chunk, priority)
     present = [entry for entry in entries if entry.item.id not in new]
     conflicts = _conflicts(tx, classifier_id, present)
     return Added(
@@ -79,6 +82,17 @@ def _row_ids(tx: Connection, count: int) -> list[int]:
     return list(rows.scalars())
 
 
+def _chunks(pairs: Sequence[tuple[int, Entry]]) -> Iterator[Sequence[tuple[int, Entry]]]:
+    start, characters = 0, 0
+    for end, (_, entry) in enumerate(pairs):
+        characters += len(entry.item.text)
+        if end > start and (end - start == CHUNK or characters > CHUNK_CHARACTERS):
+            yield pairs[start:end]
+            start, characters = end, len(entry.item.text)
+    if start < len(pairs):
+        yield pairs[start:]
+
+
 def _add_chunk(
     tx: Connection,
     classifier_id: int,
@@ -87,18 +101,23 @@ def _add_chunk(
     priority: int,
 ) -> set[str]:
     """The keys that were new."""
-    items = [entry.item for _, entry in pairs]
+    document = [
+        {
+            "id": row,
+            "key": entry.item.id,
+            "text_hash": entry.text_hash.hex(),
+            "text": entry.item.text,
+            "meta": entry.item.meta,
+        }
+        for row, entry in pairs
+    ]
     rows = tx.execute(
         _ADD,
         {
             "classifier": classifier_id,
             "submission": submission_id,
             "priority": priority,
-            "ids": [row for row, _ in pairs],
-            "keys": [item.id for item in items],
-            "hashes": [entry.text_hash for _, entry in pairs],
-            "texts": [item.text for item in items],
-            "metas": [None if item.meta is None else json.dumps(dict(item.meta)) for item in items],
+            "document": json.dumps(document, ensure_ascii=False, default=dict),
         },
     )
     return set(rows.scalars())

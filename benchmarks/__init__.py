@@ -1,0 +1,9 @@
+"""How fast datashunt is here: real servers, real worker processes, generated texts, loopback only.
+
+`python -m benchmarks` runs them all with reduced counts, `--full` with those that docs/benchmarks.md gives;
+`python -m benchmarks.NAME` runs one. Each stops all that it started, also on Ctrl-C.
+
+    texts       generated texts                 figures    what a benchmark found, as table, JSON and Markdown
+    command     the options of all of them      service    servers, a bundle, a score worker
+    plain       the model's own batched loop    submit, score_lane, memory   the benchmarks
+"""

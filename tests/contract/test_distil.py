@@ -1,0 +1,238 @@
+"""A whole distillation over a tiny base: what is learned, kept, chosen, written and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy.special import log_softmax
+from tiny import LABELS, WORDS, example, texts, tiny_base
+
+from datashunt.classifier import digest
+from datashunt.distil import Challenger, Example, Plan, distil
+from datashunt.errors import ModelError
+from datashunt.small import SmallModel, read_info
+
+RATES = {"encoder_lr": 2e-3, "head_lr": 2e-2, "batch_items": 8}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+class Bench:
+    """Runs distillations over the tiny base."""
+
+    def __init__(self, base: str, folder: Path) -> None:
+        self._base = base
+        self._folder = folder
+        self.train = [example(*pair) for pair in zip(*texts(120, 1), strict=True)]
+        self.fit = list(zip(*texts(60, 2), strict=True))
+        self.stages: list[tuple[str, float]] = []
+
+    def plan(self, **changes: Any) -> Plan:
+        known: dict[str, Any] = {
+            "labels": LABELS,
+            "labels_hash": digest(list(LABELS)),
+            "base": self._base,
+            "max_tokens": 16,
+            "threshold": 0.8,
+            "device": "cpu",
+            **RATES,
+        }
+        return Plan(**{**known, **changes})
+
+    def distil(
+        self,
+        name: str = "out",
+        *,
+        train: list[Example] | None = None,
+        fit: list[tuple[str, int]] | None = None,
+        replay: list[str] | None = None,
+        incumbent: SmallModel | None = None,
+        **changes: Any,
+    ) -> Challenger:
+        return distil(
+            self.plan(**changes),
+            self.train if train is None else train,
+            self.fit if fit is None else fit,
+            replay or [],
+            incumbent,
+            self._folder / name,
+            lambda stage, share: self.stages.append((stage, share)),
+        )
+
+
+@pytest.fixture
+def bench(base: str, tmp_path: Path) -> Bench:
+    return Bench(base, tmp_path)
+
+
+def agreement(folder: Path, seed: int = 9) -> float:
+    some, labels = texts(150, seed)
+    model = SmallModel.load(folder, device="cpu", precision="fp32")
+    return float((model.probabilities(some).argmax(axis=1) == labels).mean())
+
+
+@pytest.mark.parametrize("recipe", ["head", "full"])
+def test_each_recipe_learns_from_the_answers(bench: Bench, recipe: str) -> None:
+    challenger = bench.distil(recipes=(recipe,))
+    assert challenger.recipe == recipe
+    assert agreement(challenger.folder) > 0.85
+
+
+def test_the_recipe_under_which_the_fit_answers_are_likelier_wins(bench: Bench) -> None:
+    challenger = bench.distil()
+    recipes = challenger.evaluation["recipes"]
+    assert set(recipes) == {"head", "full"}
+    assert challenger.recipe == min(recipes, key=lambda name: recipes[name]["nll"])
+    assert challenger.evaluation["nll"] == pytest.approx(recipes[challenger.recipe]["nll"])
+
+
+def test_a_useless_fine_tuning_loses_to_the_head(bench: Bench) -> None:
+    challenger = bench.distil(encoder_lr=0.5, epochs=1)
+    assert challenger.recipe == "head"
+    assert agreement(challenger.folder) > 0.85
+
+
+def test_the_bundle_says_what_it_is_and_how_good(bench: Bench) -> None:
+    challenger = bench.distil(recipes=("head",), parent="abc")
+    info = read_info(challenger.folder)
+    assert info.labels == LABELS
+    assert (info.recipe, info.parent, info.max_tokens) == ("head", "abc", 16)
+    assert info.trained_on == {"train": 120, "fit": 60, "replay": 0}
+    assert info.temperature == challenger.temperature
+    assert info.evaluation["n"] == 60
+    assert info.evaluation["ece"] < 0.2
+
+
+def test_the_saved_bundle_scores_as_it_was_evaluated(bench: Bench) -> None:
+    challenger = bench.distil()
+    model = SmallModel.load(challenger.folder, device="cpu", precision="fp32")
+    p = model.probabilities([text for text, _ in bench.fit])
+    y = [label for _, label in bench.fit]
+    assert float((p.argmax(axis=1) == y).mean()) == pytest.approx(challenger.evaluation["agreement"])
+    assert float((p.max(axis=1) >= 0.8).mean()) == pytest.approx(challenger.evaluation["coverage"], abs=0.02)
+
+
+@pytest.mark.parametrize("recipe", ["head", "full"])
+def test_the_same_seed_gives_the_same_weights(bench: Bench, recipe: str) -> None:
+    torch.manual_seed(1)
+    one = load_file(bench.distil("one", recipes=(recipe,)).folder / "model.safetensors")
+    torch.manual_seed(2)
+    two = load_file(bench.distil("two", recipes=(recipe,)).folder / "model.safetensors")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_distillation_leaves_the_random_numbers_of_the_process_alone(bench: Bench) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    bench.distil(epochs=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("recipe", ["head", "full"])
+def test_labels_that_were_not_offered_are_not_unlearned(bench: Bench, recipe: str) -> None:
+    """Half of the answers offered two labels only; a text of the third still gets the third."""
+    pruned = [
+        Example(e.text, e.target, e.weight, np.array([True, True, False])) for e in bench.train if e.target[2] == 0
+    ]
+    full = [e for e in bench.train if e.target[2] == 1]
+    challenger = bench.distil(train=pruned + full, recipes=(recipe,), epochs=8)
+    model = SmallModel.load(challenger.folder, device="cpu", precision="fp32")
+    thirds = [f"the phone is {word}" for word in WORDS[2]]
+    assert (model.probabilities(thirds).argmax(axis=1) == 2).all()
+
+
+def test_answers_of_no_confidence_count_for_nothing(bench: Bench) -> None:
+    wrong = [example(e.text, (int(e.target.argmax()) + 1) % 3, weight=0.0) for e in bench.train]
+    challenger = bench.distil(train=bench.train + wrong, recipes=("head",))
+    assert agreement(challenger.folder) > 0.85
+
+
+@pytest.mark.parametrize("recipe", ["head", "full"])
+def test_what_the_incumbent_was_sure_of_is_retained(bench: Bench, recipe: str) -> None:
+    """The new answers never name one label; only a replay of the incumbent's texts keeps it."""
+    incumbent = SmallModel.load(bench.distil("first", recipes=("head",)).folder, device="cpu", precision="fp32")
+    some, labels = texts(300, 7)
+    replay = [text for text, label in zip(some, labels, strict=True) if label == 2]
+    answers = [example(*pair) for pair in zip(*texts(450, 5), strict=True)]
+    without_third = [e for e in answers if e.target[2] == 0]
+    kept = {}
+    for name, texts_ in (("with", replay), ("without", [])):
+        folder = bench.distil(
+            name,
+            train=without_third,
+            replay=texts_,
+            incumbent=incumbent,
+            recipes=(recipe,),
+        ).folder
+        model = SmallModel.load(folder, device="cpu", precision="fp32")
+        # Before the temperature, which hides that a model has given up on a label.
+        kept[name] = float(log_softmax(model.logits(model.encode(replay)), axis=1)[:, 2].mean())
+    assert kept["with"] > kept["without"] + 1
+
+
+def test_a_fine_tuned_incumbent_is_trained_further_and_stays_as_it_was(bench: Bench) -> None:
+    first = bench.distil("first", recipes=("full",))
+    incumbent = SmallModel.load(first.folder, device="cpu", precision="fp32")
+    before = {name: value.clone() for name, value in incumbent.network.state_dict().items()}
+    second = bench.distil("second", incumbent=incumbent, replay=texts(40, 3)[0])
+    assert list(second.evaluation["recipes"]) == ["full"]
+    assert agreement(second.folder) > 0.85
+    assert all(torch.equal(value, before[name]) for name, value in incumbent.network.state_dict().items())
+    assert read_info(second.folder).trained_on["replay"] == 30
+
+
+def test_without_fit_answers_there_is_a_head_and_no_calibration(bench: Bench) -> None:
+    challenger = bench.distil(fit=[])
+    assert challenger.recipe == "head"
+    assert challenger.temperature == pytest.approx(1.0, abs=1e-3)
+    assert challenger.evaluation["agreement"] is None
+    assert agreement(challenger.folder) > 0.8
+
+
+def test_answers_that_all_say_the_same_make_a_bundle(bench: Bench) -> None:
+    same = [example(e.text, 1) for e in bench.train]
+    challenger = bench.distil(train=same, fit=[(text, 1) for text, _ in bench.fit], epochs=1)
+    model = SmallModel.load(challenger.folder, device="cpu", precision="fp32")
+    assert (model.probabilities(texts(20, 4)[0]).argmax(axis=1) == 1).all()
+
+
+def test_progress_runs_from_stage_to_stage_and_stays_within_its_bounds(bench: Bench) -> None:
+    incumbent = SmallModel.load(bench.distil("first", recipes=("head",)).folder, device="cpu", precision="fp32")
+    bench.stages.clear()
+    bench.distil("second", incumbent=incumbent, replay=texts(60, 3)[0])
+    seen = list(dict.fromkeys(stage for stage, _ in bench.stages))
+    assert seen == ["load", "replay", "embed", "head", "absorb", "fit", "retain"]
+    assert all(0 <= share <= 1 for _, share in bench.stages)
+
+
+def test_what_progress_raises_ends_the_distillation_and_writes_nothing(bench: Bench, tmp_path: Path) -> None:
+    class Lost(Exception):
+        pass
+
+    def lose(stage: str, share: float) -> None:
+        if stage == "absorb":
+            raise Lost
+
+    with pytest.raises(Lost):
+        distil(bench.plan(), bench.train, bench.fit, [], None, tmp_path / "never", lose)
+    assert not (tmp_path / "never").exists()
+
+
+def test_an_incumbent_of_other_labels_is_refused(bench: Bench) -> None:
+    incumbent = SmallModel.load(bench.distil("first", recipes=("head",)).folder, device="cpu", precision="fp32")
+    with pytest.raises(ModelError, match="incumbent has other labels"):
+        bench.distil("second", incumbent=incumbent, labels=("a", "b", "c"), labels_hash="of others")
+
+
+def test_a_learning_rate_that_diverges_says_so(bench: Bench) -> None:
+    with pytest.raises(ModelError, match="diverged"):
+        bench.distil(recipes=("full",), encoder_lr=1e30, head_lr=1e30)

@@ -1,0 +1,121 @@
+"""Bundles under an fsspec URL: what is published is what is fetched, or it is an error."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from datashunt.errors import BundleError
+from datashunt.registry import Registry
+
+FILES = {"model.safetensors": b"\x00" * 5_000, "bundle.json": b"{}", "sub/vocab.txt": "wörter".encode()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "trained"
+    for name, content in FILES.items():
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return place
+
+
+@pytest.fixture(params=["folder", "memory"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
+    url = str(tmp_path / "models") if request.param == "folder" else f"memory://{tmp_path.name}"
+    return Registry(url, tmp_path / "cache")
+
+
+def spoil(uri: str, name: str, content: bytes | None) -> None:
+    system, root = fsspec.core.url_to_fs(uri)
+    if content is None:
+        system.rm(f"{root}/{name}")
+    else:
+        system.pipe_file(f"{root}/{name}", content)
+
+
+def test_what_is_published_is_what_is_fetched(registry: Registry, folder: Path) -> None:
+    uri, content_hash = registry.publish(folder, "sentiment/1")
+    fetched = registry.fetch(uri, content_hash)
+    assert {name: (fetched / name).read_bytes() for name in FILES} == FILES
+    manifest = (fetched / "manifest.json").read_bytes()
+    assert hashlib.sha256(manifest).hexdigest() == content_hash
+
+
+def test_the_same_files_have_the_same_hash_wherever_they_lie(registry: Registry, folder: Path) -> None:
+    one, two = registry.publish(folder, "a/1"), registry.publish(folder, "b/2")
+    assert one[1] == two[1]
+    assert one[0] != two[0]
+    (folder / "bundle.json").write_bytes(b"{ }")
+    assert registry.publish(folder, "a/3")[1] != one[1]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "sub/vocab.txt", "manifest.json"])
+@pytest.mark.parametrize("content", [b"other", b"", None])
+def test_a_file_that_is_altered_cut_short_or_missing_is_refused(
+    registry: Registry, folder: Path, name: str, content: bytes | None
+) -> None:
+    uri, content_hash = registry.publish(folder, "sentiment/1")
+    spoil(uri, name, content)
+    with pytest.raises(BundleError, match=r"not the|cannot be read"):
+        registry.fetch(uri, content_hash)
+
+
+def test_a_refused_bundle_leaves_nothing_behind(registry: Registry, folder: Path, tmp_path: Path) -> None:
+    uri, content_hash = registry.publish(folder, "sentiment/1")
+    spoil(uri, "bundle.json", b"other")
+    with pytest.raises(BundleError):
+        registry.fetch(uri, content_hash)
+    assert not [path for path in (tmp_path / "cache" / "bundles").iterdir() if path.is_dir()]
+    spoil(uri, "bundle.json", FILES["bundle.json"])
+    assert registry.fetch(uri, content_hash).is_dir()
+
+
+def test_another_bundle_at_the_same_place_is_refused(registry: Registry, folder: Path) -> None:
+    uri, first = registry.publish(folder, "sentiment/1")
+    (folder / "bundle.json").write_bytes(b"{ }")
+    _, second = registry.publish(folder, "sentiment/1")
+    with pytest.raises(BundleError, match="not the one that was published"):
+        registry.fetch(uri, first)
+    assert registry.fetch(uri, second).is_dir()
+
+
+def test_a_fetched_bundle_is_served_without_the_registry(registry: Registry, folder: Path) -> None:
+    uri, content_hash = registry.publish(folder, "sentiment/1")
+    fetched = registry.fetch(uri, content_hash)
+    for name in (*FILES, "manifest.json"):
+        spoil(uri, name, None)
+    assert registry.fetch(uri, content_hash) == fetched
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json"])
+def test_an_altered_cached_copy_is_fetched_again(registry: Registry, folder: Path, name: str) -> None:
+    uri, content_hash = registry.publish(folder, "sentiment/1")
+    fetched = registry.fetch(uri, content_hash)
+    (fetched / name).write_bytes(b"other")
+    again = registry.fetch(uri, content_hash)
+    assert (again / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+
+
+def test_processes_that_fetch_at_once_get_one_whole_copy(registry: Registry, folder: Path) -> None:
+    uri, content_hash = registry.publish(folder, "sentiment/1")
+    with ThreadPoolExecutor(8) as pool:
+        fetched = set(pool.map(lambda _: registry.fetch(uri, content_hash), range(8)))
+    assert len(fetched) == 1
+    assert {name: (next(iter(fetched)) / name).read_bytes() for name in FILES} == FILES
+
+
+def test_an_unknown_kind_of_url_is_an_error_of_ours(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(BundleError, match="cannot be written"):
+        Registry("no-such-scheme://models", tmp_path / "cache").publish(folder, "a/1")
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "models").write_text("a file, not a folder")
+    with pytest.raises(BundleError, match="cannot be written"):
+        Registry(str(tmp_path / "models"), tmp_path / "cache").publish(folder, "a/1")

@@ -1,0 +1,197 @@
+"""A bundle's folder: what is written, what is refused, and that transformers itself can serve it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import LABELS, texts, tiny_base
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from datashunt import small
+from datashunt.confidence import softmax
+from datashunt.errors import BundleError, ModelError
+from datashunt.small.network import PACKAGED, load_tokenizer
+
+INFO = small.BundleInfo(
+    labels=LABELS,
+    temperature=2.0,
+    recipe="head",
+    threshold=0.9,
+    base="a/base",
+    max_tokens=12,
+    created_at="2026-01-01T00:00:00+00:00",
+    trained_on={"train": 10, "fit": 2, "replay": 0},
+    evaluation={"n": 2, "agreement": 0.5, "ece": None, "labels": {"bad": {"n": 2, "recall": 0.5, "precision": None}}},
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def written(base: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    network = small.SequenceClassifier.of_base(base, LABELS)
+    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(1))
+    folder = tmp_path_factory.mktemp("bundle")
+    small.save(folder, network, load_tokenizer(base, INFO.max_tokens), INFO)
+    return folder
+
+
+@pytest.fixture
+def bundle(written: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(written, tmp_path / "bundle"))
+
+
+def change(folder: Path, **fields: object) -> None:
+    path = folder / "bundle.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_what_was_saved_is_what_is_loaded(bundle: Path) -> None:
+    model = small.SmallModel.load(bundle, device="cpu", precision="fp32")
+    assert model.info == INFO
+    assert model.labels == LABELS
+    assert model.temperature == 2.0
+    assert (model.device, model.precision) == ("cpu", "fp32")
+
+
+def test_weights_are_safetensors_and_nothing_can_run_code(bundle: Path) -> None:
+    names = {path.name for path in bundle.iterdir()}
+    assert "model.safetensors" in names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl", ".py"))]
+
+
+def test_a_bundle_names_no_path_of_the_machine_that_trained_it(bundle: Path, base: str) -> None:
+    for path in bundle.glob("*.json"):
+        assert base not in path.read_text()
+
+
+def test_plain_transformers_gives_the_same_logits(bundle: Path) -> None:
+    network = AutoModelForSequenceClassification.from_pretrained(bundle).eval()
+    tokenizer = AutoTokenizer.from_pretrained(bundle)
+    some = texts(5)[0]
+    with torch.inference_mode():
+        theirs = network(**tokenizer(some, padding=True, truncation=True, return_tensors="pt")).logits
+    model = small.SmallModel.load(bundle, device="cpu", precision="fp32")
+    assert np.allclose(model.logits(model.encode(some)), theirs, atol=1e-5)
+    assert [network.config.id2label[i] for i in range(3)] == list(LABELS)
+
+
+def test_probabilities_are_calibrated_and_in_the_order_of_the_texts(bundle: Path) -> None:
+    model = small.SmallModel.load(bundle, device="cpu", precision="fp32")
+    some = texts(40)[0]
+    together = model.probabilities(some)
+    assert together.shape == (40, 3)
+    assert together.dtype == np.float32
+    assert np.allclose(together, np.concatenate([model.probabilities([text]) for text in some]), atol=1e-5)
+    assert np.allclose(together, softmax(model.logits(model.encode(some)), 2.0))
+
+
+@pytest.mark.parametrize("budget", [1, 30, 100_000])
+def test_the_batch_budget_changes_no_probability(bundle: Path, budget: int) -> None:
+    model = small.SmallModel.load(bundle, device="cpu", precision="fp32")
+    some = texts(40)[0]
+    assert np.allclose(model.probabilities(some), model.probabilities(some, batch_tokens=budget), atol=1e-5)
+
+
+def test_no_texts_empty_texts_and_unknown_words_can_be_scored(bundle: Path) -> None:
+    model = small.SmallModel.load(bundle, device="cpu", precision="fp32")
+    assert model.probabilities([]).shape == (0, 3)
+    odd = model.probabilities(["", " \n", "Ωμέγα 🎉", "good " * 1_000])
+    assert np.isfinite(odd).all()
+    assert np.allclose(odd.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_text_is_cut_at_max_tokens(bundle: Path) -> None:
+    model = small.SmallModel.load(bundle, device="cpu", precision="fp32")
+    assert [len(row) for row in model.encode(["great " * 50, "great"])] == [12, 3]
+
+
+def test_bf16_stays_near_fp32(bundle: Path) -> None:
+    some = texts(40)[0]
+    exact = small.SmallModel.load(bundle, device="cpu", precision="fp32").probabilities(some)
+    rounded = small.SmallModel.load(bundle, device="cpu", precision="bf16").probabilities(some)
+    assert np.abs(exact - rounded).max() < 0.03
+
+
+def test_the_card_shows_labels_recipe_and_evaluation(bundle: Path) -> None:
+    card = (bundle / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert "| Labels | bad, good, so-so |" in card
+    assert "| agreement | 0.5000 |" in card
+    assert "| bad | 2 | 0.5000 | – |" in card
+
+
+def test_a_folder_without_a_description_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"bundle\.json is no bundle description"):
+        small.SmallModel.load(tmp_path)
+
+
+def test_a_description_cut_short_is_refused(bundle: Path) -> None:
+    path = bundle / "bundle.json"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(BundleError, match="no bundle description"):
+        small.SmallModel.load(bundle)
+
+
+def test_another_format_asks_for_an_upgrade(bundle: Path) -> None:
+    change(bundle, format=99)
+    with pytest.raises(BundleError, match=r"format 99.*upgrade"):
+        small.read_info(bundle)
+
+
+@pytest.mark.parametrize("field", [{"labels": ["a", "b", "c"]}, {"temperature": -1.0}])
+def test_a_description_that_contradicts_itself_is_refused(bundle: Path, field: dict[str, object]) -> None:
+    change(bundle, **field)
+    with pytest.raises(BundleError, match="contradicts itself"):
+        small.read_info(bundle)
+
+
+def test_weights_of_other_labels_are_refused(bundle: Path) -> None:
+    path = bundle / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "id2label": {"0": "x", "1": "y", "2": "z"}}))
+    with pytest.raises(BundleError, match=r"weights for \('x', 'y', 'z'\)"):
+        small.SmallModel.load(bundle)
+
+
+def test_weights_that_are_missing_or_cut_short_are_refused(bundle: Path) -> None:
+    weights = bundle / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1_000])
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        small.SmallModel.load(bundle)
+    weights.unlink()
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        small.SmallModel.load(bundle)
+
+
+def test_a_base_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nowhere.*hub id or a folder"):
+        small.load_encoder(str(tmp_path / "nowhere"))
+
+
+def test_auto_is_the_packaged_encoder_and_other_bases_are_themselves() -> None:
+    pytest.importorskip(PACKAGED)
+    assert (Path(small.resolve_base("auto")) / "model.safetensors").is_file()
+    assert small.resolve_base("org/model") == "org/model"
+
+
+def test_a_missing_packaged_encoder_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datashunt.small.network.PACKAGED", "no_such_package")
+    with pytest.raises(ModelError, match=r"pip install .*datashunt\[demo\]"):
+        small.resolve_base("auto")
+
+
+def test_an_altered_packaged_encoder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(PACKAGED)
+    monkeypatch.setattr("datashunt.small.network.PACKAGED_SHA256", "0" * 64)
+    with pytest.raises(ModelError, match="was altered"):
+        small.resolve_base("auto")

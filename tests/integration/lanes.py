@@ -1,0 +1,215 @@
+"""What the integration tests share: one classifier on a real database, and stand-ins for the two models."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Row, text
+
+from datashunt import classifier, prompts
+from datashunt.bootstrap import Runtime
+from datashunt.classifier import Spec
+from datashunt.errors import LLMError
+from datashunt.items import Item, Receipt, Reply, Usage, Wake
+from datashunt.pipeline.ask import Asker
+from datashunt.pipeline.models import Directory
+from datashunt.pipeline.score import Scorer
+from datashunt.prompts import Prompt
+from datashunt.quota import Limits, Refused, Slot
+from datashunt.store import bundles, classifiers
+from datashunt.store.classifiers import Bundle, Registered
+
+NAME = "sentiment"
+LABELS = ("negative", "neutral", "positive")
+DOCUMENT: dict[str, Any] = {
+    "name": NAME,
+    "labels": list(LABELS),
+    "instruction": "Say how the writer feels.",
+    "llm": {"model": "teacher-1", "input_price": "1", "output_price": "2"},
+    "policy": {"threshold": 0.9, "audit_rate": 0.0},
+}
+Answer = Reply | LLMError
+
+
+class FakeModel:
+    """Reads its opinion from the text: `positive 0.95 …` is positive with 0.95; the others share the rest."""
+
+    def __init__(self, before: Callable[[Sequence[str]], None] = lambda texts: None) -> None:
+        self.labels = LABELS
+        self.batches: list[list[str]] = []
+        self._before = before
+
+    def probabilities(self, texts: Sequence[str], *, batch_tokens: int = 0) -> NDArray[np.float32]:
+        self.batches.append(list(texts))
+        self._before(texts)
+        return np.stack([self._one(text) for text in texts])
+
+    def _one(self, text: str) -> NDArray[np.float32]:
+        label, confidence, *_ = text.split()
+        vector = np.full(len(LABELS), (1 - float(confidence)) / (len(LABELS) - 1), dtype=np.float32)
+        vector[LABELS.index(label)] = float(confidence)
+        return vector
+
+
+class FakeModels:
+    """Hands out one model for each version of the bundle."""
+
+    def __init__(self, *models: FakeModel) -> None:
+        self._models = models
+
+    def get(self, bundle: Bundle) -> FakeModel:
+        return self._models[bundle.version - 1]
+
+
+def reply(label: str = "positive", *, probabilities: dict[str, float] | None = None, **other: Any) -> Reply:
+    """What a paid call of 100 + 10 tokens brings; it costs 0.00012 USD."""
+    known = {"model": "teacher-1-2026", "fingerprint": "fp_1", "usage": Usage(100, 10), "latency_ms": 12.5}
+    source = "none" if probabilities is None else "logprobs"
+    return Reply(label, probabilities, source, **{**known, **other})
+
+
+PRICE = Decimal("0.00012")
+
+
+@dataclass
+class FakeLLM:
+    """Says what it was told to, in turn, the last thing for ever; an entry may be a function of the prompt."""
+
+    answers: list[Answer | Callable[[Prompt], Answer]] = field(default_factory=lambda: [reply()])
+    prompts: list[Prompt] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def quota_key(self, model: str) -> str:
+        return f"key of {model}"
+
+    def ask(self, prompt: Prompt, model: str, *, deadline_s: float) -> Reply:
+        with self._lock:
+            self.prompts.append(prompt)
+            answer = self.answers[min(len(self.prompts), len(self.answers)) - 1]
+        said = answer(prompt) if callable(answer) else answer
+        if isinstance(said, LLMError):
+            raise said
+        return said
+
+
+@dataclass
+class FakeQuota:
+    """Grants what it was told to, in turn, the last thing for ever; keeps what was settled and paused."""
+
+    answers: list[Slot | Refused | Exception] = field(default_factory=lambda: [Slot("slot", 0.0)])
+    asked: list[tuple[str, int, Limits]] = field(default_factory=list)
+    settled: list[int] = field(default_factory=list)
+    paused: list[float] = field(default_factory=list)
+
+    def acquire(self, key: str, tokens: int, limits: Limits, *, max_wait_s: float) -> Slot | Refused:
+        self.asked.append((key, tokens, limits))
+        answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def settle(self, key: str, slot: Slot, tokens_used: int) -> None:
+        self.settled.append(tokens_used)
+
+    def pause(self, key: str, seconds: float) -> None:
+        self.paused.append(seconds)
+
+
+class World:
+    """One classifier, applied, and shorthands for what a test does with it."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.store = runtime.store
+        self.settings = runtime.settings
+        self.models = FakeModels(FakeModel(), FakeModel(), FakeModel())
+
+    # what happens to it
+
+    def apply(self, **changes: Any) -> Spec:
+        """Apply the classifier; a change of a section is merged into it."""
+        document = {**DOCUMENT, **{name: _merged(DOCUMENT.get(name), value) for name, value in changes.items()}}
+        spec = classifier.parse(document)
+        with self.store.begin() as tx:
+            classifiers.apply(tx, spec, prompts.prompt_hash(spec))
+        return spec
+
+    def submit(self, *entries: Any, submission: str | None = None, name: str = NAME) -> tuple[Receipt, list[Wake]]:
+        """Submit entries; a plain text becomes an item with the id `i0`, `i1`, …"""
+        items = [Item(f"i{n}", entry) if isinstance(entry, str) else entry for n, entry in enumerate(entries)]
+        return self.runtime.intake.submit(name, items, submission or str(uuid4()))
+
+    def scorer(self, models: Any = None, *, max_age_s: float = 0.0) -> Scorer:
+        """A score lane whose small models are stand-ins."""
+        return Scorer(self.store, Directory(self.store, max_age_s), models or self.models, self.settings)
+
+    def score(self, *texts: str, models: Any = None) -> list[int]:
+        """Submit these texts and score them; returns the asks that were made."""
+        _, wakes = self.submit(*texts)
+        return [row for wake in self.scorer(models).run(NAME, wakes[0].ids) for row in wake.ids]
+
+    def asker(self, llm: FakeLLM, quota: FakeQuota | None = None, **settings: Any) -> Asker:
+        """An LLM lane whose LLM and quota are stand-ins."""
+        changed = self.settings.model_copy(update=settings)
+        directory = Directory(self.store, 0.0)
+        return Asker(self.store, directory, llm, quota, changed)  # type: ignore[arg-type]
+
+    def ask(self, llm: FakeLLM, rows: Sequence[int] | None = None, quota: FakeQuota | None = None, **more: Any) -> int:
+        """Ask these, or every ask there is; returns calls made."""
+        if rows is None:
+            rows = [row.id for row in self.rows("SELECT id FROM asks ORDER BY id")]
+        return self.asker(llm, quota, **more).run(NAME, rows)
+
+    def bundle(self, *, serve: bool = True, prune_cut: float | None = None) -> Bundle:
+        """Write down a bundle, and let it serve."""
+        with self.store.begin() as tx:
+            known = classifiers.current(tx, NAME)
+            made = bundles.add(
+                tx,
+                known,
+                uri="memory://nowhere",
+                content_hash=uuid4().hex,
+                recipe="head",
+                prune_cut=prune_cut,
+                evaluation={"judge": {"agreement": 0.9, "coverage": 0.5, "n": 40}},
+            )
+            if serve:
+                bundles.promote_by_hand(tx, known, made.version)
+        return made
+
+    # what can be seen of it
+
+    def known(self) -> Registered:
+        """The classifier as it stands."""
+        with self.store.begin() as tx:
+            return classifiers.current(tx, NAME)
+
+    def rows(self, statement: str, **values: Any) -> Sequence[Row[Any]]:
+        """What a query finds."""
+        with self.store.begin() as tx:
+            return tx.execute(text(statement), values).all()
+
+    def one(self, statement: str, **values: Any) -> Any:
+        """The one value that a query finds."""
+        ((value,),) = self.rows(statement, **values)
+        return value
+
+    def change(self, statement: str, **values: Any) -> None:
+        """Let time pass, or something go wrong, by hand."""
+        with self.store.begin() as tx:
+            tx.execute(text(statement), values)
+
+    def states(self, table: str = "items") -> dict[str, int]:
+        """How many rows are in which state."""
+        return dict(self.rows(f"SELECT state, count(*) FROM {table} GROUP BY state"))  # type: ignore[arg-type]
+
+
+def _merged(default: Any, change: Any) -> Any:
+    return {**default, **change} if isinstance(default, dict) and isinstance(change, dict) else change

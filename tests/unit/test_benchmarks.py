@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import figures, memory, score_lane, submit
+from benchmarks.__main__ import ALL
+from benchmarks.command import parser, write
+from benchmarks.figures import BEGIN, END, Measure, Result
+from benchmarks.texts import texts, texts_of_length
+
+RESULTS = [
+    Result("score_lane", False, 61.2, score_lane._measures(100, [(1.0, 0.8), (2.0, 1.9), (1.0, 0.6)], 3.0)),
+    Result("submit", False, 20.0, submit._measures([1.0, 2.0, 4.0], [(0.1, 0.2, 0.3)])),
+    Result(
+        "memory",
+        False,
+        50.0,
+        memory._measures(6_000, [(1_000, 100.0, 400.0), (5_000, 200.0, 200.0), (6_000, 210.0, 220.0)]),
+        memory._series([(1_000, 2.0**20, 2.0**21)]),
+    ),
+]
+
+
+def value(result: Result, name: str) -> float:
+    return next(measure.value for measure in result.measures if measure.name == name)
+
+
+def test_every_benchmark_is_run_by_the_whole() -> None:
+    assert set(ALL) == {submit.benchmark, score_lane.benchmark, memory.benchmark}
+
+
+def test_options_are_parsed() -> None:
+    options = parser("x").parse_args(["--full", "--json", "out.json"])
+    assert options.full
+    assert options.json.name == "out.json"
+    assert not parser("x").parse_args([]).full
+
+
+def test_the_share_is_the_median_of_the_rounds_and_counts_time_not_items() -> None:
+    assert value(RESULTS[0], "share") == 0.8
+    assert value(RESULTS[0], "share_least") == 0.6
+    assert value(RESULTS[0], "lane_items_s") == 100.0
+    assert value(RESULTS[0], "beside_model_us") == pytest.approx(1.0 / 300 * 1e6)
+
+
+def test_submit_is_judged_by_its_median_call() -> None:
+    assert value(RESULTS[1], "items_s") == 10_000
+    assert value(RESULTS[1], "items_s_least") == 5_000
+    assert value(RESULTS[1], "store_us") == pytest.approx(10.0)
+
+
+def test_memory_may_grow_until_it_has_settled_and_not_after() -> None:
+    growth = next(measure for measure in RESULTS[2].measures if measure.name == "growth")
+    assert growth.value == pytest.approx(0.05)
+    assert growth.reached is False
+
+
+@pytest.mark.parametrize(
+    ("measured", "at_most", "reached"), [(2.0, False, True), (1.0, False, False), (2.0, True, False), (1.0, True, True)]
+)
+def test_a_target_is_a_bound_from_one_side(measured: float, at_most: bool, reached: bool) -> None:
+    assert Measure("x", "x", measured, target=1.5, at_most=at_most).reached is reached
+
+
+def test_figures_are_written_under_the_documented_keys(tmp_path: Path) -> None:
+    write(tmp_path / "out.json", [result.to_json() for result in RESULTS])
+    lane, _, curve = json.loads((tmp_path / "out.json").read_text())
+    assert set(lane) == {"benchmark", "full", "seconds", "machine", "measures", "series"}
+    assert lane["measures"]["share"] == {"value": 0.8, "unit": "", "target": 0.7, "reached": True}
+    assert curve["series"] == [{"items": 1_000, "rss_mb": 1.0, "largest_mb": 2.0}]
+
+
+def test_the_page_gets_its_table_again_and_keeps_the_rest() -> None:
+    page = f"# Title\n{BEGIN}\nold\n{END}\nthe end\n"
+    fresh = figures.refreshed(page, figures.markdown(RESULTS))
+    assert fresh.startswith(f"# Title\n{BEGIN}\nReduced counts, on ")
+    assert (
+        "| submit | bulk submit from one client, median of calls | 10,000 items/s | ≥ 10,000 items/s | reached |"
+        in fresh
+    )
+    assert fresh.endswith(f"{END}\nthe end\n")
+    assert "old" not in fresh
+    assert figures.refreshed(fresh, figures.markdown(RESULTS)) == fresh
+
+
+@pytest.mark.parametrize("page", ["no markers", f"{END} {BEGIN}", BEGIN])
+def test_a_page_without_both_markers_is_refused(page: str) -> None:
+    with pytest.raises(ValueError, match="add both lines"):
+        figures.refreshed(page, "table")
+
+
+def test_generated_texts_are_those_of_their_seed_and_as_long_as_asked() -> None:
+    made = texts(2_000, seed=3)
+    assert made == texts(2_000, seed=3) != texts(2_000, seed=4)
+    lengths = sorted(len(text.split()) for text in made)
+    assert 16 <= lengths[1_000] <= 18
+    assert lengths[0] < 8 < 40 < lengths[-1]
+    assert {len(text) for text in texts_of_length(50, 200, seed=1)} == {200}

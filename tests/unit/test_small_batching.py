@@ -1,0 +1,49 @@
+"""Micro-batches by tokens."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datashunt.small.batching import pad, token_batches
+
+LENGTHS = st.lists(st.integers(0, 200), max_size=80)
+
+
+@given(LENGTHS, st.integers(1, 1_000))
+def test_every_item_is_in_exactly_one_batch_within_the_budget(lengths: list[int], budget: int) -> None:
+    batches = token_batches(lengths, budget)
+    assert sorted(int(i) for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(1, *(lengths[i] for i in batch), 1)
+        assert len(batch) == 1 or longest * len(batch) <= budget
+
+
+@given(LENGTHS, st.integers(1, 1_000))
+def test_batches_hold_neighbours_in_length_and_no_two_could_be_one(lengths: list[int], budget: int) -> None:
+    batches = token_batches(lengths, budget)
+    order = [lengths[i] for batch in batches for i in batch]
+    assert order == sorted(order)
+    for one, following in pairwise(batches):
+        assert max(1, lengths[following[0]]) * (len(one) + 1) > budget
+
+
+def test_sorting_keeps_a_long_text_from_padding_short_ones() -> None:
+    assert [batch.tolist() for batch in token_batches([100, 5, 5, 5], 100)] == [[1, 2, 3], [0]]
+
+
+def test_padding_marks_the_real_tokens() -> None:
+    ids, mask = pad([[7, 8, 9], [5], []], 1, "cpu")
+    assert ids.tolist() == [[7, 8, 9], [5, 1, 1], [1, 1, 1]]
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("rows", [[[]], [[], []]])
+def test_texts_without_tokens_still_make_a_batch(rows: list[list[int]]) -> None:
+    ids, mask = pad(rows, 0, "cpu")
+    assert ids.shape == (len(rows), 1)
+    assert np.asarray(mask).sum() == 0
