@@ -47,7 +47,9 @@ class Settings(BaseSettings):
     tick_every_s: Seconds = Field(5.0, description="how often each worker looks for due work")
     reload_every_s: Seconds = Field(2.0, description="how old a worker's idea of a classifier may be")
 
-    threads: Annotated[int, Field(ge=0)] = Field(0, description="torch threads; 0: torch's own choice, the machine's cores")
+    threads: Annotated[int, Field(ge=0)] = Field(
+        0, description="torch threads; 0: torch's own choice, the machine's cores"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
     precision: str = Field("auto", description="auto, fp32, bf16, fp16")
     log_level: str = "INFO"

@@ -107,19 +107,13 @@ def _introduce(console: Console, options: Options, spec: Spec, sentences: Sequen
             f" prices are those of {spec.llm.model}."
         )
         return
-    console.print(
-        f"The LLM is [bold]{spec.llm.model}[/]: asking about every sentence would cost ${worst:.2f}."
-    )
+    console.print(f"The LLM is [bold]{spec.llm.model}[/]: asking about every sentence would cost ${worst:.2f}.")
     if options.max_usd is None or float(worst) > options.max_usd:
         limit = 0.0 if options.max_usd is None else options.max_usd
-        raise UsageError(
-            f"that is more than --max-usd {limit:g}: raise it, or take fewer --items. Nothing was spent"
-        )
+        raise UsageError(f"that is more than --max-usd {limit:g}: raise it, or take fewer --items. Nothing was spent")
 
 
-def _servers(
-    stack: contextlib.ExitStack, options: Options, data_dir: Path, sentences: Sequence[Sentence]
-) -> Settings:
+def _servers(stack: contextlib.ExitStack, options: Options, data_dir: Path, sentences: Sequence[Sentence]) -> Settings:
     """PostgreSQL and Valkey, and the simulated LLM unless the real one was asked for."""
     servers = embedded.Stack(data_dir)
     stack.callback(servers.stop)
@@ -237,9 +231,7 @@ def _stream(
             time.sleep(LOOK_EVERY_S)
 
 
-def _snapshot(
-    runtime: Runtime, name: str, gold: Mapping[str, str], prices: Mapping[str, Decimal]
-) -> live.Snapshot:
+def _snapshot(runtime: Runtime, name: str, gold: Mapping[str, str], prices: Mapping[str, Decimal]) -> live.Snapshot:
     with runtime.store.begin() as tx:
         known = classifiers.current(tx, name)
         state = results.status(tx, known.id)
@@ -264,9 +256,7 @@ def _snapshot(
     )
 
 
-def _records(
-    runtime: Runtime, spec: Spec, sentences: Sequence[Sentence], options: Options
-) -> list[ItemRecord]:
+def _records(runtime: Runtime, spec: Spec, sentences: Sequence[Sentence], options: Options) -> list[ItemRecord]:
     """What became of every sentence, with its right label, and the LLM's where a simulation can tell."""
     places = {sentence.id: place for place, sentence in enumerate(sentences)}
     said: dict[str, str] = {}

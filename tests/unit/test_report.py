@@ -86,9 +86,7 @@ class TestCounts:
     def test_tenths_cover_every_item_once(self, was_asked: list[bool]) -> None:
         tenths = build([asked(n) if is_asked else kept(n) for n, is_asked in enumerate(was_asked)])
         edges = [len(was_asked) * part // 10 for part in range(11)]
-        total = sum(
-            (share or 0.0) * (edges[n + 1] - edges[n]) for n, share in enumerate(tenths["llm_share_by_tenth"])
-        )
+        total = sum((share or 0.0) * (edges[n + 1] - edges[n]) for n, share in enumerate(tenths["llm_share_by_tenth"]))
         assert total == pytest.approx(sum(was_asked), abs=1e-3)
 
     def test_no_items_have_no_shares(self) -> None:

@@ -115,9 +115,7 @@ class TestPicture:
             report.write_png(made(records), report.series(records), SIMULATED, tmp_path / name)
         assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
-    def test_without_matplotlib_it_says_what_to_install(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_without_matplotlib_it_says_what_to_install(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         with pytest.raises(UsageError, match=r"pip install .datashunt\[demo\]"):
             report.write_png(made(stream(9)), report.series(stream(9)), REAL, tmp_path / "a.png")
@@ -193,15 +191,12 @@ class TestPage:
 
 class TestWords:
     def test_the_headline_compares_the_first_and_the_last_tenth(self) -> None:
-        assert (
-            headline(made(stream(1000))) == "The LLM is asked about 100% of the first tenth, 5% of the last"
-        )
+        assert headline(made(stream(1000))) == "The LLM is asked about 100% of the first tenth, 5% of the last"
         assert headline(made([])) == "No items"
 
     def test_the_line_below_gives_items_accuracy_and_cost(self) -> None:
         assert subline(made(stream(1000))) == (
-            "1,000 items  ·  accuracy 90.0% (the LLM alone: 100.0%)"
-            "  ·  cost $0.25 (asking about every item: $0.50)"
+            "1,000 items  ·  accuracy 90.0% (the LLM alone: 100.0%)  ·  cost $0.25 (asking about every item: $0.50)"
         )
 
     @pytest.mark.parametrize(

@@ -21,9 +21,7 @@ def write(folder: Path, name: str, content: bytes | str) -> Path:
 
 
 def bad(path: Path, **columns: str) -> list[tuple[int, str | None, str]]:
-    return [
-        (row.line, row.id, row.reason) for row in streams.read(path, **columns) if isinstance(row, BadRow)
-    ]
+    return [(row.line, row.id, row.reason) for row in streams.read(path, **columns) if isinstance(row, BadRow)]
 
 
 def good(path: Path, **columns: str) -> list[Row]:
@@ -81,9 +79,7 @@ class TestJsonLines:
     def test_a_bad_line_is_named_and_the_others_are_read(
         self, tmp_path: Path, line: bytes, key: str | None, reason: str
     ) -> None:
-        path = write(
-            tmp_path, "a.jsonl", b'{"id": "1", "text": "a"}\n' + line + b'\n{"id": "3", "text": "c"}\n'
-        )
+        path = write(tmp_path, "a.jsonl", b'{"id": "1", "text": "a"}\n' + line + b'\n{"id": "3", "text": "c"}\n')
         assert [row.id for row in good(path)] == ["1", "3"]
         assert bad(path) == [(2, key, reason)]
 
@@ -164,9 +160,7 @@ class TestCsv:
             ("id,text,id", "2 columns are called 'id'"),
         ],
     )
-    def test_a_missing_or_doubled_column_refuses_the_file(
-        self, tmp_path: Path, header: str, complaint: str
-    ) -> None:
+    def test_a_missing_or_doubled_column_refuses_the_file(self, tmp_path: Path, header: str, complaint: str) -> None:
         with pytest.raises(UsageError, match=r"a\.csv") as error:
             list(streams.read(write(tmp_path, "a.csv", header + "\n1,x\n")))
         assert complaint in str(error.value)
@@ -183,9 +177,7 @@ class TestWholeFile:
 
     @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.csv.gz", "a.jsonl.gz"])
     @pytest.mark.parametrize("content", ["", "\n \n"])
-    def test_an_empty_file_is_refused_with_what_was_expected(
-        self, tmp_path: Path, name: str, content: str
-    ) -> None:
+    def test_an_empty_file_is_refused_with_what_was_expected(self, tmp_path: Path, name: str, content: str) -> None:
         with pytest.raises(UsageError, match=r"'id'"):
             list(streams.read(write(tmp_path, name, content)))
 
