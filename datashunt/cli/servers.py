@@ -112,7 +112,7 @@ def demo(
     out: Path = typer.Option(Path("demo"), "--out", help="Folder for report and outcomes."),
     llm: str = typer.Option("simulation", "--llm", help="simulation, or openai: the real one, for money."),
     max_usd: float | None = typer.Option(None, "--max-usd", help="With --llm openai: spend at most this.", min=0),
-    items: int = typer.Option(6_500, "--items", help="How many sentences to classify.", min=500),
+    items: int = typer.Option(7_897, "--items", help="How many sentences to classify.", min=500),
 ) -> None:
     """Classify thousands of real sentences and watch the LLM's share fall."""
     from datashunt import demo as show

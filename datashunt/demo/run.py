@@ -34,9 +34,9 @@ from datashunt.simulator import Options as Simulation
 from datashunt.simulator.teacher import teacher
 from datashunt.store import classifiers, distillations, history, migrate, results
 
-STREAM_S = 330.0
+STREAM_S = 400.0
 """Seconds over which the sentences arrive: long enough that the small model learns while they do."""
-DRAIN_S = 120.0
+DRAIN_S = 60.0
 LOOK_EVERY_S = 1.5
 """How often new sentences are sent and the state is read: both cost CPU that the workers need."""
 SIMULATOR_START_S = 30.0

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from datashunt.distil import Challenger, Example
     from datashunt.small import SmallModel
 
+FULL = "full"
+"""The recipe after which training goes on from the incumbent instead of starting from the base."""
 MARGIN = 0.01
 DELTA = 0.10
 COVERAGE = 0.99
@@ -117,9 +119,12 @@ class Distiller:
         with self._store.begin() as tx:
             stored = distillations.answers(tx, run.known)
             replay = distillations.confident_texts(tx, run.known, MOST_REPLAYED)
+            learned_up_to = distillations.learned_up_to(tx, run.known)
         parted = _Answers.part(stored)
         held_out = {answer.text for answer in (*parted.fit, *parted.judge)}
         incumbent = self._models.get(run.known.incumbent) if run.known.incumbent else None
+        if incumbent is not None and incumbent.info.recipe == FULL:
+            parted = replace(parted, train=increment(parted.train, learned_up_to, seed=run.row))
         challenger = self._train(
             run, parted, [text for text in replay if text not in held_out], incumbent, workdir / "bundle"
         )
@@ -291,6 +296,22 @@ class Distiller:
     def _finish(self, run: _Run, *, state: str, error: str) -> None:
         with self._store.begin() as tx:
             distillations.finish(tx, run.row, run.token, state=state, error=error)
+
+
+def increment(train: Sequence[StoredAnswer], learned_up_to: int, *, seed: int) -> list[StoredAnswer]:
+    """What training that goes on from the incumbent needs: every new answer, and as many old ones at random.
+
+    So a distillation costs by what is new, not by all that was ever answered.
+
+    Args:
+        train: training answers, oldest first.
+        learned_up_to: id of the last answer that the incumbent could learn from.
+        seed: another seed rehearses other old answers.
+    """
+    old = [answer for answer in train if answer.id <= learned_up_to]
+    new = [answer for answer in train if answer.id > learned_up_to]
+    rehearsed = np.random.default_rng(seed).permutation(len(old))[: len(new)]
+    return [old[index] for index in sorted(rehearsed)] + new
 
 
 def example(answer: StoredAnswer, labels: Sequence[str]) -> Example:

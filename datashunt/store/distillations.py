@@ -159,6 +159,17 @@ def answers(tx: Connection, classifier: Registered) -> list[StoredAnswer]:
     ]
 
 
+def learned_up_to(tx: Connection, classifier: Registered) -> int:
+    """Id of the newest answer that the incumbent could learn from; 0 if nobody knows."""
+    if classifier.incumbent is None:
+        return 0
+    newest: int | None = tx.execute(
+        text("SELECT max(up_to_answer) FROM distillations WHERE bundle_id = :bundle"),
+        {"bundle": classifier.incumbent.id},
+    ).scalar_one()
+    return newest or 0
+
+
 def confident_texts(tx: Connection, classifier: Registered, most: int) -> list[str]:
     """Texts that the incumbent kept and nobody holds out: what it must not forget; newest first."""
     if classifier.incumbent is None:
