@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from datashunt import settings as settings_module
 from datashunt.bootstrap import Runtime
 from datashunt.settings import Settings
 
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 200)  # a file or pipe has no width to fit into
 err = Console(stderr=True)
 
 
