@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from datashunt import __version__
 from datashunt.cli import classifiers, dead, items, maintenance, models, servers
@@ -51,11 +51,10 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.Abort:
+    except typer.Abort:
         code = 130
-    except click.ClickException as error:
-        error.show()
-        code = 2
+    except TyperException as error:
+        code = _misused(error.format_message())
     except DatashuntError as error:
         code = _failed(error, error.exit_code, debug)
     except KeyboardInterrupt:
@@ -66,6 +65,12 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - the last line of defence: a sentence instead of a traceback
         code = _failed(error, 1, debug)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _misused(message: str) -> int:
+    if message:  # none where the help was printed instead
+        sys.stderr.write(f"datashunt: {message} (datashunt --help shows the usage)\n")
+    return 2
 
 
 def _failed(error: Exception, code: int, debug: bool) -> int:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -241,7 +241,7 @@ class Distiller:
                 up_to_answer=up_to_answer,
                 counts=parted.counts,
                 bundle_id=bundle.id,
-                verdict=asdict(verdict),
+                verdict=verdict.to_json(),
             ):
                 raise LeaseLost(f"distillation {run.row} was taken over")
         return state

@@ -1,0 +1,107 @@
+"""Publishing: messages of bounded size, by task name, as JSON; a broker that is away is one error of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+from hypothesis import given
+from hypothesis import strategies as st
+from kombu import Connection
+from pydantic import SecretStr
+
+from datashunt.broker import Publisher, chunks, configure
+from datashunt.errors import BrokerError
+from datashunt.items import Wake
+
+NOWHERE = SecretStr("redis://:hidden@127.0.0.1:9/0")
+
+
+@pytest.fixture
+def publisher() -> Iterator[Publisher]:
+    """A publisher to a broker inside this process."""
+    made = Publisher(SecretStr("memory://"))
+    drain("score"), drain("llm"), drain("distil")
+    yield made
+    made.close()
+
+
+def drain(queue: str) -> list[Any]:
+    """All messages of a queue of the broker inside this process."""
+    found = []
+    with Connection("memory://") as connection, connection.SimpleQueue(queue) as waiting:
+        while waiting.qsize():
+            found.append(waiting.get_nowait())
+            found[-1].ack()
+    return found
+
+
+def bodies(queue: str) -> list[tuple[str, list[Any]]]:
+    return [(one.headers["task"], json.loads(one.body)[0]) for one in drain(queue)]
+
+
+def test_each_lane_has_its_task_and_queue(publisher: Publisher) -> None:
+    wakes = [Wake("score", "mood", (1, 2)), Wake("llm", "mood", (3,)), Wake("distil", "mood", (4,))]
+    assert publisher.publish(wakes) == 3
+    assert bodies("score") == [("datashunt.score", ["mood", [1, 2]])]
+    assert bodies("llm") == [("datashunt.ask", ["mood", [3]])]
+    assert bodies("distil") == [("datashunt.distil", ["mood", [4]])]
+
+
+def test_messages_are_bounded(publisher: Publisher) -> None:
+    assert publisher.publish([Wake("score", "mood", tuple(range(600))), Wake("llm", "mood", tuple(range(9)))]) == 6
+    assert [len(arguments[1]) for _, arguments in bodies("score")] == [256, 256, 88]
+    assert [len(arguments[1]) for _, arguments in bodies("llm")] == [4, 4, 1]
+
+
+def test_messages_are_json_and_nothing_is_sent_for_nothing(publisher: Publisher) -> None:
+    assert publisher.publish([]) == publisher.publish([Wake("score", "mood", ())]) == 0
+    publisher.publish([Wake("score", "mood", (1,))])
+    assert [one.content_type for one in drain("score")] == ["application/json"]
+
+
+def test_a_receipt_goes_to_the_queue_that_waits_for_it(publisher: Publisher) -> None:
+    queue = f"receipts-{uuid4().hex}"
+    drain(queue)
+    publisher.reply(queue, "c-1", {"accepted": 1})
+    (message,) = drain(queue)
+    assert message.properties["correlation_id"] == "c-1"
+    assert message.decode() == {"accepted": 1}
+
+
+def test_a_broker_that_is_away_is_one_error_that_shows_no_password() -> None:
+    away = Publisher(NOWHERE)
+    for act in (
+        away.ping,
+        lambda: away.publish([Wake("score", "mood", (1,))]),
+        lambda: away.reply("receipts", None, {}),
+    ):
+        with pytest.raises(BrokerError, match="the broker cannot be reached") as refused:
+            act()
+        assert "hidden" not in str(refused.value)
+    away.close()
+
+
+def test_only_redis_gets_the_options_of_redis() -> None:
+    redis = configure(Celery("a", set_as_current=False), SecretStr("redis://127.0.0.1/0"))
+    rabbit = configure(Celery("b", set_as_current=False), SecretStr("amqp://127.0.0.1//"))
+    assert redis.conf.broker_transport_options["visibility_timeout"] == 60
+    assert rabbit.conf.broker_transport_options == {}
+
+
+def test_a_worker_takes_nothing_but_json() -> None:
+    conf = configure(Celery("a", set_as_current=False), SecretStr("memory://")).conf
+    assert (list(conf.accept_content), conf.task_serializer, conf.result_serializer) == (["json"], "json", "json")
+    assert conf.task_create_missing_queues is False
+    assert conf.task_acks_late is False
+
+
+@given(st.lists(st.integers(), max_size=30), st.integers(1, 8))
+def test_chunks_keep_every_id_in_order(ids: list[int], size: int) -> None:
+    parts = list(chunks(ids, size))
+    assert [one for part in parts for one in part] == ids
+    assert all(0 < len(part) <= size for part in parts)

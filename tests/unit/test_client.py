@@ -1,0 +1,76 @@
+"""The client before it reaches any server, and what importing it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import SecretStr
+
+import datashunt
+from datashunt import Client
+from datashunt.errors import BrokerError, SettingsError
+from datashunt.items import Receipt, Wake
+from datashunt.settings import Settings
+
+
+def test_a_missing_server_is_named_before_anything_is_stored() -> None:
+    with Client(Settings()) as client, pytest.raises(SettingsError, match="DATASHUNT_BROKER_URL is not set"):
+        client.submit("mood", [])
+    with (
+        Client(Settings(broker_url=SecretStr("memory://"))) as client,
+        pytest.raises(SettingsError, match="DATASHUNT_DATABASE_URL is not set"),
+    ):
+        client.submit("mood", [])
+
+
+def test_a_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATASHUNT_THREADS", "many")
+    with pytest.raises(SettingsError, match="DATASHUNT_THREADS"):
+        Client()
+
+
+class FakeRuntime:
+    """Keeps what is submitted; its broker is away."""
+
+    def __init__(self) -> None:
+        self.intake = self.publisher = self
+        self.submissions: list[str] = []
+
+    def submit(self, classifier: str, items: object, submission_id: str) -> tuple[Receipt, list[Wake]]:
+        self.submissions.append(submission_id)
+        return Receipt(submission_id, classifier, 1, 0), [Wake("score", classifier, (1,))]
+
+    def publish(self, wakes: object) -> None:
+        raise BrokerError("away")
+
+
+def test_accepted_means_committed_even_if_the_broker_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(Settings())
+    made = FakeRuntime()
+    monkeypatch.setattr(client, "_runtime", made)
+    assert client.submit("mood", [{"id": "a", "text": "x"}], submission_id="s1").accepted == 1
+    client.submit("mood", [])
+    assert made.submissions[0] == "s1"
+    assert made.submissions[1] != "s1"
+
+
+def test_the_package_names_what_it_offers() -> None:
+    assert all(getattr(datashunt, name) is not None for name in datashunt.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = datashunt.nothing
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("datashunt", ("sqlalchemy", "celery", "torch", "openai")),
+        ("datashunt.client", ("torch", "transformers", "openai", "matplotlib")),
+        ("datashunt.cli", ("torch", "transformers", "matplotlib")),
+    ],
+)
+def test_light_processes_load_nothing_heavy(module: str, heavy: tuple[str, ...]) -> None:
+    script = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"

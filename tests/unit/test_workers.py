@@ -1,0 +1,191 @@
+"""The worker process: what it refuses to run on, what it listens to, and how it ticks."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from pydantic import SecretStr
+
+from datashunt import broker
+from datashunt.errors import BrokerError, StoreError, UsageError
+from datashunt.items import Wake
+from datashunt.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def app() -> ModuleType:
+    """The module of the Celery app, made with a broker inside this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATASHUNT_BROKER_URL", "memory://")
+        importlib.import_module("workers.app").app.loader.import_default_modules()
+    return sys.modules["workers.app"]
+
+
+def start(**env: str) -> subprocess.CompletedProcess[str]:
+    """Import the workers in a process of their own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DATASHUNT_")}
+    command = [sys.executable, "-c", "import workers"]
+    return subprocess.run(command, env={**clean, **env}, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({}, "DATASHUNT_BROKER_URL is not set"),
+        ({"DATASHUNT_BROKER_URL": "memory://", "DATASHUNT_THREADS": "many"}, "wrong setting: DATASHUNT_THREADS"),
+    ],
+)
+def test_a_worker_with_a_wrong_setting_ends_with_code_2_and_a_sentence(env: dict[str, str], said: str) -> None:
+    ended = start(**env)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("datashunt: ")
+    assert said in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_every_task_is_registered_and_routed_to_a_queue_that_exists(app: ModuleType) -> None:
+    ours = {name for name in app.app.tasks if name.startswith("datashunt.")}
+    assert ours == {"datashunt.score", "datashunt.ask", "datashunt.distil", "datashunt.submit", "datashunt.tick"}
+    queues = {queue.name for queue in app.app.conf.task_queues}
+    assert {name: route["queue"] for name, route in app.app.conf.task_routes.items() if name in ours}.keys() == ours
+    assert {route["queue"] for route in app.app.conf.task_routes.values()} <= queues
+    assert set(broker.TASKS.values()) <= ours
+
+
+def test_only_submissions_are_acknowledged_late(app: ModuleType) -> None:
+    late = {name for name, task in app.app.tasks.items() if name.startswith("datashunt.") and task.acks_late}
+    assert late == {"datashunt.submit"}
+
+
+@pytest.mark.parametrize(
+    ("pool", "queues", "cuda", "refused"),
+    [
+        ("prefork", {"score"}, True, True),
+        ("prefork", {"distil", "llm"}, True, True),
+        ("prefork", {"llm"}, True, False),
+        ("prefork", {"score"}, False, False),
+        ("solo", {"score"}, True, False),
+        ("threads", {"score", "distil"}, True, False),
+    ],
+)
+def test_prefork_and_cuda_do_not_go_together(
+    app: ModuleType, pool: str, queues: set[str], cuda: bool, refused: bool
+) -> None:
+    reason = app.refusal(pool, queues, cuda=cuda)
+    assert (reason is not None) is refused
+    if reason is not None:
+        assert "-P solo" in reason
+
+
+def worker(pool: str, *queues: str) -> SimpleNamespace:
+    """What Celery hands over when a worker has been set up."""
+    made = broker.configure(Celery("test", set_as_current=False), SecretStr("memory://"))
+    made.amqp.queues.select(queues)
+    return SimpleNamespace(app=made, pool_cls=pool)
+
+
+def test_the_llm_lane_also_takes_the_intake(app: ModuleType) -> None:
+    made = worker("celery.concurrency.thread:TaskPool", "llm")
+    app._check_and_listen(made)
+    listened = made.app.amqp.queues.consume_from
+    assert set(listened) == {"llm", "intake"}
+    assert (listened["intake"].exchange.name, listened["intake"].routing_key) == ("datashunt", "intake")
+
+
+def test_other_lanes_take_only_their_own(app: ModuleType) -> None:
+    made = worker("celery.concurrency.solo:TaskPool", "score")
+    app._check_and_listen(made)
+    assert set(made.app.amqp.queues.consume_from) == {"score"}
+
+
+def test_a_refused_worker_ends_with_code_2(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATASHUNT_DEVICE", "cuda")
+    with pytest.raises(SystemExit) as ended:
+        app._check_and_listen(worker("celery.concurrency.prefork:TaskPool", "score"))
+    assert ended.value.code == 2
+    assert "CUDA" in capsys.readouterr().err
+
+
+def test_a_prefork_worker_on_the_cpu_is_not_refused(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATASHUNT_DEVICE", "cpu")
+    app._check_and_listen(worker("celery.concurrency.prefork:TaskPool", "score"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "threads"),
+    [
+        (["celery", "worker", "-c", "16"], 16),
+        (["celery", "worker", "--concurrency", "8", "-Q", "llm"], 8),
+        (["celery", "worker", "--concurrency=12"], 12),
+        (["celery", "worker"], 4),
+        (["celery", "worker", "-c"], 4),
+    ],
+)
+def test_connections_are_enough_for_the_threads_that_were_asked_for(
+    app: ModuleType, argv: list[str], threads: int
+) -> None:
+    assert app.threads_of(argv) == threads
+
+
+class FakeRuntime:
+    """A runtime whose parts do what a test says."""
+
+    def __init__(self, wakes: Any = (), *, broker_away: bool = False) -> None:
+        self.settings = Settings()
+        self.published: list[Wake] = []
+        self.scorer = self.ticker = SimpleNamespace(run=self._run)
+        self.publisher = SimpleNamespace(publish=self._publish)
+        self._wakes = wakes
+        self._away = broker_away
+
+    def _run(self, *_: Any) -> Any:
+        if isinstance(self._wakes, Exception):
+            raise self._wakes
+        return list(self._wakes)
+
+    def _publish(self, wakes: list[Wake]) -> None:
+        if self._away:
+            raise BrokerError("away")
+        self.published += wakes
+
+
+def use(app: ModuleType, monkeypatch: pytest.MonkeyPatch, runtime: FakeRuntime) -> FakeRuntime:
+    monkeypatch.setattr(app, "_runtimes", {os.getpid(): runtime})
+    return runtime
+
+
+def test_a_tick_publishes_what_it_found(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = use(app, monkeypatch, FakeRuntime([Wake("score", "mood", (1,))]))
+    app.app.tasks["datashunt.tick"]()
+    assert made.published == [Wake("score", "mood", (1,))]
+
+
+@pytest.mark.parametrize("trouble", [StoreError("away"), UsageError("a stored classifier cannot be read")])
+def test_a_tick_that_fails_does_not_end_the_ticking(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    use(app, monkeypatch, FakeRuntime(trouble))
+    app.tick_once()
+
+
+def test_a_broker_that_is_away_does_not_fail_committed_work(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(app, monkeypatch, FakeRuntime([Wake("llm", "mood", (1,))], broker_away=True))
+    app.app.tasks["datashunt.score"]("mood", [1])
+
+
+def test_a_process_that_forked_has_a_runtime_of_its_own(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections do not survive a fork."""
+    monkeypatch.setattr(app, "_runtimes", {})
+    parent = app.runtime()
+    assert app.runtime() is parent
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert app.runtime() is not parent
