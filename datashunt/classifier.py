@@ -92,10 +92,14 @@ class PromptSpec(_Part):
 
 
 class DistilSpec(_Part):
-    """A distillation is due `every_s` seconds at most, and only with `min_new_answers` to learn from."""
+    """A distillation is due `every_s` seconds at most, and only with `min_new_answers` to learn from.
+
+    `max_answers`: most answers that one distillation trains on; it bounds its time and memory.
+    """
 
     every_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
     min_new_answers: Annotated[int, Field(ge=1)] = 200
+    max_answers: Annotated[int, Field(ge=10)] = 20_000
 
 
 class Spec(_Part):

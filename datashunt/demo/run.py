@@ -34,8 +34,11 @@ from datashunt.simulator import Options as Simulation
 from datashunt.simulator.teacher import teacher
 from datashunt.store import classifiers, distillations, history, migrate, results
 
-STREAM_S = 400.0
-"""Seconds over which the sentences arrive: long enough that the small model learns while they do."""
+BACKLOG = 3_697
+"""How many sentences wait already when the demo begins, and come fast: the reviews."""
+BACKLOG_S = 120.0
+STREAM_S = 410.0
+"""Seconds until the last sentence has come: long enough that the small model learns while they do."""
 DRAIN_S = 60.0
 LOOK_EVERY_S = 1.5
 """How often new sentences are sent and the state is read: both cost CPU that the workers need."""
@@ -213,7 +216,7 @@ def _stream(
     sent = 0
     with live.Progress(console, len(sentences)) as progress:
         while True:
-            due = min(len(sentences), int((time.monotonic() - started) / STREAM_S * len(sentences)) + 1)
+            due = arrived(time.monotonic() - started, len(sentences))
             if due > sent:
                 client.submit(spec.name, [{"id": one.id, "text": one.text} for one in sentences[sent:due]])
                 sent = due
@@ -229,6 +232,15 @@ def _stream(
                     f" see the logs in {options.out / 'servers' / 'logs'}"
                 )
             time.sleep(LOOK_EVERY_S)
+
+
+def arrived(elapsed_s: float, total: int) -> int:
+    """How many of the sentences have come after so many seconds: the backlog fast, the others slower, evenly."""
+    backlog = min(BACKLOG, total // 2)
+    if elapsed_s < BACKLOG_S:
+        return int(elapsed_s / BACKLOG_S * backlog) + 1
+    rest = min(1.0, (elapsed_s - BACKLOG_S) / (STREAM_S - BACKLOG_S))
+    return backlog + int(rest * (total - backlog))
 
 
 def _snapshot(runtime: Runtime, name: str, gold: Mapping[str, str], prices: Mapping[str, Decimal]) -> live.Snapshot:

@@ -123,8 +123,11 @@ class Distiller:
         parted = _Answers.part(stored)
         held_out = {answer.text for answer in (*parted.fit, *parted.judge)}
         incumbent = self._models.get(run.known.incumbent) if run.known.incumbent else None
-        if incumbent is not None and incumbent.info.recipe == FULL:
-            parted = replace(parted, train=increment(parted.train, learned_up_to, seed=run.row))
+        goes_on = incumbent is not None and incumbent.info.recipe == FULL
+        lesson = increment(
+            parted.train, learned_up_to if goes_on else 0, most=run.known.spec.distil.max_answers, seed=run.row
+        )
+        parted = replace(parted, train=lesson)
         challenger = self._train(
             run, parted, [text for text in replay if text not in held_out], incumbent, workdir / "bundle"
         )
@@ -265,6 +268,8 @@ class Distiller:
         against = known.incumbent.id if known.incumbent else None
         if not bundles.promote(tx, known.id, bundle.id, judged_against=against, cause="distillation"):
             return "overtaken"
+        if classifiers.current(tx, known.name).version != known.version:
+            return "promoted"  # the file changed meanwhile: a certificate would speak of what no longer holds
         threshold = known.spec.policy.threshold
         kept = probabilities.max(axis=1) >= threshold
         n = int(kept.sum())
@@ -298,19 +303,21 @@ class Distiller:
             distillations.finish(tx, run.row, run.token, state=state, error=error)
 
 
-def increment(train: Sequence[StoredAnswer], learned_up_to: int, *, seed: int) -> list[StoredAnswer]:
-    """What training that goes on from the incumbent needs: every new answer, and as many old ones at random.
+def increment(train: Sequence[StoredAnswer], learned_up_to: int, *, most: int, seed: int) -> list[StoredAnswer]:
+    """What training needs that goes on from the incumbent: what is new, and as many old answers at random.
 
-    So a distillation costs by what is new, not by all that was ever answered.
+    So a distillation costs by what is new, not by all that was ever answered. From the base all is new.
 
     Args:
         train: training answers, oldest first.
-        learned_up_to: id of the last answer that the incumbent could learn from.
+        learned_up_to: id of the last answer that the incumbent could learn from; 0 to start from the base.
+        most: largest lesson. The newest answers come first, and at least a third is kept for old ones.
         seed: another seed rehearses other old answers.
     """
     old = [answer for answer in train if answer.id <= learned_up_to]
     new = [answer for answer in train if answer.id > learned_up_to]
-    rehearsed = np.random.default_rng(seed).permutation(len(old))[: len(new)]
+    new = new[-max(most - len(old), most - most // 3) :]
+    rehearsed = np.random.default_rng(seed).permutation(len(old))[: min(len(new), most - len(new))]
     return [old[index] for index in sorted(rehearsed)] + new
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import Row, text
 from datashunt import classifier, prompts
 from datashunt.bootstrap import Runtime
 from datashunt.classifier import Spec
-from datashunt.errors import LLMError
+from datashunt.errors import LLMError, LLMRejected, LLMThrottled, LLMUnavailable, LLMUnusable
 from datashunt.items import Item, Receipt, Reply, Usage, Wake
 from datashunt.pipeline.ask import Asker
 from datashunt.pipeline.models import Directory
@@ -49,7 +49,8 @@ class FakeModel:
     def probabilities(self, texts: Sequence[str], *, batch_tokens: int = 0) -> NDArray[np.float32]:
         self.batches.append(list(texts))
         self._before(texts)
-        return np.stack([self._one(text) for text in texts])
+        vectors = [self._one(text) for text in texts]
+        return np.stack(vectors) if vectors else np.zeros((0, len(LABELS)), dtype=np.float32)
 
     def _one(self, text: str) -> NDArray[np.float32]:
         label, confidence, *_ = text.split()
@@ -76,6 +77,17 @@ def reply(label: str = "positive", *, probabilities: dict[str, float] | None = N
 
 
 PRICE = Decimal("0.00012")
+DOWN = LLMUnavailable("the LLM endpoint failed (503)", kind="server_error", http_status=503)
+THROTTLED = LLMThrottled("wait 7 s", retry_after_s=7.0)
+REJECTED = LLMRejected("the item is too long (413)", kind="context_too_long", http_status=413)
+OUTSIDE = LLMUnusable(
+    "the LLM named a label that was not offered",
+    kind="outside_candidates",
+    http_status=200,
+    usage=Usage(100, 10),
+    model="teacher-1-2026",
+    fingerprint="fp_1",
+)
 
 
 @dataclass
@@ -205,6 +217,10 @@ class World:
         """Let time pass, or something go wrong, by hand."""
         with self.store.begin() as tx:
             tx.execute(text(statement), values)
+
+    def calls(self) -> Sequence[Row[Any]]:
+        """Every call, oldest first."""
+        return self.rows("SELECT * FROM calls ORDER BY id")
 
     def states(self, table: str = "items") -> dict[str, int]:
         """How many rows are in which state."""

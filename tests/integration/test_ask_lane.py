@@ -2,64 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from decimal import Decimal
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from lanes import LABELS, NAME, PRICE, FakeLLM, FakeQuota, World, reply
-from sqlalchemy import Connection
+from lanes import DOWN, LABELS, OUTSIDE, PRICE, REJECTED, THROTTLED, FakeLLM, FakeQuota, World, reply
 
 from datashunt.classifier import NONE_OF_THESE
 from datashunt.errors import (
-    BrokerError,
-    LLMRejected,
-    LLMThrottled,
     LLMUnauthorized,
     LLMUnavailable,
     LLMUnusable,
-    StoreError,
 )
-from datashunt.items import Reply, Usage
+from datashunt.items import Reply
 from datashunt.pipeline import ask as lane
 from datashunt.prompts import Prompt
-from datashunt.quota import Limits, Refused, Slot
 
 DOUBT = "negative 0.5 what a day"
-DOWN = LLMUnavailable("the LLM endpoint failed (503)", kind="server_error", http_status=503)
 TIMEOUT = LLMUnavailable("no whole reply within 60 s", kind="timeout", may_be_billed=True)
-THROTTLED = LLMThrottled("wait 7 s", retry_after_s=7.0)
 REFUSED_KEY = LLMUnauthorized("the key is refused (401)", kind="unauthorized", http_status=401)
-REJECTED = LLMRejected("the item is too long (413)", kind="context_too_long", http_status=413)
-OUTSIDE = LLMUnusable(
-    "the LLM named a label that was not offered",
-    kind="outside_candidates",
-    http_status=200,
-    usage=Usage(100, 10),
-    model="teacher-1-2026",
-    fingerprint="fp_1",
-)
-
-
-def during(world: World, statement: str, answer: Reply | None = None) -> Callable[[Prompt], Reply]:
-    """A reply that comes after something else has happened."""
-
-    def say(_: Prompt) -> Reply:
-        world.change(statement)
-        return answer or reply()
-
-    return say
 
 
 def due_now(world: World) -> None:
     """Let the time pass that asks wait for."""
     world.change("UPDATE asks SET not_before = now() WHERE state = 'waiting'")
-
-
-def calls(world: World) -> list[Any]:
-    return list(world.rows("SELECT * FROM calls ORDER BY id"))
 
 
 # an answer
@@ -109,7 +75,7 @@ def test_a_call_is_booked_before_its_request_is_sent(world: World) -> None:
     seen: list[Any] = []
 
     def look(_: Prompt) -> Reply:
-        seen.extend(calls(world))
+        seen.extend(world.calls())
         return reply()
 
     world.ask(FakeLLM([look]))
@@ -204,7 +170,7 @@ def test_none_of_these_asks_once_more_over_all_labels(world: World) -> None:
     assert [prompt.candidates for prompt in llm.prompts] == [("negative", "neutral"), LABELS]
     assert world.rows("SELECT state, label FROM items") == [("done", "positive")]
     assert world.rows("SELECT had_prior FROM answers") == [(False,)]
-    assert [(c.state, c.attempt, c.error_kind, c.cost_usd) for c in calls(world)] == [
+    assert [(c.state, c.attempt, c.error_kind, c.cost_usd) for c in world.calls()] == [
         ("answered", 1, "none_of_these", PRICE),
         ("answered", 2, None, PRICE),
     ]
@@ -228,7 +194,7 @@ def test_a_second_unusable_reply_is_a_dead_letter_and_both_are_paid(world: World
     letter = world.rows("SELECT * FROM dead_letters")[0]
     assert letter.reason == "outside_candidates"
     assert "2 replies" in letter.detail
-    for call in calls(world):
+    for call in world.calls():
         assert (call.state, call.cost_usd, call.error_kind) == ("answered", PRICE, "outside_candidates")
         assert (call.prompt_tokens, call.response_model, call.fingerprint) == (100, "teacher-1-2026", "fp_1")
 
@@ -236,7 +202,7 @@ def test_a_second_unusable_reply_is_a_dead_letter_and_both_are_paid(world: World
 def test_an_unusable_reply_that_counts_no_tokens_is_booked_at_its_reserved_cost(world: World) -> None:
     world.score(DOUBT)
     world.ask(FakeLLM([LLMUnusable("the endpoint's reply is no JSON", kind="invalid_body", http_status=200)]))
-    assert all(call.cost_usd == call.reserved_usd > 0 and call.state == "answered" for call in calls(world))
+    assert all(call.cost_usd == call.reserved_usd > 0 and call.state == "answered" for call in world.calls())
 
 
 def test_a_buried_audit_leaves_its_item_done(world: World) -> None:
@@ -260,7 +226,7 @@ def test_a_failure_waits_as_a_row_and_uses_up_an_attempt(world: World) -> None:
     world.ask(llm)
     assert world.states() == {"done": 1}
     assert world.one("SELECT attempts FROM asks") == 1
-    assert [(c.state, c.attempt, c.cost_usd, c.http_status, c.error_kind) for c in calls(world)] == [
+    assert [(c.state, c.attempt, c.cost_usd, c.http_status, c.error_kind) for c in world.calls()] == [
         ("failed", 1, 0, 503, "server_error"),
         ("answered", 2, PRICE, None, None),
     ]
@@ -290,7 +256,7 @@ def test_a_call_without_reply_or_error_is_booked_at_its_reserved_cost(world: Wor
     world.score(DOUBT)
     quota = FakeQuota()
     world.ask(FakeLLM([TIMEOUT]), quota=quota, llm_max_attempts=1)
-    (call,) = calls(world)
+    (call,) = world.calls()
     assert (call.state, call.error_kind) == ("unknown", "timeout")
     assert call.cost_usd == call.reserved_usd > 0
     assert quota.settled == [call.reserved_tokens]
@@ -300,7 +266,7 @@ def test_a_model_whose_price_nobody_knows_costs_nothing_and_fails_nothing(world:
     world.apply(llm={"model": "my-own-model", "input_price": None, "output_price": None})
     world.score(DOUBT)
     world.ask(FakeLLM())
-    assert [(c.state, c.cost_usd, c.reserved_usd) for c in calls(world)] == [("answered", Decimal(0), Decimal(0))]
+    assert [(c.state, c.cost_usd, c.reserved_usd) for c in world.calls()] == [("answered", Decimal(0), Decimal(0))]
 
 
 @pytest.mark.parametrize(("error", "wait_s"), [(THROTTLED, 7.0), (REFUSED_KEY, lane.ALARM_PAUSE_S)])
@@ -312,212 +278,4 @@ def test_a_wait_for_others_is_a_row_and_uses_up_no_attempt(world: World, error: 
     assert (ask.state, ask.attempts, ask.misses, ask.lease_token) == ("waiting", 0, 0, None)
     assert wait_s - 5 < ask.wait_s <= wait_s
     assert quota.paused == [wait_s]
-    assert [(c.state, c.cost_usd) for c in calls(world)] == [("failed", 0)]
-
-
-# the quota
-
-
-def test_a_quota_wait_is_a_row_and_uses_up_neither_attempt_nor_money(world: World) -> None:
-    made = world.score(DOUBT)
-    llm, quota = FakeLLM(), FakeQuota([Refused(40.0)])
-    assert world.ask(llm, made, quota=quota) == 0
-    ask = world.rows("SELECT *, extract(epoch FROM not_before - now()) AS wait_s FROM asks")[0]
-    assert (ask.state, ask.attempts) == ("waiting", 0)
-    assert 30 < ask.wait_s <= 40
-    assert llm.prompts == calls(world) == []
-
-
-def test_a_slot_is_asked_for_with_the_limits_and_settled_with_the_real_usage(world: World) -> None:
-    world.apply(llm={"rpm": 60, "tpm": 5000})
-    world.score(DOUBT)
-    quota = FakeQuota()
-    world.ask(FakeLLM(), quota=quota)
-    (key, tokens, limits) = quota.asked[0]
-    assert (key, limits) == ("key of teacher-1", Limits(60, 5000))
-    assert tokens == calls(world)[0].reserved_tokens
-    assert quota.settled == [110]
-
-
-def test_an_item_larger_than_a_minutes_tokens_is_a_dead_letter_at_once(world: World) -> None:
-    world.score(DOUBT)
-    too_big = LLMRejected("needs 9000 tokens and llm.tpm allows 5000", kind="over_token_limit")
-    assert world.ask(FakeLLM(), quota=FakeQuota([too_big])) == 0
-    assert world.states() == {"dead": 1}
-    assert world.rows("SELECT reason, detail FROM dead_letters") == [("over_token_limit", str(too_big))]
-    assert calls(world) == []
-
-
-def test_an_unreachable_quota_store_spends_nothing(world: World) -> None:
-    world.score(DOUBT)
-    llm = FakeLLM()
-    with pytest.raises(BrokerError):
-        world.ask(llm, quota=FakeQuota([BrokerError("gone")]))
-    assert llm.prompts == calls(world) == []
-
-
-def test_a_quota_store_that_is_lost_after_a_call_does_not_lose_the_bill(world: World) -> None:
-    class Lost(FakeQuota):
-        def pause(self, key: str, seconds: float) -> None:
-            raise BrokerError("gone")
-
-    world.score(DOUBT)
-    with pytest.raises(BrokerError):
-        world.ask(FakeLLM([THROTTLED]), quota=Lost())
-    assert world.states("calls") == {"failed": 1}
-    assert world.states("asks") == {"waiting": 1}
-
-
-# leases
-
-
-def test_a_lease_lost_before_sending_sends_nothing_and_gives_the_slot_back(world: World) -> None:
-    class Slow(FakeQuota):
-        def acquire(self, *arguments: Any, **more: Any) -> Slot | Refused:
-            world.change("UPDATE asks SET lease_token = gen_random_uuid() WHERE state = 'calling'")
-            return super().acquire(*arguments, **more)
-
-    world.score(DOUBT)
-    llm, quota = FakeLLM(), Slow()
-    assert world.ask(llm, quota=quota) == 0
-    assert llm.prompts == calls(world) == []
-    assert quota.settled == [0]
-
-
-def test_an_expired_lease_sends_nothing_though_nobody_took_it_over(world: World) -> None:
-    class Slow(FakeQuota):
-        def acquire(self, *arguments: Any, **more: Any) -> Slot | Refused:
-            world.change("UPDATE asks SET lease_until = now() - interval '1 s' WHERE state = 'calling'")
-            return super().acquire(*arguments, **more)
-
-    world.score(DOUBT)
-    llm = FakeLLM()
-    assert world.ask(llm, quota=Slow()) == 0
-    assert llm.prompts == []
-
-
-def test_a_late_reply_that_finds_its_ask_open_finishes_it(world: World) -> None:
-    world.score(DOUBT)
-    lost = "UPDATE asks SET state = 'waiting', lease_token = NULL, lease_until = NULL"
-    assert world.ask(FakeLLM([during(world, lost, reply("neutral"))])) == 1
-    assert world.rows("SELECT state, label FROM items") == [("done", "neutral")]
-    assert world.states("asks") == {"answered": 1}
-
-
-def test_a_late_reply_to_a_closed_ask_is_booked_and_changes_nothing(world: World) -> None:
-    world.score(DOUBT)
-
-    def overtaken(_: Prompt) -> Reply:
-        world.change("UPDATE asks SET state = 'waiting', lease_token = NULL, lease_until = NULL")
-        world.ask(FakeLLM([reply("positive")]))
-        return reply("negative")
-
-    assert world.ask(FakeLLM([overtaken])) == 1
-    assert world.rows("SELECT state, label FROM items") == [("done", "positive")]
-    assert world.rows("SELECT label FROM answers") == [("positive",)]
-    assert world.one("SELECT count(*) FROM outcomes") == 1
-    assert [(c.state, c.cost_usd) for c in calls(world)] == [("answered", PRICE)] * 2
-
-
-def test_a_late_reply_sets_a_call_right_that_was_given_up(world: World) -> None:
-    world.score(DOUBT)
-    given_up = (
-        "UPDATE calls SET state = 'unknown', cost_usd = reserved_usd, settled_at = now(), error_kind = 'no_reply'"
-    )
-    world.ask(FakeLLM([during(world, given_up)]))
-    (call,) = calls(world)
-    assert (call.state, call.cost_usd, call.error_kind) == ("answered", PRICE, None)
-
-
-@pytest.mark.parametrize("error", [DOWN, THROTTLED, REJECTED, OUTSIDE])
-def test_a_late_failure_does_not_touch_what_another_worker_holds(world: World, error: Exception) -> None:
-    world.score(DOUBT)
-
-    def late(_: Prompt) -> Reply:
-        world.change("UPDATE asks SET lease_token = gen_random_uuid()")
-        raise error
-
-    world.ask(FakeLLM([late]))
-    assert world.rows("SELECT state, attempts, misses FROM asks") == [("calling", 0, 0)]
-    assert world.states() == {"asked": 1}
-    assert len(calls(world)) == 1
-    assert calls(world)[0].settled_at is not None
-
-
-def test_an_answer_for_an_item_that_a_person_has_labelled_keeps_the_label(world: World) -> None:
-    world.score(DOUBT)
-    person = (
-        "WITH o AS (INSERT INTO outcomes (item_id, classifier_id, spec_version, label, source)"
-        " SELECT id, classifier_id, 1, 'neutral', 'human' FROM items RETURNING id)"
-        " UPDATE items SET state = 'done', label = 'neutral', source = 'human', outcome_id = o.id FROM o"
-    )
-    world.ask(FakeLLM([during(world, person, reply("positive"))]))
-    assert world.rows("SELECT label, source FROM items") == [("neutral", "human")]
-    assert world.rows("SELECT label FROM answers") == [("positive",)]
-
-
-# PostgreSQL away while a paid reply is held
-
-
-class AwayFor:
-    """A store that fails when transactions of these numbers begin, counted from the first paid reply on."""
-
-    def __init__(self, world: World, failures: int) -> None:
-        self._store = world.store
-        self.left = 0
-        self._failures = failures
-
-    def leave(self, answer: Reply | Exception) -> Callable[[Prompt], Reply]:
-        def say(_: Prompt) -> Reply:
-            self.left = self._failures
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-        return say
-
-    @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        if self.left > 0:
-            self.left -= 1
-            raise StoreError("PostgreSQL cannot be used: connection refused")
-        with self._store.begin() as tx:
-            yield tx
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Time that passes only when somebody sleeps."""
-    made = SimpleNamespace(now=0.0, slept=[])
-
-    def sleep(seconds: float) -> None:
-        made.slept.append(seconds)
-        made.now += seconds
-
-    monkeypatch.setattr(lane, "time", SimpleNamespace(monotonic=lambda: made.now, sleep=sleep))
-    return made
-
-
-@pytest.mark.parametrize("answer", [reply(), OUTSIDE])
-def test_a_paid_reply_is_held_until_postgresql_is_back(
-    world: World, clock: SimpleNamespace, answer: Reply | Exception
-) -> None:
-    made = world.score(DOUBT)
-    away = AwayFor(world, failures=2)
-    asker = world.asker(FakeLLM([away.leave(answer), reply()]))
-    asker._store = away  # type: ignore[assignment]
-    asker.run(NAME, made)
-    assert clock.slept == [0.2, 0.4]
-    assert world.states() == {"done": 1}
-    assert all(call.state == "answered" and call.cost_usd == PRICE for call in calls(world))
-
-
-def test_a_paid_reply_is_given_up_after_ten_minutes(world: World, clock: SimpleNamespace) -> None:
-    made = world.score(DOUBT)
-    away = AwayFor(world, failures=10_000)
-    asker = world.asker(FakeLLM([away.leave(reply())]))
-    asker._store = away  # type: ignore[assignment]
-    with pytest.raises(StoreError):
-        asker.run(NAME, made)
-    assert 600 < clock.now < 610
-    assert world.states("calls") == {"sent": 1}
+    assert [(c.state, c.cost_usd) for c in world.calls()] == [("failed", 0)]

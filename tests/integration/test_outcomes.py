@@ -102,10 +102,10 @@ def test_results_are_read_page_by_page(world: World, client: Client, monkeypatch
         assert [later.id for later in client.results(NAME, one.cursor)] == [later.id for later in found[n + 1 :]]
 
 
-@pytest.mark.parametrize("cursor", ["", "1", "1-2-3", "a-b", "-1-2", "1-", "9" * 40 + "-1", "¹-²"])
-def test_a_cursor_that_is_none_of_ours_is_refused(world: World, client: Client, cursor: str) -> None:
-    with pytest.raises(UsageError, match="is no cursor"):
-        list(client.results(NAME, cursor))
+def test_a_cursor_that_is_none_of_ours_is_refused(client: Client) -> None:
+    for cursor in ("", "1", "1-2-3", "a-b", "-1-2", "1-", "9" * 40 + "-1", "¹-²"):
+        with pytest.raises(UsageError, match="is no cursor"):
+            list(client.results(NAME, cursor))
 
 
 def test_a_result_says_everything_about_its_outcome(world: World, client: Client) -> None:

@@ -116,17 +116,17 @@ def test_a_submission_id_is_refused_for_other_items(world: World, entries: list[
     assert stored(world) == {"a": "one"}
 
 
-@pytest.mark.parametrize("bad", ["", "a\0b", "\ud800", "s" * 600])
-def test_a_submission_id_that_cannot_be_stored_is_refused(world: World, bad: str) -> None:
-    with pytest.raises(SubmissionError, match="submission id"):
-        world.runtime.intake.submit(NAME, [Item("a", "one")], bad)
+def test_a_submission_id_that_cannot_be_stored_is_refused(world: World) -> None:
+    for bad in ("", "a\0b", "\ud800", "s" * 600):
+        with pytest.raises(SubmissionError, match="submission id"):
+            world.runtime.intake.submit(NAME, [Item("a", "one")], bad)
     assert stored(world) == {}
 
 
-@pytest.mark.parametrize("name", ["nobody", "", "a\0b", "\ud800", "No Name"])
-def test_an_unknown_classifier_refuses_the_call_and_stores_nothing(world: World, name: str) -> None:
-    with pytest.raises(UnknownClassifier, match="there is no classifier"):
-        world.submit(Item("a", "one"), submission="s1", name=name)
+def test_an_unknown_classifier_refuses_the_call_and_stores_nothing(world: World) -> None:
+    for name in ("nobody", "", "a\0b", "\ud800", "No Name"):
+        with pytest.raises(UnknownClassifier, match="there is no classifier"):
+            world.submit(Item("a", "one"), submission="s1", name=name)
     assert stored(world) == {}
     assert world.runtime.intake.receipt("s1") is None
     receipt, _ = world.submit(Item("a", "one"), submission="s1")
