@@ -33,6 +33,12 @@ LABELS = ("negative", "neutral", "positive")
 PATIENCE_S = 90.0
 
 
+def plain_items(count: int, start: int = 0) -> list[dict[str, str]]:
+    """Texts whose tone is easy to learn; the simulated LLM knows the first 600."""
+    said = ("this is terrible and sad", "the box is on the table", "what a wonderful and lovely thing")
+    return [{"id": f"p{n}", "text": f"{said[n % 3]} {n}"} for n in range(start, start + count)]
+
+
 class Broker:
     """A Valkey of one test, which keeps nothing: it can be killed and come back empty on the same port."""
 
@@ -159,7 +165,8 @@ def system(
     hook: dict[str, Callable[[Request], Response | None]],
 ) -> Iterator[System]:
     answers = tmp_path / "answers.csv"
-    answers.write_text("id,text,label\nx,some text,positive\n")
+    rows = [f"{item['id']},{item['text']},{LABELS[n % 3]}" for n, item in enumerate(plain_items(600))]
+    answers.write_text("\n".join(["id,text,label", *rows]) + "\n")
     logs = tmp_path / "logs"
     logs.mkdir()
     with ExitStack() as stack:
@@ -175,6 +182,7 @@ def system(
                 llm_api_key=SecretStr("simulation"),
                 llm_deadline_s=20.0,
                 score_lease_s=3.0,
+                distil_lease_s=5.0,
                 stand_still_s=2.0,
                 tick_every_s=0.5,
                 reload_every_s=1.0,

@@ -1,0 +1,130 @@
+"""The whole loop: asked at first, learned, kept; and producers and operators who reach it from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+from celery import Celery
+
+from datashunt.demo.run import environment
+from tests.acceptance.conftest import System, plain_items, until
+
+QUICK = {"every_s": 0.5, "min_new_answers": 150}
+
+
+def test_what_the_llm_answered_is_learned_and_then_kept_even_if_a_distillation_is_killed(system: System) -> None:
+    system.apply(policy={"threshold": 0.6, "audit_rate": 0.2}, distil=QUICK, small_model={"max_tokens": 16})
+    system.start("score")
+    system.start("llm")
+    victim = system.start("distil")
+    system.client.submit("tone", plain_items(300))
+    until(lambda: system.done() == 300, "every item to be asked while there is no bundle")
+    until(lambda: system.rows("SELECT 1 FROM distillations WHERE progress > 0 AND state = 'running'") != [], "a run")
+    victim.kill()
+    victim.wait()
+    system.start("distil")
+    until(lambda: system.rows("SELECT 1 FROM promotions") != [], "a promoted bundle", timeout_s=200)
+    state, attempts = system.rows("SELECT state, attempts FROM distillations ORDER BY id LIMIT 1")[0]
+    assert (state, attempts >= 2) == ("promoted", True)
+    until(lambda: _kept_one(system), "a running worker to load the new bundle")
+    system.client.submit("tone", plain_items(200, start=400))
+    items = int(system.one("SELECT count(*) FROM items"))
+    until(lambda: system.done() == items, "the rest")
+    until(lambda: system.one("SELECT count(*) FROM asks WHERE state <> 'answered'") == 0, "the audits")
+    system.assert_sound(items)
+    kept = system.rows("SELECT key, label FROM items WHERE source = 'small' AND key LIKE 'p%'")
+    assert len(kept) > 100
+    expected = {f"p{n}": ("negative", "neutral", "positive")[n % 3] for n in range(600)}
+    assert sum(expected[row.key] == row.label for row in kept) >= 0.9 * len(kept)
+    assert system.one("SELECT count(*) FROM asks WHERE reason = 'audit'") > 0
+    held_out = system.rows("SELECT DISTINCT role FROM answers ORDER BY role")
+    assert [row.role for row in held_out] == ["fit", "judge", "train"]
+
+
+def _kept_one(system: System) -> bool:
+    """Submit one more item; whether any was kept by the small model so far."""
+    probe = f"probe-{uuid4().hex}"
+    system.client.submit("tone", [{"id": probe, "text": "what a wonderful and lovely thing"}])
+    until(lambda: system.client.result("tone", probe) is not None, "the probe")
+    return bool(system.one("SELECT count(*) FROM items WHERE source = 'small'"))
+
+
+def test_a_producer_that_reaches_only_the_broker_gets_its_receipt(system: System) -> None:
+    system.apply()
+    system.start("score")
+    system.start("llm")
+    producer = Celery(broker=system.broker.url, set_as_current=False)
+    replies = f"replies-{uuid4().hex}"
+    items = [{"id": "a", "text": "one"}, {"id": "b", "text": "  "}, {"id": "a", "text": "another"}, 7]
+    for _ in range(2):  # sent twice, as a producer does that got no receipt in time
+        producer.send_task(
+            "datashunt.submit",
+            args=["call-1", "tone", items],
+            queue="intake",
+            exchange="datashunt",
+            routing_key="intake",
+            reply_to=replies,
+            correlation_id="c1",
+        )
+    producer.send_task(
+        "datashunt.submit",
+        args=["call-2", "nobody", items],
+        exchange="datashunt",
+        routing_key="intake",
+        reply_to=replies,
+    )
+    with producer.connection_for_read() as connection:
+        queue = connection.SimpleQueue(replies)
+        receipts = [queue.get(timeout=60).payload for _ in range(3)]
+        queue.close()
+    producer.close()
+    accepted = [one for one in receipts if one["submission_id"] == "call-1"]
+    assert [(one["accepted"], one["known"], one["error"]) for one in accepted] == [(1, 0, None)] * 2
+    assert [entry["reason"] for entry in accepted[0]["refused"]] == ["empty", "id_conflict", "not_an_item"]
+    assert "no classifier named 'nobody'" in next(one["error"] for one in receipts if one["submission_id"] == "call-2")
+    until(lambda: system.done() == 1, "the accepted item")
+    stored = system.client.receipt("call-1")
+    assert stored is not None
+    assert stored.accepted == 1
+
+
+def test_a_worker_with_wrong_settings_ends_with_code_2_and_one_sentence(system: System) -> None:
+    wrong = {"DATASHUNT_SCORE_LEASE_S": "-1", "DATASHUNT_LOG_LEVEL": "LOUD"}
+    worker = system.start("score", **wrong)
+    assert worker.wait(timeout=60) == 2
+    assert "DATASHUNT_SCORE_LEASE_S: " in system.logs()
+    assert "DATASHUNT_LOG_LEVEL: " in system.logs()
+    assert "Traceback" not in system.logs()
+
+
+def test_the_command_line_submits_waits_and_reads_against_running_workers(system: System, tmp_path: Path) -> None:
+    system.apply()
+    system.start("score")
+    system.start("llm")
+    file = tmp_path / "items.jsonl"
+    lines = [json.dumps(item) for item in plain_items(30)]
+    file.write_text("\n".join([*lines, '{"id": "x"}', "no json"]) + "\n")
+    env = {**os.environ, **environment(system.settings)}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "datashunt", *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+    submitted = run("submit", "tone", str(file))
+    assert submitted.returncode == 1
+    assert "30 accepted, 0 known already, 2 refused" in submitted.stdout
+    assert "line 31: missing_field" in submitted.stderr
+    assert "line 32: not_json" in submitted.stderr
+    assert run("wait", "tone", "--timeout-s", "60", "--audits").returncode == 0
+    read = [json.loads(line) for line in run("results", "tone").stdout.splitlines()]
+    assert {one["id"] for one in read} == {f"p{n}" for n in range(30)}
+    assert {one["source"] for one in read} == {"llm"}
+    assert all(one["cost_usd"] > 0 and one["probabilities"] for one in read)
+    assert run("results", "tone", "--after", read[-1]["cursor"]).stdout == ""
+    state = json.loads(run("status", "tone", "--json").stdout)
+    assert (state["states"], state["llm_share"], state["backlog"]) == ({"done": 30}, 1.0, 0)
