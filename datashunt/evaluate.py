@@ -1,4 +1,4 @@
-"""How good a bundle is, and whether a challenger may take over. Pure; imports confidence and certificate.
+"""How good a bundle is, and whether a challenger may take over. Pure; imports confidence, certificate and items.
 
 The gate is a paired non-inferiority test on `judge` answers. Its lower limit inverts an exact unconditional
 test ordered by the score statistic: Tango, *Equivalence test and confidence interval for the difference in
@@ -25,9 +25,7 @@ from datashunt.confidence import (
     negative_log_likelihood,
     reliability,
 )
-
-LABEL_ANSWERS = 30
-"""A label with fewer judge answers is reported, not judged; so is a challenger with fewer in all."""
+from datashunt.items import FEWEST_JUDGES
 
 _NUISANCE = 48
 _PRECISION = 1e-4
@@ -242,8 +240,8 @@ def _vetoes(
 
 
 def _decide(n: int, lower: float, worse: list[str], margin: float, delta: float) -> tuple[bool, str]:
-    if n < LABEL_ANSWERS:
-        return False, f"only {n} judge answers: {LABEL_ANSWERS - n} more are needed for a verdict"
+    if n < FEWEST_JUDGES:
+        return False, f"only {n} judge answers: {FEWEST_JUDGES - n} more are needed for a verdict"
     sure = f"with {1 - delta:.0%} confidence"
     if lower < -margin:
         return (
@@ -257,7 +255,7 @@ def _decide(n: int, lower: float, worse: list[str], margin: float, delta: float)
 
 def _label(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], of_label: NDArray[np.bool_]) -> LabelVerdict:
     n = int(of_label.sum())
-    return LabelVerdict(n, _mean(ours[of_label]), _mean(theirs[of_label]), n >= LABEL_ANSWERS)
+    return LabelVerdict(n, _mean(ours[of_label]), _mean(theirs[of_label]), n >= FEWEST_JUDGES)
 
 
 def _right(probabilities: ArrayLike, answers: Indices, k: int) -> NDArray[np.bool_]:

@@ -53,6 +53,10 @@ class Role(StrEnum):
     JUDGE = "judge"
 
 
+FEWEST_JUDGES = 30
+"""Judge answers that a verdict takes: of all labels together for any verdict, and of one label for its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One text to classify. `id` is the producer's own; with the classifier it names the item."""

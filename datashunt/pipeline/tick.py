@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datashunt.items import Wake
+from datashunt.items import FEWEST_JUDGES, Wake
 from datashunt.settings import Settings
 from datashunt.store import Store, classifiers, distillations, sweeps
 from datashunt.telemetry import event
@@ -56,7 +56,7 @@ class Ticker:
             with self._store.begin() as tx:
                 if not sweeps.take_due(tx, f"distil:{classifier.id}", every_s=classifier.spec.distil.every_s):
                     continue
-                row = distillations.make_due(tx, classifier)
+                row = distillations.make_due(tx, classifier, judges=FEWEST_JUDGES)
             if row is not None:
                 wakes.append(Wake("distil", classifier.name, (row,)))
         return wakes

@@ -49,7 +49,7 @@ def speak(label: str, probabilities: Mapping[str, float]) -> list[Token]:
         probabilities: label → probability, sum 1.
     """
     tokens = [Token(text, ((text, 1.0),)) for text in _OPEN]
-    alive = {(*pieces(other), _CLOSE): p for other, p in probabilities.items() if p > 0}
+    alive = {(*pieces(other), _CLOSE): p for other, p in probabilities.items()}
     for place, piece in enumerate((*pieces(label), _CLOSE)):
         mass: dict[str, float] = {}
         for spelling, p in alive.items():

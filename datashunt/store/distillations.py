@@ -17,10 +17,15 @@ MAX_ANSWERS = 50_000
 """Most answers one distillation reads, newest first: it bounds memory, and old ones have been learned."""
 
 
-def make_due(tx: Connection, classifier: Registered) -> int | None:
+def make_due(tx: Connection, classifier: Registered, *, judges: int) -> int | None:
     """Open a distillation if enough new answers are there and none is open; returns its row.
 
     Answers given under a soft prior teach nothing (see `answers`), so they are not counted.
+
+    Args:
+        tx: the transaction.
+        classifier: with its current spec.
+        judges: judge answers without which the challenger could get no verdict, and training would be in vain.
     """
     due: int | None = tx.execute(
         text(
@@ -29,6 +34,9 @@ def make_due(tx: Connection, classifier: Registered) -> int | None:
             "  SELECT count(*) FROM answers WHERE classifier_id = :classifier AND labels_hash = :labels"
             "     AND role = 'train' AND NOT had_prior AND id > coalesce((SELECT max(up_to_answer) FROM distillations"
             "     WHERE classifier_id = :classifier AND state IN ('promoted', 'rejected', 'overtaken')), 0))"
+            " AND :judges <= (SELECT count(*) FROM (SELECT FROM answers WHERE classifier_id = :classifier"
+            "     AND labels_hash = :labels AND role = 'judge' AND NOT had_prior AND requested_model = :model"
+            "     AND prompt_hash = :prompt LIMIT :judges) AS enough)"
             " ON CONFLICT DO NOTHING RETURNING id"
         ),
         {
@@ -36,6 +44,9 @@ def make_due(tx: Connection, classifier: Registered) -> int | None:
             "version": classifier.version,
             "labels": classifier.spec.labels_hash,
             "needed": classifier.spec.distil.min_new_answers,
+            "judges": judges,
+            "model": classifier.spec.llm.model,
+            "prompt": classifier.prompt_hash,
         },
     ).scalar_one_or_none()
     return due

@@ -34,7 +34,7 @@ PATIENCE_S = 90.0
 
 
 def plain_items(count: int, start: int = 0) -> list[dict[str, str]]:
-    """Texts whose tone is easy to learn; the simulated LLM knows the first 600."""
+    """Texts whose tone is easy to learn; the simulated LLM knows the first 800."""
     said = ("this is terrible and sad", "the box is on the table", "what a wonderful and lovely thing")
     return [{"id": f"p{n}", "text": f"{said[n % 3]} {n}"} for n in range(start, start + count)]
 
@@ -165,7 +165,7 @@ def system(
     hook: dict[str, Callable[[Request], Response | None]],
 ) -> Iterator[System]:
     answers = tmp_path / "answers.csv"
-    rows = [f"{item['id']},{item['text']},{LABELS[n % 3]}" for n, item in enumerate(plain_items(600))]
+    rows = [f"{item['id']},{item['text']},{LABELS[n % 3]}" for n, item in enumerate(plain_items(800))]
     answers.write_text("\n".join(["id,text,label", *rows]) + "\n")
     logs = tmp_path / "logs"
     logs.mkdir()

@@ -11,11 +11,18 @@ from lanes import NAME, PRICE, FakeLLM, World, reply
 
 from datashunt.errors import StoreError
 from datashunt.items import Item, Wake
+from datashunt.pipeline import tick as tick_lane
 from datashunt.pipeline.tick import Ticker
 from datashunt.settings import Settings
 from datashunt.store import distillations, scores, sweeps
 
 DOUBT = "negative 0.5"
+
+
+@pytest.fixture(autouse=True)
+def no_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let distillations be due without answers to judge by; one test asks for them."""
+    monkeypatch.setattr(tick_lane, "FEWEST_JUDGES", 0)
 
 
 def tick(world: World) -> list[Wake]:
@@ -291,6 +298,18 @@ def test_held_out_answers_and_those_under_a_prior_do_not_count(world: World) -> 
     world.change("UPDATE answers SET role = 'judge' WHERE id = (SELECT max(id) FROM answers)")
     assert tick(world) == []
     world.change("UPDATE answers SET had_prior = false")
+    assert len(tick(world)) == 1
+
+
+def test_no_distillation_is_due_that_nobody_could_judge(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tick_lane, "FEWEST_JUDGES", 2)
+    world.apply(distil={"min_new_answers": 1})
+    learn(world, 3)
+    world.change("UPDATE answers SET role = 'judge' WHERE id = (SELECT max(id) FROM answers)")
+    assert tick(world) == []
+    world.change("UPDATE answers SET role = 'judge', prompt_hash = 'another' WHERE id = (SELECT min(id) FROM answers)")
+    assert tick(world) == []
+    world.change("UPDATE answers SET prompt_hash = (SELECT min(prompt_hash) FROM specs) WHERE role = 'judge'")
     assert len(tick(world)) == 1
 
 
