@@ -20,6 +20,7 @@ from datashunt.distil import Challenger
 from datashunt.errors import ModelError
 from datashunt.items import Item
 from datashunt.pipeline import distil as lane
+from datashunt.pipeline import lesson
 from datashunt.pipeline.distil import Distiller
 from datashunt.prompts import Prompt
 from datashunt.store import distillations
@@ -232,7 +233,7 @@ def test_hard_pruning_gets_a_cut_from_the_fit_answers_that_escalate(
     due.apply(distil={"min_new_answers": 1}, prompt={"pruning": "hard"}, policy={"threshold": 0.99})
     distil(due)
     assert due.one("SELECT prune_cut FROM bundles") is None  # 30 are too few for a coverage of 99 %
-    monkeypatch.setattr(lane, "COVERAGE", 0.9)
+    monkeypatch.setattr(lesson, "COVERAGE", 0.9)
     make_due_again(due)
     distil(due)
     assert due.one("SELECT prune_cut FROM bundles ORDER BY id DESC LIMIT 1") == pytest.approx(0.95)

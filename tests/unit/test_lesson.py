@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datashunt.items import Role
-from datashunt.pipeline.distil import increment
+from datashunt.pipeline.lesson import increment
 from datashunt.store.distillations import StoredAnswer
 
 

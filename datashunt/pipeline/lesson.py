@@ -1,0 +1,239 @@
+"""One distillation without its database: what there is to learn, how it is taught, and how it is judged.
+
+The distil lane and the backtest share it. Training answers never evaluate: `fit` answers choose the recipe and
+calibrate, `judge` answers decide about promotion and the certificate, and neither is trained on, nor is any
+text equal to one of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datashunt import evaluate, prune
+from datashunt.classifier import Spec
+from datashunt.errors import ModelError
+from datashunt.evaluate import Verdict
+from datashunt.items import Role
+from datashunt.settings import Settings
+from datashunt.store.distillations import StoredAnswer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from datashunt.distil import Challenger, Example, Progress
+    from datashunt.small import SmallModel
+
+FULL = "full"
+"""The recipe after which training goes on from the incumbent instead of starting from the base."""
+MARGIN = 0.01
+DELTA = 0.10
+COVERAGE = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The stored answers, by role; no training text equals a held-out one."""
+
+    train: list[StoredAnswer]
+    fit: list[StoredAnswer]
+    judge: list[StoredAnswer]
+
+    @classmethod
+    def part(cls, answers: Sequence[StoredAnswer]) -> Answers:
+        """Put each answer where its role belongs."""
+        held_out = {answer.text for answer in answers if answer.role is not Role.TRAIN}
+        return cls(
+            train=[a for a in answers if a.role is Role.TRAIN and a.text not in held_out],
+            fit=[a for a in answers if a.role is Role.FIT],
+            judge=[a for a in answers if a.role is Role.JUDGE],
+        )
+
+    @property
+    def counts(self) -> dict[Role, int]:
+        """How many of each role."""
+        return {Role.TRAIN: len(self.train), Role.FIT: len(self.fit), Role.JUDGE: len(self.judge)}
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Everything of one distillation: the answers, the texts to retain, and the bundle that serves now."""
+
+    spec: Spec
+    answers: Answers
+    replay: list[str]
+    incumbent: SmallModel | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A challenger before its judges.
+
+    Attributes:
+        verdict: whether it may serve.
+        probabilities: (n, k) of the judge answers' texts. labels: (n,) what the LLM said of them.
+        evaluation: for the card, on fit and judge answers.
+        prune_cut: of the conformal label set, or None.
+    """
+
+    verdict: Verdict
+    probabilities: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    evaluation: dict[str, Any]
+    prune_cut: float | None
+
+
+def prepare(
+    spec: Spec,
+    stored: Sequence[StoredAnswer],
+    replay: Sequence[str],
+    incumbent: SmallModel | None,
+    *,
+    learned_up_to: int,
+    seed: int,
+) -> Lesson:
+    """What this distillation learns from.
+
+    Args:
+        spec: the classifier.
+        stored: all its answers, oldest first.
+        replay: texts that the incumbent kept.
+        incumbent: the bundle that serves, or None.
+        learned_up_to: id of the newest answer that the incumbent could learn from.
+        seed: of this run.
+    """
+    parted = Answers.part(stored)
+    held_out = {answer.text for answer in (*parted.fit, *parted.judge)}
+    goes_on = incumbent is not None and incumbent.info.recipe == FULL
+    train = increment(parted.train, learned_up_to if goes_on else 0, most=spec.distil.max_answers, seed=seed)
+    return Lesson(
+        spec=spec,
+        answers=Answers(train, parted.fit, parted.judge),
+        replay=[text for text in replay if text not in held_out],
+        incumbent=incumbent,
+        seed=seed,
+    )
+
+
+def teach(lesson: Lesson, settings: Settings, out: Path, progress: Progress) -> Challenger:
+    """Train and calibrate a challenger into the folder `out`.
+
+    Raises:
+        ModelError: there is nothing to learn from, or training diverged; or what `progress` raises.
+    """
+    from datashunt import distil
+
+    spec = lesson.spec
+    labels = spec.label_names
+    plan = distil.Plan(
+        labels=labels,
+        labels_hash=spec.labels_hash,
+        base=spec.small_model.base,
+        max_tokens=spec.small_model.max_tokens,
+        threshold=spec.policy.threshold,
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.threads,
+        seed=lesson.seed,
+    )
+    return distil.distil(
+        plan,
+        [example(answer, labels) for answer in lesson.answers.train],
+        [(answer.text, labels.index(answer.label)) for answer in lesson.answers.fit],
+        lesson.replay,
+        lesson.incumbent,
+        out,
+        progress,
+    )
+
+
+def judge(lesson: Lesson, challenger: Challenger, model: SmallModel) -> Judgement:
+    """Compare the challenger, loaded as `model`, with the incumbent on the judge answers."""
+    spec, answers = lesson.spec, lesson.answers
+    labels, threshold = spec.label_names, spec.policy.threshold
+    said = _indices(answers.judge, labels)
+    texts = [answer.text for answer in answers.judge]
+    probabilities = model.probabilities(texts)
+    verdict = evaluate.judge(
+        probabilities,
+        None if lesson.incumbent is None else lesson.incumbent.probabilities(texts),
+        said,
+        labels,
+        majority=majority(answers.train, labels),
+        margin=MARGIN,
+        delta=DELTA,
+    )
+    return Judgement(
+        verdict=verdict,
+        probabilities=probabilities,
+        labels=said,
+        evaluation={
+            **challenger.evaluation,
+            "judge": evaluate.evaluation(probabilities, said, labels, threshold),
+        },
+        prune_cut=_prune_cut(spec, model, answers.fit),
+    )
+
+
+def _prune_cut(spec: Spec, model: SmallModel, fit: Sequence[StoredAnswer]) -> float | None:
+    """The cut of the conformal label set, from fit answers that this bundle escalates."""
+    if not spec.prompt.hard or not fit:
+        return None
+    probabilities = model.probabilities([answer.text for answer in fit])
+    escalated = probabilities.max(axis=1) < spec.policy.threshold
+    return prune.calibrate(probabilities[escalated], _indices(fit, spec.label_names)[escalated], COVERAGE)
+
+
+def _indices(answers: Sequence[StoredAnswer], labels: Sequence[str]) -> NDArray[np.int64]:
+    return np.array([labels.index(answer.label) for answer in answers], dtype=np.int64)
+
+
+def increment(train: Sequence[StoredAnswer], learned_up_to: int, *, most: int, seed: int) -> list[StoredAnswer]:
+    """What training needs that goes on from the incumbent: what is new, and as many old answers at random.
+
+    So a distillation costs by what is new, not by all that was ever answered. From the base all is new.
+
+    Args:
+        train: training answers, oldest first.
+        learned_up_to: id of the last answer that the incumbent could learn from; 0 to start from the base.
+        most: largest lesson. The newest answers come first, and at least a third is kept for old ones.
+        seed: another seed rehearses other old answers.
+    """
+    old = [answer for answer in train if answer.id <= learned_up_to]
+    new = [answer for answer in train if answer.id > learned_up_to]
+    new = new[-max(most - len(old), most - most // 3) :]
+    rehearsed = np.random.default_rng(seed).permutation(len(old))[: min(len(new), most - len(new))]
+    return [old[index] for index in sorted(rehearsed)] + new
+
+
+def example(answer: StoredAnswer, labels: Sequence[str]) -> Example:
+    """A stored answer as a training example: soft where the LLM gave probabilities, one-hot where not."""
+    from datashunt.distil import Example
+
+    known = np.ones(len(labels), dtype=np.bool_)
+    target = np.zeros(len(labels), dtype=np.float32)
+    weight = 1.0
+    if answer.probabilities is None:
+        target[labels.index(answer.label)] = 1.0
+    else:
+        known = np.array([p is not None for p in answer.probabilities], dtype=np.bool_)
+        target[:] = [p or 0.0 for p in answer.probabilities]
+        weight = float(target.max())
+    return Example(answer.text, target, weight, known)
+
+
+def majority(train: Sequence[StoredAnswer], labels: Sequence[str]) -> int:
+    """Index of the most frequent label among the training answers.
+
+    Raises:
+        ModelError: there are none.
+    """
+    if not train:
+        raise ModelError("there is no answer to train on: every one is held out or of other labels")
+    said = [labels.index(answer.label) for answer in train]
+    return int(np.bincount(said, minlength=len(labels)).argmax())
