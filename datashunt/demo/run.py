@@ -27,7 +27,6 @@ from datashunt.client import Client
 from datashunt.demo import dataset, live
 from datashunt.demo.dataset import Sentence, label_of
 from datashunt.errors import UsageError
-from datashunt.items import Usage
 from datashunt.report import ItemRecord, Report
 from datashunt.settings import Settings
 from datashunt.simulator import Options as Simulation
@@ -90,7 +89,7 @@ def run(options: Options) -> Path:
             _stream(console, client, runtime, spec, sentences, options)
             _outcomes(client, spec.name, options.out / "outcomes.jsonl")
         records = _records(runtime, spec, sentences, options)
-        cost_if_all = sum((_price(spec, sentence.text) for sentence in sentences), Decimal(0))
+        cost_if_all = sum((llm.estimate(spec, sentence.text) for sentence in sentences), Decimal(0))
         seconds = time.monotonic() - started
         figures = _figures(runtime, spec, records, cost_if_all=cost_if_all, seconds=seconds)
     page = _write(figures, records, spec, options)
@@ -99,7 +98,7 @@ def run(options: Options) -> Path:
 
 
 def _introduce(console: Console, options: Options, spec: Spec, sentences: Sequence[Sentence]) -> None:
-    worst = sum((_price(spec, sentence.text) for sentence in sentences), Decimal(0))
+    worst = sum((llm.estimate(spec, sentence.text) for sentence in sentences), Decimal(0))
     console.print(
         f"[bold]datashunt demo[/]: {len(sentences):,} real sentences (Amazon reviews, then tweets), each rated by"
         " 20 people: negative, neutral or positive?"
@@ -211,7 +210,7 @@ def _stream(
 ) -> None:
     """Submit the sentences as they would arrive, then wait for the last outcome and the last audit."""
     gold = {sentence.id: label_of(sentence.mean) for sentence in sentences}
-    prices = {sentence.id: _price(spec, sentence.text) for sentence in sentences}
+    prices = {sentence.id: llm.estimate(spec, sentence.text) for sentence in sentences}
     started = time.monotonic()
     sent = 0
     with live.Progress(console, len(sentences)) as progress:
@@ -303,12 +302,6 @@ def _figures(
             distillations=history.ended(tx, known),
             seconds=seconds,
         )
-
-
-def _price(spec: Spec, text: str) -> Decimal:
-    """What one call about this text costs over the full label set, at the length of a usual reply."""
-    usage = Usage(prompt=prompts.render(spec, text).tokens(), completion=5)
-    return llm.cost(spec.llm.model, usage, spec.llm) or Decimal(0)
 
 
 def _outcomes(client: Client, name: str, path: Path) -> None:

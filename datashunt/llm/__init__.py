@@ -6,6 +6,6 @@ Imports prompts, items, classifier and errors.
 from __future__ import annotations
 
 from datashunt.llm.client import LLM
-from datashunt.llm.prices import cost, reserve
+from datashunt.llm.prices import cost, estimate, reserve
 
-__all__ = ["LLM", "cost", "reserve"]
+__all__ = ["LLM", "cost", "estimate", "reserve"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
-from datashunt.classifier import LLMSpec
+from datashunt.classifier import LLMSpec, Spec
 from datashunt.items import Usage
-from datashunt.prompts import Prompt
+from datashunt.prompts import Prompt, render
 
 _MILLION = Decimal(1_000_000)
+_USUAL_REPLY = 5
+"""Tokens of a usual reply."""
 
 
 def cost(model: str, usage: Usage, prices: LLMSpec) -> Decimal | None:
@@ -42,3 +45,15 @@ def cost(model: str, usage: Usage, prices: LLMSpec) -> Decimal | None:
 def reserve(model: str, prompt: Prompt, prices: LLMSpec) -> Decimal | None:
     """USD that one call costs at most, by the estimate of its tokens; None when the price is unknown."""
     return cost(model, Usage(prompt=prompt.tokens(), completion=prompt.max_tokens), prices)
+
+
+def estimate(spec: Spec, text: str, candidates: Sequence[str] | None = None) -> Decimal:
+    """USD that one call about this text usually costs; 0 when the price is unknown.
+
+    Args:
+        spec: the classifier.
+        text: the item's.
+        candidates: the labels offered, or None for all of them.
+    """
+    usage = Usage(prompt=render(spec, text, candidates=candidates).tokens(), completion=_USUAL_REPLY)
+    return cost(spec.llm.model, usage, spec.llm) or Decimal(0)

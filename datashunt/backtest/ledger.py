@@ -1,0 +1,123 @@
+"""What became of each item of a backtest, as one JSON line each: written as it happens, read again to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from datashunt.errors import UsageError
+
+DECISIONS = "decisions.jsonl"
+STATE = "state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One item's fate.
+
+    Attributes:
+        position: place in the stream, from 0.
+        label, source: its outcome; both None while it has none (held: nobody could be asked; dead: no answer came).
+        confidence: of whoever decided it, where known.
+        bundle: version that scored it, or None. small_label, small_confidence: what that bundle said.
+        reason: `escalation`, `audit`, or None if it was not asked. role: of its answer.
+        answer: what the LLM said, None if it was not asked or gave no usable answer.
+        calls: how many it took. cost_usd: what they cost.
+    """
+
+    position: int
+    id: str
+    label: str | None
+    source: str | None
+    confidence: float | None
+    bundle: int | None
+    small_label: str | None
+    small_confidence: float | None
+    reason: str | None
+    role: str
+    audited: bool
+    offered: tuple[str, ...] | None
+    answer: str | None
+    calls: int
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A distillation that ended, and the folder of its bundle relative to the run's folder."""
+
+    number: int
+    at_item: int
+    up_to: int
+    state: str
+    folder: str
+    recipe: str
+    prune_cut: float | None
+    threshold: float
+    verdict: dict[str, Any]
+    counts: dict[str, int]
+    seconds: float
+    certificate: dict[str, Any] | None
+    ece: float | None
+
+
+class Ledger:
+    """The folder of one run. What `commit` returned from survives kill -9; what came after is done again."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        """Open a run's folder, or begin it.
+
+        Raises:
+            UsageError: the folder holds another run.
+        """
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.decisions: list[Decision] = []
+        self.trained: list[Trained] = []
+        state = self._read(identity)
+        kept = state["bytes"] if state else 0
+        with (folder / DECISIONS).open("ab") as file:
+            file.truncate(kept)
+        if state:
+            lines = (folder / DECISIONS).read_text(encoding="utf-8").splitlines()
+            self.decisions = [Decision(**json.loads(line)) for line in lines]
+            self.trained = [Trained(**entry) for entry in state["trained"]]
+        self._identity = identity
+        self._file = (folder / DECISIONS).open("ab")
+
+    def commit(self, decisions: Iterable[Decision], trained: Sequence[Trained] = ()) -> None:
+        """Append decisions and distillations, and make them durable together."""
+        for decision in decisions:
+            self.decisions.append(decision)
+            self._file.write(json.dumps(asdict(decision), ensure_ascii=False).encode() + b"\n")
+        self.trained.extend(trained)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        state = {
+            "identity": self._identity,
+            "bytes": self._file.tell(),
+            "trained": [asdict(entry) for entry in self.trained],
+        }
+        draft = self._folder / f"{STATE}.new"
+        draft.write_text(json.dumps(state), encoding="utf-8")
+        draft.replace(self._folder / STATE)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _read(self, identity: str) -> dict[str, Any] | None:
+        path = self._folder / STATE
+        if not path.exists():
+            return None
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if state["identity"] != identity:
+            raise UsageError(
+                f"{self._folder} holds a backtest of another stream, classifier file or options:"
+                " choose another --out, or remove it"
+            )
+        return state
