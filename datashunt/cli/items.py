@@ -41,7 +41,7 @@ def submit(
     text_column: str = typer.Option("text", "--text", help="Field or column that holds the text."),
     wait_: bool = typer.Option(False, "--wait", help="Wait until every item is done."),
 ) -> None:
-    """Submit the items of a .jsonl, .csv or .csv.gz file; accepted means committed."""
+    """Submit the items of a .jsonl, .csv or .parquet file (the first two also .gz); accepted means committed."""
     rows = streams.read(file, id_column=id_column, text_column=text_column)
     accepted = known = refused = 0
     with Client(load()) as client:

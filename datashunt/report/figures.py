@@ -26,6 +26,8 @@ class ItemRecord:
         llm_label: what the LLM answered, if it was asked and did.
         teacher: what the LLM says to the full prompt, where that is known without asking (a simulation).
         gold: the right label, where somebody knows it.
+        confidence: the small model's calibrated confidence in its first choice at its last score, in [0, 1].
+        calls: requests spent on it, where that is known; else one is taken for each item asked.
     """
 
     id: str
@@ -40,11 +42,18 @@ class ItemRecord:
     llm_label: str | None = None
     teacher: str | None = None
     gold: str | None = None
+    confidence: float | None = None
+    calls: int | None = None
 
     @property
     def asked(self) -> bool:
         """Whether the LLM was asked, for any reason."""
         return self.escalated or self.audited
+
+    @property
+    def spent(self) -> int:
+        """Requests spent on it. An item that got the answer of an earlier, equal one is asked and spends none."""
+        return int(self.asked) if self.calls is None else self.calls
 
     @property
     def kept(self) -> bool:

@@ -15,31 +15,59 @@ from datashunt.report.words import About, headline, origin, percent, subline, us
 
 def write_html(report: Report, about: About, picture: Path, path: Path) -> None:
     """Write the page, with the PNG that `write_png` made inside it."""
+    page = render(report, about, picture, subline(report), _simulated(about), _highlights(report))
+    path.write_text(page, encoding="utf-8")
+
+
+def render(
+    report: Report,
+    about: About,
+    picture: Path,
+    figures: str,
+    note: str,
+    highlights: Sequence[tuple[str, str]],
+    sections: str = "",
+) -> str:
+    """The page of a report.
+
+    Args:
+        report: its figures.
+        about: what it speaks of.
+        picture: a PNG, which goes into the page.
+        figures: the line of figures below the headline, in plain text.
+        note: HTML of what a reader must know first, or "".
+        highlights: figure and meaning of each tile, in plain text.
+        sections: HTML of further sections.
+    """
     template = Template((files("datashunt.report") / "page.html").read_text(encoding="utf-8"))
-    page = template.substitute(
+    return template.substitute(
         classifier=escape(about.classifier),
         headline=escape(headline(report)),
-        subline=escape(subline(report)),
+        subline=escape(figures),
         origin=escape(origin(about)),
-        simulated=_simulated(about),
-        tiles="\n".join(_tile(value, name) for value, name in _highlights(report)),
-        alt=escape(f"{headline(report)}. {subline(report)}."),
+        note=note,
+        tiles="\n".join(_tile(value, name) for value, name in highlights),
+        alt=escape(f"{headline(report)}. {figures}."),
         picture=base64.b64encode(picture.read_bytes()).decode("ascii"),
         distillations=_distillations(report),
         bundles=_bundles(report),
+        sections=sections,
         tenths=_tenths(report),
         figures=_figures(report),
     )
-    path.write_text(page, encoding="utf-8")
 
 
 def _simulated(about: About) -> str:
     if not about.simulated:
         return ""
-    return (
-        '<p class="note"><strong>No LLM was called.</strong> A simulation answered in its place; money'
-        f" is what the same tokens would cost at the prices of {escape(about.llm)}.</p>"
+    return uncalled(
+        f"A simulation answered in its place; money is what the same tokens would cost at the prices of {about.llm}."
     )
+
+
+def uncalled(why: str) -> str:
+    """The HTML of the note that no LLM was called; `why` is plain text."""
+    return f'<p class="note"><strong>No LLM was called.</strong> {escape(why)}</p>'
 
 
 def _highlights(report: Report) -> list[tuple[str, str]]:
@@ -75,7 +103,7 @@ def _distillations(report: Report) -> str:
         )
     header = ("", "at item", "learned from", "judged on", "agreement", "incumbent's", "took", "verdict")
     promoted = [entry["state"] == "promoted" for entry in report["distillations"]]
-    return _table(header, rows, numbers=range(1, 7), marked=promoted, none="None ended.")
+    return table(header, rows, numbers=range(1, 7), marked=promoted, none="None ended.")
 
 
 def _bundles(report: Report) -> str:
@@ -92,23 +120,23 @@ def _bundles(report: Report) -> str:
         for entry in report["bundles"]
     ]
     header = ("", "recipe", "threshold", "scored", "kept", "accuracy", "agreement with the LLM")
-    return _table(header, rows, numbers=range(2, 7), none="None served: every item was asked.")
+    return table(header, rows, numbers=range(2, 7), none="None served: every item was asked.")
 
 
 def _tenths(report: Report) -> str:
     header = [f"{tenth}." for tenth in range(1, 11)]
     shares = report["llm_share_by_tenth"]
-    return _table(header, [tuple(percent(share) for share in shares)], numbers=range(10))
+    return table(header, [tuple(percent(share) for share in shares)], numbers=range(10))
 
 
 def _figures(report: Report) -> str:
     """Every plain figure of the report, whatever the schema comes to hold."""
     plain = [(name, value) for name, value in report.items() if not isinstance(value, list)]
     rows = [(name, "n/a" if value is None else f"{value:,}") for name, value in plain]
-    return _table(("figure", "value"), rows, numbers=range(1, 2))
+    return table(("figure", "value"), rows, numbers=range(1, 2))
 
 
-def _table(
+def table(
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
     *,

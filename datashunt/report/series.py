@@ -46,14 +46,14 @@ def series(records: Iterable[ItemRecord], *, window: int | None = None) -> Serie
         DatashuntError: the records contradict themselves.
     """
     stream = in_order(records)
-    width = window or max(50, len(stream) // 20)
+    width = window or window_of(len(stream))
     rated = [record.state is ItemState.DONE and record.gold is not None for record in stream]
     pairs = [record for record, is_rated in zip(stream, rated, strict=True) if is_rated]
     all_known = all(record.reference is not None for record in pairs)
-    share = _rolling([record.asked for record in stream], [True] * len(stream), width, least=1)
-    accuracy = _rolling([record.label == record.gold for record in stream], rated, width, least=width // 2)
-    llm = _rolling([record.reference == record.gold for record in stream], rated, width, least=width // 2)
-    places = np.unique(np.linspace(0, len(stream) - 1, min(POINTS, len(stream))).round().astype(np.int64))
+    share = rolling([record.asked for record in stream], [True] * len(stream), width, least=1)
+    accuracy = rolling([record.label == record.gold for record in stream], rated, width, least=width // 2)
+    llm = rolling([record.reference == record.gold for record in stream], rated, width, least=width // 2)
+    places = places_of(len(stream))
     return Series(
         window=width,
         items=places + 1,
@@ -63,7 +63,17 @@ def series(records: Iterable[ItemRecord], *, window: int | None = None) -> Serie
     )
 
 
-def _rolling(values: Sequence[bool], counted: Sequence[bool], width: int, *, least: int) -> Floats:
+def window_of(items: int) -> int:
+    """Items in one mean, unless somebody says otherwise: a twentieth of the stream, at least 50."""
+    return max(50, items // 20)
+
+
+def places_of(items: int) -> NDArray[np.int64]:
+    """At most POINTS places of a stream, counted from 0, evenly spread and with both ends."""
+    return np.unique(np.linspace(0, items - 1, min(POINTS, items)).round().astype(np.int64))
+
+
+def rolling(values: Sequence[bool], counted: Sequence[bool], width: int, *, least: int) -> Floats:
     """Mean of the counted values among the last `width`, NaN where fewer than `least` are counted."""
     weights = np.asarray(counted, dtype=np.float64)
     sums = _windowed(np.asarray(values, dtype=np.float64) * weights, width)

@@ -14,16 +14,20 @@ class About:
     Attributes:
         classifier: its name. data: where the items came from.
         llm: name of the LLM. simulated: True if none was called; then money is counted at that LLM's prices.
+        recorded: True if its answers were recorded before, and none was called.
     """
 
     classifier: str
     data: str
     llm: str
     simulated: bool
+    recorded: bool = False
 
     @property
     def answered_by(self) -> str:
-        """Who answered, and whether that is a simulation."""
+        """Who answered, and whether that is a simulation or a record."""
+        if self.recorded:
+            return f"LLM: recorded answers of {self.llm}"
         return f"LLM: simulated, at the prices of {self.llm}" if self.simulated else f"LLM: {self.llm}"
 
 
@@ -37,18 +41,37 @@ def headline(report: Report) -> str:
 
 def subline(report: Report) -> str:
     """One line of figures: items, accuracy, cost."""
-    parts = [f"{report['items']:,} items"]
-    if report["accuracy"] is not None:
-        alone = report["llm_accuracy"]
-        against = "" if alone is None else f" (the LLM alone: {percent(alone)})"
-        parts.append(f"accuracy {percent(report['accuracy'])}{against}")
-    parts.append(f"cost {usd(report['cost_usd'])} (asking about every item: {usd(report['cost_if_all_llm_usd'])})")
+    return _joined([f"{report['items']:,} items", *_accuracy(report), _cost(report)])
+
+
+def backtest_subline(report: Report) -> str:
+    """One line of figures: items, calls, agreement, accuracy, and cost where prices are known."""
+    parts = [f"{report['items']:,} items", f"{report['llm_calls']:,} calls"]
+    if report["agreement"] is not None:
+        parts.append(f"agreement {percent(report['agreement'])}")
+    costs = [_cost(report)] if report["cost_if_all_llm_usd"] else []
+    return _joined([*parts, *_accuracy(report), *costs])
+
+
+def _accuracy(report: Report) -> list[str]:
+    if report["accuracy"] is None:
+        return []
+    alone = report["llm_accuracy"]
+    against = "" if alone is None else f" (the LLM alone: {percent(alone)})"
+    return [f"accuracy {percent(report['accuracy'])}{against}"]
+
+
+def _cost(report: Report) -> str:
+    return f"cost {usd(report['cost_usd'])} (asking about every item: {usd(report['cost_if_all_llm_usd'])})"
+
+
+def _joined(parts: list[str]) -> str:
     return "  ·  ".join(parts)
 
 
 def origin(about: About) -> str:
     """One line: which classifier, which items, who answered."""
-    return f"Classifier {about.classifier}  ·  {about.data}  ·  {about.answered_by}"
+    return _joined([f"Classifier {about.classifier}", about.data, about.answered_by])
 
 
 def percent(share: float | None) -> str:

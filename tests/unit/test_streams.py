@@ -169,10 +169,56 @@ class TestCsv:
         assert list(streams.read(write(tmp_path, "a.csv", "id,text\n"))) == []
 
 
+class TestFurtherColumns:
+    @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+    def test_cells_of_csv_come_as_they_are(self, tmp_path: Path, name: str) -> None:
+        path = write(tmp_path, name, "gold,id,said,text\n,a, b ,x\n")
+        assert list(streams.read(path, columns=["said", "gold"])) == [
+            Row(2, "a", "x", fields={"said": " b ", "gold": ""})
+        ]
+
+    def test_a_row_of_csv_that_ends_before_a_column_is_bad(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "a.csv", "id,text,said\na,x\nb,y,z\n")
+        rows = list(streams.read(path, columns=["said"]))
+        assert rows == [
+            BadRow(2, "a", "missing_field", "line 2 has no field 'said'"),
+            Row(3, "b", "y", fields={"said": "z"}),
+        ]
+
+    def test_undecodable_bytes_in_a_column_asked_for_make_a_bad_row(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "a.csv", b"id,text,said\na,x,\xff\n")
+        (row,) = streams.read(path, columns=["said"])
+        assert isinstance(row, BadRow)
+        assert row.reason == "invalid_utf8"
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [("null", None), ("3", "3"), ("3.0", "3"), ("0.5", "0.5"), ("true", "true"), ('"s"', "s"), ("1e999", None)],
+    )
+    def test_values_of_json_become_text(self, tmp_path: Path, value: str, text: str | None) -> None:
+        path = write(tmp_path, "a.jsonl", f'{{"id": 1, "text": "x", "said": {value}}}')
+        assert list(streams.read(path, columns=["said"])) == [Row(1, "1", "x", fields={"said": text})]
+
+    def test_a_list_is_no_text(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "a.jsonl", '{"id": "a", "text": "x", "said": ["secret"]}')
+        expected = BadRow(1, "a", "not_text", "line 1: expected 'said' as text, found a list")
+        assert list(streams.read(path, columns=["said"])) == [expected]
+
+    def test_a_field_of_json_may_be_absent_from_some_lines_only(self, tmp_path: Path) -> None:
+        lines = ['{"id": "a", "text": "x"}', '{"id": "b", "text": "y", "said": "z"}']
+        path = write(tmp_path, "a.jsonl", "\n".join(lines))
+        assert [row.fields["said"] for row in streams.read(path, columns=["said"]) if isinstance(row, Row)] == [
+            None,
+            "z",
+        ]
+        with pytest.raises(UsageError, match="no column 'gold': the first object has 'id', 'text'; name another one"):
+            list(streams.read(path, columns=["said", "gold"]))
+
+
 class TestWholeFile:
     @pytest.mark.parametrize("name", ["a.txt", "a.json", "a", "a.gz", "csv", "a.csv.zip"])
     def test_an_unknown_extension_names_those_that_are_known(self, tmp_path: Path, name: str) -> None:
-        with pytest.raises(UsageError, match=r"expected \.jsonl, \.jsonl\.gz, \.csv or \.csv\.gz"):
+        with pytest.raises(UsageError, match=r"expected \.jsonl, \.jsonl\.gz, \.csv, \.csv\.gz or \.parquet"):
             list(streams.read(write(tmp_path, name, "id,text\n")))
 
     @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.csv.gz", "a.jsonl.gz"])

@@ -1,0 +1,65 @@
+"""The page of a backtest: that of a run, with what calls bought and what was certified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datashunt.report.backtest.figures import BacktestReport
+from datashunt.report.page import render, table, uncalled
+from datashunt.report.words import About, backtest_subline, percent
+
+
+def write_backtest_html(report: BacktestReport, about: About, picture: Path, path: Path) -> None:
+    """Write the page, with the PNG that `write_backtest_png` made inside it."""
+    note = uncalled(
+        f"The answers are recorded ones of {about.llm}; each was read only when the policy asked for it. Calls and"
+        " money are what those asks would have taken."
+    )
+    page = render(report, about, picture, backtest_subline(report), note, _highlights(report), _sections(report))
+    path.write_text(page, encoding="utf-8")
+
+
+def _highlights(report: BacktestReport) -> list[tuple[str, str]]:
+    return [
+        (f"{report['llm_calls']:,}", f"calls for {report['items']:,} items"),
+        (percent(report["accuracy"]), f"accuracy; the LLM alone {percent(report['llm_accuracy'])}"),
+        (percent(report["agreement"]), "of all outcomes agree with the LLM"),
+        (percent(report["kept_disagreement"]), "of the kept items differ from the LLM"),
+    ]
+
+
+def _sections(report: BacktestReport) -> str:
+    return f"""<h2>What calls bought</h2>
+<p class="muted">All outcomes so far when so many calls had been spent, in stream order; the last row is the end of the
+stream. Accuracy is against the right labels, agreement with the LLM.</p>
+<div class="scroll">{_by_calls(report)}</div>
+<h2>Certificates</h2>
+<p class="muted">Of the items kept at this threshold at most α disagree with the LLM, with probability of at least
+1 − δ, as n held-out answers show, of which k disagree. That speaks of items drawn like those, not of any drift.</p>
+<div class="scroll">{_certificates(report)}</div>"""
+
+
+def _by_calls(report: BacktestReport) -> str:
+    rows = [
+        (f"{entry['calls']:,}", f"{entry['items']:,}", percent(entry["accuracy"]), percent(entry["agreement"]))
+        for entry in report["accuracy_by_1000_calls"]
+    ]
+    return table(("calls", "items", "accuracy", "agreement"), rows, numbers=range(4), none="No items.")
+
+
+def _certificates(report: BacktestReport) -> str:
+    rows = [
+        (
+            f"bundle {entry['bundle']}",
+            f"{entry['at_item']:,}",
+            f"{entry['threshold']:.3f}",
+            f"{entry['alpha']:g}",
+            f"{entry['delta']:g}",
+            f"{entry['n']:,}",
+            f"{entry['k']:,}",
+            entry["method"],
+        )
+        for entry in report["certificates"]
+    ]
+    header = ("", "at item", "threshold", "α", "δ", "n", "k", "bound")
+    return table(header, rows, numbers=range(1, 7), none="None was given.")
