@@ -268,9 +268,7 @@ class Engine:
             lesson, self._settings, folder, lambda stage, _: progress(decided, calls, f"distilling: {stage}")
         )
         settings = self._settings
-        model = SmallModel.load(
-            folder, device=settings.device, precision=settings.precision, threads=settings.threads
-        )
+        model = SmallModel.load(folder, device=settings.device, precision=settings.precision, threads=settings.threads)
         judgement = lessons.judge(lesson, challenger, model)
         return Trained(
             number=number,

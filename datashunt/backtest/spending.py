@@ -30,7 +30,7 @@ class Budget:
         if batch >= self.items:
             return min(self.calls, batch)
         share = 1.0 - ((self.items - batch) / self.items) ** front
-        return min(round(self.calls * share), batch)
+        return min(int(round(self.calls * share)), batch)
 
     def audit_rate(self, policy_rate: float) -> float:
         """The policy's rate, or less where audits would eat more than their part of the calls."""
