@@ -83,8 +83,8 @@ def judge(
 
     Overall, the challenger must be *proven* no more than a tolerated loss worse, with error ≤ delta, and the answers
     must be at least as likely under it. What is tolerated is `tolerated_loss`: `margin` with many answers, more
-    with few, where nobody could prove a loss below `margin`, and a better challenger would wait for ever. A label with at
-    least 30 answers vetoes when the challenger is proven more than `margin` worse on it, with error ≤ delta
+    with few, where nobody could prove a loss below `margin`, and a better challenger would wait for ever. A label
+    with at least 30 answers vetoes when the challenger is proven more than `margin` worse on it, with error ≤ delta
     over all such labels together: proving each label non-inferior would take thousands of answers of each.
 
     Args:
