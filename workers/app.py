@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from datashunt.bootstrap import Runtime
 from datashunt.errors import BrokerError, DatashuntError, SettingsError
 from datashunt.items import Wake
 from datashunt.telemetry import event
+from workers.discarded import WithoutBody
 
 TORCH_QUEUES = {"score", "distil"}
 _runtimes: dict[int, Runtime] = {}
@@ -96,6 +98,9 @@ def uses_cuda() -> bool:
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _configure_logging(**_: Any) -> None:
     telemetry.configure(settings.load().log_level)
+    consumer = logging.getLogger("celery.worker.consumer.consumer")
+    if not any(isinstance(one, WithoutBody) for one in consumer.filters):
+        consumer.addFilter(WithoutBody())
 
 
 @signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
@@ -108,8 +113,19 @@ def _check_and_listen(instance: Any, **_: Any) -> None:
     if reason is not None:
         sys.stderr.write(f"datashunt: {reason}\n")
         raise SystemExit(2)
+    _wire(queues)
     if "llm" in queues:
         instance.app.amqp.queues.select_add("intake")
+
+
+def _wire(queues: set[str]) -> None:
+    """Make what these queues need, without connecting: a wrong setting ends the worker before it takes a message."""
+    try:
+        made = runtime()
+        _ = made.store, made.publisher, made.asker if "llm" in queues else None
+    except DatashuntError as error:
+        sys.stderr.write(f"datashunt: {error}\n")
+        raise SystemExit(error.exit_code) from None
 
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]

@@ -75,6 +75,7 @@ def test_a_producer_that_reaches_only_the_broker_gets_its_receipt(system: System
         queue="intake",
         reply_to=replies,
     )
+    producer.send_task("datashunt.sumbit", args=["call-3", "tone", [{"id": "c", "text": "hidden"}]], queue="intake")
     with producer.connection_for_read() as connection:
         queue = connection.SimpleQueue(replies)
         receipts = [queue.get(timeout=60).payload for _ in range(3)]
@@ -88,6 +89,8 @@ def test_a_producer_that_reaches_only_the_broker_gets_its_receipt(system: System
     stored = system.client.receipt("call-1")
     assert stored is not None
     assert stored.accepted == 1
+    until(lambda: "datashunt.sumbit" in system.logs(), "the message that nobody knows to be thrown away")
+    assert "hidden" not in system.logs()
 
 
 def test_a_worker_with_wrong_settings_ends_with_code_2_and_one_sentence(system: System) -> None:
@@ -96,6 +99,9 @@ def test_a_worker_with_wrong_settings_ends_with_code_2_and_one_sentence(system: 
     assert worker.wait(timeout=60) == 2
     assert "DATASHUNT_SCORE_LEASE_S: " in system.logs()
     assert "DATASHUNT_LOG_LEVEL: " in system.logs()
+    blind = system.start("llm", DATASHUNT_DATABASE_URL="nowhere")
+    assert blind.wait(timeout=60) == 2
+    assert "DATASHUNT_DATABASE_URL is no URL" in system.logs()
     assert "Traceback" not in system.logs()
 
 

@@ -33,6 +33,8 @@ def test_the_environment_is_read_and_arguments_win(monkeypatch: pytest.MonkeyPat
         ("SCORE_LEASE_S", "-5", "greater than 0"),
         ("LLM_MAX_ATTEMPTS", "0", "greater than or equal to 1"),
         ("MAX_TEXT_BYTES", "1.5", "valid integer"),
+        ("DEVICE", "gpu", "expected auto, cpu, cuda or cuda:N"),
+        ("DEVICE", "cuda:", "expected auto, cpu, cuda or cuda:N"),
         ("PRECISION", "int4", "expected auto, fp32, bf16 or fp16"),
         ("LOG_LEVEL", "LOUD", "expected DEBUG, INFO, WARNING or ERROR"),
     ],
