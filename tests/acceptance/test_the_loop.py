@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from celery import Celery
+from sqlalchemy import text
 
 from datashunt.demo.run import environment
 from tests.acceptance.conftest import System, plain_items, until
@@ -91,6 +92,21 @@ def test_a_producer_that_reaches_only_the_broker_gets_its_receipt(system: System
     assert stored.accepted == 1
     until(lambda: "datashunt.sumbit" in system.logs(), "the message that nobody knows to be thrown away")
     assert "hidden" not in system.logs()
+
+
+def test_a_submission_over_the_broker_waits_in_the_queue_while_the_database_is_away(system: System) -> None:
+    system.apply()
+    with system.store.begin() as tx:
+        tx.execute(text("ALTER TABLE items RENAME TO elsewhere"))
+    system.start("llm")
+    with Celery(broker=system.broker.url, set_as_current=False) as producer:
+        items = [{"id": "a", "text": "one"}]
+        producer.send_task("datashunt.submit", args=["call-1", "tone", items], queue="intake")
+    until(lambda: "submission_not_stored" in system.logs(), "a worker to try in vain")
+    with system.store.begin() as tx:
+        tx.execute(text("ALTER TABLE elsewhere RENAME TO items"))
+    until(lambda: system.client.receipt("call-1") is not None, "the receipt")
+    assert system.rows("SELECT key, state FROM items") == [("a", "queued")]
 
 
 def test_a_worker_with_wrong_settings_ends_with_code_2_and_one_sentence(system: System) -> None:
