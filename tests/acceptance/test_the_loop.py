@@ -140,6 +140,8 @@ def test_the_command_line_submits_waits_and_reads_against_running_workers(system
     assert "line 31: missing_field" in submitted.stderr
     assert "line 32: not_json" in submitted.stderr
     assert run("wait", "tone", "--timeout-s", "60", "--audits").returncode == 0
+    # a result appears when no older transaction of the server is open any more, be it only a tick's
+    until(lambda: len(run("results", "tone").stdout.splitlines()) == 30, "all results to be certain")
     read = [json.loads(line) for line in run("results", "tone").stdout.splitlines()]
     assert {one["id"] for one in read} == {f"p{n}" for n in range(30)}
     assert {one["source"] for one in read} == {"llm"}

@@ -238,6 +238,16 @@ def test_bundles_are_listed_promoted_and_rolled_back(run: Run, world: World) -> 
     assert is_one_sentence(run("models", "promote", NAME, "9"), 1, "sentiment has no bundle 9")
 
 
+def test_nothing_is_replayed_where_its_messages_could_not_go(
+    run: Run, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.score("a")
+    world.ask(FakeLLM([LLMRejected("no", kind="rejected")]))
+    monkeypatch.setenv("DATASHUNT_BROKER_URL", "nonsense")
+    assert is_one_sentence(run("dead", "retry", NAME), 2, "DATASHUNT_BROKER_URL: expected")
+    assert world.states() == {"dead": 1}
+
+
 def test_dead_letters_are_listed_and_replayed(run: Run, world: World) -> None:
     world.score("a", "b")
     world.ask(FakeLLM([LLMRejected("too long (413)", kind="context_too_long")]))
@@ -247,7 +257,9 @@ def test_dead_letters_are_listed_and_replayed(run: Run, world: World) -> None:
         ("i1", "item", "context_too_long"),
     ]
     assert "too long (413)" in run("dead", "list", NAME).out
+    assert is_one_sentence(run("dead", "retry", NAME, "i0", "i7"), 2, "sentiment has no dead letter of i7")
     assert run("dead", "retry", NAME, "i0").out == "1 replayed\n"
+    assert is_one_sentence(run("dead", "retry", NAME, "i0"), 2, "no dead letter of i0")
     assert run("dead", "retry", NAME).out == "1 replayed\n"
     assert world.states() == {"asked": 2}
 
