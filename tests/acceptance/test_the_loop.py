@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
+import redis
 from celery import Celery
 from sqlalchemy import text
 
@@ -92,6 +96,30 @@ def test_a_producer_that_reaches_only_the_broker_gets_its_receipt(system: System
     assert stored.accepted == 1
     until(lambda: "datashunt.sumbit" in system.logs(), "the message that nobody knows to be thrown away")
     assert "hidden" not in system.logs()
+
+
+def test_the_producer_of_the_operations_page_sends_again_until_it_has_its_receipt(system: System) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    definition, _, call = code.partition("\nreceipt = ")
+    producer: dict[str, Any] = {}
+    exec(definition.replace("redis://:password@host:6379/0", system.broker.url), producer)
+    answers: list[Any] = []
+    impatient = call.replace("])", "], resend_after_s=0.5)")
+    system.apply(name="tickets")
+    threading.Thread(target=lambda: answers.append(eval(impatient, producer)), daemon=True).start()
+    with redis.Redis.from_url(system.broker.url) as broker:
+        until(lambda: broker.llen("intake") >= 2, "the submission to be sent again")
+    system.start("llm")
+    until(lambda: answers != [], "the receipt")
+    producer["app"].close()
+    receipt = answers[0]
+    assert (receipt["submission_id"], receipt["error"], receipt["refused"]) == ("orders-2026-05-04", None, [])
+    assert receipt["accepted"] == 1
+    assert system.rows("SELECT key FROM items") == [("4711",)]
+    stored = system.client.receipt("orders-2026-05-04")
+    assert stored is not None
+    assert stored.to_json() == receipt
 
 
 def test_a_submission_over_the_broker_waits_in_the_queue_while_the_database_is_away(system: System) -> None:
