@@ -15,7 +15,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from datashunt.errors import SettingsError
 
 PREFIX = "DATASHUNT_"
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
+"""At most a year: PostgreSQL's intervals end somewhere."""
 
 
 class Settings(BaseSettings):

@@ -148,3 +148,5 @@ def tick_once() -> None:
         publish(runtime().ticker.run())
     except DatashuntError as error:
         event("tick_failed", error=str(error))
+    except Exception as error:  # noqa: BLE001 - a fault of ours must not end the ticking of this process for good
+        event("tick_failed", level=logging.ERROR, error=type(error).__name__, exc_info=True)

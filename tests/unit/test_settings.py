@@ -30,6 +30,7 @@ def test_the_environment_is_read_and_arguments_win(monkeypatch: pytest.MonkeyPat
         ("LLM_DEADLINE_S", "soon", "valid number"),
         ("LLM_DEADLINE_S", "0", "greater than 0"),
         ("LLM_DEADLINE_S", "inf", "finite number"),
+        ("SCORE_LEASE_S", "1e300", "less than or equal to 31536000"),
         ("SCORE_LEASE_S", "-5", "greater than 0"),
         ("LLM_MAX_ATTEMPTS", "0", "greater than or equal to 1"),
         ("MAX_TEXT_BYTES", "1.5", "valid integer"),

@@ -215,7 +215,9 @@ def test_a_tick_publishes_what_it_found(app: ModuleType, monkeypatch: pytest.Mon
     assert made.published == [Wake("score", "mood", (1,))]
 
 
-@pytest.mark.parametrize("trouble", [StoreError("away"), UsageError("a stored classifier cannot be read")])
+@pytest.mark.parametrize(
+    "trouble", [StoreError("away"), UsageError("a stored classifier cannot be read"), RuntimeError("a fault of ours")]
+)
 def test_a_tick_that_fails_does_not_end_the_ticking(
     app: ModuleType, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
