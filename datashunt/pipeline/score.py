@@ -156,7 +156,8 @@ def decide(known: Registered, batch: Sequence[ClaimedItem], probabilities: NDArr
     scored = []
     for row, item in enumerate(batch):
         audited = shunt.audit(known.draw_key, item.id, rate)
-        prunable = not kept[row] and not audited
+        # a model that broke down says nan: nothing that a prompt could be pruned by, nor told
+        prunable = not kept[row] and not audited and bool(np.isfinite(confidences[row]))
         scored.append(
             Scored(
                 row=item.row,

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from lanes import NAME, FakeLLM, World
 
 from datashunt.cli import main
 from datashunt.errors import LLMRejected
 from datashunt.settings import Settings
+from datashunt.store import migrate
 
 FILE = """
 name: sentiment
@@ -275,6 +277,12 @@ def test_the_database_is_upgraded_and_taken_back(
     assert run("db", "upgrade").out.startswith("database: empty → ")
     assert run("db", "upgrade").out.startswith("database: already at ")
     assert "this release: " in run("db", "current").out
+    assert is_one_sentence(run("db", "downgrade", "nowhere"), 2, "cannot be brought to 'nowhere'")
+    with psycopg.connect(empty_database_url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    assert is_one_sentence(run("db", "upgrade"), 2, "at 9999")
+    with psycopg.connect(empty_database_url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = %s", [migrate.head()])
     assert run("db", "downgrade", "base").out.endswith("→ empty\n")
 
 

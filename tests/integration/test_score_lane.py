@@ -108,6 +108,14 @@ def test_a_prompt_is_pruned_as_the_classifier_says(
     assert world.rows("SELECT offered, prior FROM asks") == [(offered, prior)]
 
 
+def test_a_score_that_is_no_number_is_asked_over_all_labels_without_a_prior(world: World) -> None:
+    world.apply(prompt={"pruning": "both"}, policy={"threshold": 0.0})
+    world.bundle(prune_cut=0.3)
+    world.score("negative nan")
+    assert world.states() == {"asked": 1}
+    assert world.rows("SELECT offered, prior FROM asks") == [(None, None)]
+
+
 def test_a_bundle_without_a_cut_offers_all_labels(world: World) -> None:
     world.apply(prompt={"pruning": "hard"})
     world.bundle(prune_cut=None)
