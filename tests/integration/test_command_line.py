@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import psycopg
 import pytest
 from lanes import NAME, FakeLLM, World
 
-from datashunt.cli import main
+from datashunt.cli import items, main
 from datashunt.errors import LLMRejected
 from datashunt.settings import Settings
 from datashunt.store import migrate
@@ -146,6 +148,25 @@ def test_bad_lines_are_named_and_kept_and_the_good_ones_are_taken(run: Run, worl
     assert [row.reason for row in world.rows("SELECT reason FROM refusals ORDER BY position")] == [
         *("missing_field", "not_json", "empty")
     ]
+
+
+def test_a_file_that_breaks_off_tells_what_was_accepted_before(
+    run: Run, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(items, "CALL", 2)
+    rows = "".join(f"{n},{secrets.token_hex(2000)}\n" for n in range(40))
+    packed = gzip.compress(b"id,text\n" + rows.encode())
+    (tmp_path / "items.csv.gz").write_bytes(packed[: len(packed) // 2])
+    ended = run("submit", NAME, tmp_path / "items.csv.gz")
+    assert is_one_sentence(ended, 2, "is no whole gzip file")
+    stored = world.one("SELECT count(*) FROM items")
+    assert stored > 0
+    assert ended.out == f"{stored} accepted, 0 known already, 0 refused\n"
+
+
+def test_a_file_without_a_row_is_no_error(run: Run, world: World, tmp_path: Path) -> None:
+    none = Ended(0, "0 accepted, 0 known already, 0 refused\n", "")
+    assert run("submit", NAME, write(tmp_path, "items.csv", "id,text\n")) == none
 
 
 def test_only_the_first_refusals_are_printed(run: Run, world: World, tmp_path: Path) -> None:
