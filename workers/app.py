@@ -19,6 +19,7 @@ from workers.discarded import WithoutBody
 
 TORCH_QUEUES = {"score", "distil"}
 _runtimes: dict[int, Runtime] = {}
+_stopping = threading.Event()
 
 
 def runtime() -> Runtime:
@@ -130,15 +131,22 @@ def _wire(queues: set[str]) -> None:
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _start_ticking(**_: Any) -> None:
-    stop = threading.Event()
-    thread = threading.Thread(target=_tick_until, args=(stop,), name="ticker", daemon=True)
-    signals.worker_shutting_down.connect(lambda **_: stop.set(), weak=False)
-    thread.start()
+    threading.Thread(target=_tick_until_stopping, name="ticker", daemon=True).start()
 
 
-def _tick_until(stop: threading.Event) -> None:
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _begin_to_stop(**_: Any) -> None:
+    _stopping.set()
+
+
+def stopping() -> bool:
+    """Whether this worker was asked to end: it finishes the batch or the call in hand, and begins no other."""
+    return _stopping.is_set()
+
+
+def _tick_until_stopping() -> None:
     every_s = runtime().settings.tick_every_s
-    while not stop.wait(every_s):
+    while not _stopping.wait(every_s):
         tick_once()
 
 

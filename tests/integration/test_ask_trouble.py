@@ -116,6 +116,13 @@ def test_an_expired_lease_sends_nothing_though_nobody_took_it_over(world: World)
     assert llm.prompts == []
 
 
+def test_a_worker_that_shall_end_finishes_its_call_and_begins_no_other(world: World) -> None:
+    made = world.score(DOUBT, DOUBT, DOUBT)
+    llm = FakeLLM()
+    assert world.asker(llm).run(NAME, made, stop=lambda: llm.prompts != []) == 1
+    assert world.states("asks") == {"answered": 1, "waiting": 2}
+
+
 def test_a_late_reply_that_finds_its_ask_open_finishes_it(world: World) -> None:
     world.score(DOUBT)
     lost = "UPDATE asks SET state = 'waiting', lease_token = NULL, lease_until = NULL"

@@ -194,6 +194,14 @@ def test_a_caller_that_stops_early_leaves_nothing_claimed(world: World) -> None:
     assert world.states() == {"asked": 256, "queued": 44}
 
 
+def test_a_worker_that_shall_end_finishes_its_batch_and_claims_no_other(world: World) -> None:
+    world.bundle()
+    model = FakeModel()
+    _, wakes = world.submit(*[KEEP] * 300)
+    assert list(world.scorer(FakeModels(model)).run(NAME, wakes[0].ids, stop=lambda: model.batches != [])) == []
+    assert world.states() == {"done": 256, "queued": 44}
+
+
 def test_a_bundle_that_cannot_be_loaded_claims_nothing(world: World) -> None:
     class Broken:
         def get(self, bundle: Bundle) -> FakeModel:

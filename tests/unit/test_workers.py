@@ -193,7 +193,7 @@ class FakeRuntime:
         self._wakes = wakes
         self._away = broker_away
 
-    def _run(self, *_: Any) -> Any:
+    def _run(self, *_: Any, **__: Any) -> Any:
         if isinstance(self._wakes, Exception):
             raise self._wakes
         return list(self._wakes)
