@@ -27,6 +27,9 @@ from datashunt.small.network import Encoded, SequenceClassifier
 FORWARD_TOKENS = 2_048
 """Padded tokens of one pass without gradients: short enough to report progress about twice a second on a CPU."""
 
+FEWEST_TO_STOP_BY = 200
+"""Fit answers below which their likelihood is too noisy to stop by: then all passes are made, and the last counts."""
+
 _WEIGHT_DECAY = 0.01
 _LARGEST_GRADIENT = 1.0
 _RETAIN_RATE = 0.5
@@ -105,13 +108,15 @@ def fine_tune(
     best = _Best(trainer, held_out, progress)
     for epoch in range(epochs):
         loop.absorb(steps(answers.rows, plan.batch_items, rng), epoch, epochs)
-        if not best.improved():
+        if not best.improved() and len(held_out.rows) >= FEWEST_TO_STOP_BY:
             break
-    best.restore()
+    if len(held_out.rows) >= FEWEST_TO_STOP_BY:
+        best.restore()
     if len(replay.rows):
         loop.retain(rng)
         best.improved()
-        best.restore()
+        if len(held_out.rows) >= FEWEST_TO_STOP_BY:
+            best.restore()
 
 
 def held_out_nll(trainer: Trainer, held_out: HeldOut, progress: Progress) -> float:

@@ -48,6 +48,7 @@ class Plan:
         threads: torch threads; 0 leaves them alone.
         seed: same inputs, seed, threads and machine: same weights.
         parent: content hash of the incumbent, for the card.
+        warm: go on from the incumbent, if it was fine-tuned over the same base, instead of starting from the base.
         recipes: those to try. Without fit answers nothing can be compared, and only the first is trained.
         epochs: most passes over the answers when all layers are trained, from the base.
         warm_epochs: the same when training goes on from an incumbent that was trained so.
@@ -55,6 +56,7 @@ class Plan:
         batch_items: answers of one step.
         robustness: q of the generalised cross-entropy in [0, 1]: 0 is cross-entropy, 1 mean absolute error.
         retain_weight: how much a replayed text counts against an answer in stage 2.
+        replay_share: replayed texts for each answer; at 0.25 stage 2 costs half a pass of stage 1.
     """
 
     labels: tuple[str, ...]
@@ -67,6 +69,7 @@ class Plan:
     threads: int = 0
     seed: int = 0
     parent: str | None = None
+    warm: bool = False
     recipes: tuple[Recipe, ...] = (HEAD, FULL)
     epochs: int = 4
     warm_epochs: int = 2
@@ -75,6 +78,7 @@ class Plan:
     batch_items: int = 16
     robustness: float = 0.3
     retain_weight: float = 0.5
+    replay_share: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,10 +121,10 @@ def _replay(
     tokenizer: Any,
     progress: Progress,
 ) -> Replay:
-    """A random part of the texts, a quarter as many as answers: stage 2 then costs half a pass of stage 1."""
+    """A random part of the texts, `replay_share` of the number of answers."""
     if incumbent is None:
         return Replay([], torch.zeros((0, len(plan.labels))))
-    most = max(answers // 4, plan.batch_items)
+    most = max(int(answers * plan.replay_share), plan.batch_items) if plan.replay_share else 0
     chosen = [texts[i] for i in np.random.default_rng(plan.seed).permutation(len(texts))[:most]]
     reference = np.zeros((len(chosen), len(plan.labels)), dtype=np.float32)
     for start in range(0, len(chosen), _CHUNK):
@@ -138,15 +138,15 @@ def _try_recipes(
 ) -> list[_Trained]:
     """Train what can win, linear head first: it is what full fine-tuning starts from.
 
-    From an incumbent that was fine-tuned over the same base, training goes on, and the head is not tried
-    again: more answers only favour fine-tuning.
+    With `plan.warm` training goes on from an incumbent that was fine-tuned over the same base, and the head is not
+    tried again: more answers only favour fine-tuning.
     """
     device = choose_device(plan.device, probe())
     precision = "fp32" if plan.precision == "fp32" else training_precision(device, probe())
     network = SequenceClassifier.of_base(plan.base, plan.labels).to(device)
     trainer = Trainer(network, device, precision, tokenizer.pad_token_id or 0)
     full = FULL in plan.recipes and bool(material.fit.rows)
-    if full and incumbent is not None and incumbent.info.recipe == FULL and incumbent.info.base == plan.base:
+    if full and plan.warm and incumbent is not None and _continues(incumbent, plan):
         network.load_state_dict(incumbent.network.state_dict())
         return [_full(plan, trainer, material, plan.warm_epochs, progress)]
     head = _head(plan, trainer, material, progress)
@@ -154,6 +154,10 @@ def _try_recipes(
         return [head]
     tuned = _full(plan, replace(trainer, network=copy.deepcopy(network)), material, plan.epochs, progress)
     return [head, tuned] if HEAD in plan.recipes else [tuned]
+
+
+def _continues(incumbent: SmallModel, plan: Plan) -> bool:
+    return incumbent.info.recipe == FULL and incumbent.info.base == plan.base
 
 
 def _head(plan: Plan, trainer: Trainer, material: _Material, progress: Progress) -> _Trained:

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from datashunt.distil import Challenger, Example, Progress
     from datashunt.small import SmallModel
 
-FULL = "full"
-"""The recipe after which training goes on from the incumbent instead of starting from the base."""
+FRESH = 3_000
+"""Training answers up to which every distillation starts from the base, which gives the better bundle; with more it
+goes on from the incumbent, so that its cost stays bounded."""
 MARGIN = 0.01
 DELTA = 0.10
 COVERAGE = 0.99
@@ -63,7 +64,9 @@ class Answers:
 class Lesson:
     """Everything of one distillation: the answers, the texts to retain, and the bundle that serves now.
 
-    `changes`: fields of the plan that differ from what serves, for ablations.
+    Attributes:
+        warm: training goes on from the incumbent; else it starts from the base.
+        changes: fields of the plan that differ from what serves, for ablations.
     """
 
     spec: Spec
@@ -71,6 +74,7 @@ class Lesson:
     replay: list[str]
     incumbent: SmallModel | None
     seed: int
+    warm: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -115,14 +119,15 @@ def prepare(
     """
     parted = Answers.part(stored)
     held_out = {answer.text for answer in (*parted.fit, *parted.judge)}
-    goes_on = incumbent is not None and incumbent.info.recipe == FULL
-    train = increment(parted.train, learned_up_to if goes_on else 0, most=spec.distil.max_answers, seed=seed)
+    warm = incumbent is not None and len(parted.train) > min(FRESH, spec.distil.max_answers)
+    train = increment(parted.train, learned_up_to if warm else 0, most=spec.distil.max_answers, seed=seed)
     return Lesson(
         spec=spec,
         answers=Answers(train, parted.fit, parted.judge),
         replay=[text for text in replay if text not in held_out],
         incumbent=incumbent,
         seed=seed,
+        warm=warm,
         changes=changes or {},
     )
 
@@ -147,6 +152,7 @@ def teach(lesson: Lesson, settings: Settings, out: Path, progress: Progress) -> 
         precision=settings.precision,
         threads=settings.threads,
         seed=lesson.seed,
+        warm=lesson.warm,
     )
     return distil.distil(
         replace(plan, **lesson.changes),
@@ -201,9 +207,10 @@ def _indices(answers: Sequence[StoredAnswer], labels: Sequence[str]) -> NDArray[
 
 
 def increment(train: Sequence[StoredAnswer], learned_up_to: int, *, most: int, seed: int) -> list[StoredAnswer]:
-    """What training needs that goes on from the incumbent: what is new, and as many old answers at random.
+    """What training needs that goes on from the incumbent: what is new, and old answers at random.
 
-    So a distillation costs by what is new, not by all that was ever answered. From the base all is new.
+    As many old ones as new ones, and at least half of FRESH: then a distillation costs by what is new, not by all
+    that was ever answered, and still forgets little. From the base all is new.
 
     Args:
         train: training answers, oldest first.
@@ -214,7 +221,7 @@ def increment(train: Sequence[StoredAnswer], learned_up_to: int, *, most: int, s
     old = [answer for answer in train if answer.id <= learned_up_to]
     new = [answer for answer in train if answer.id > learned_up_to]
     new = new[-max(most - len(old), most - most // 3) :]
-    rehearsed = np.random.default_rng(seed).permutation(len(old))[: min(len(new), most - len(new))]
+    rehearsed = np.random.default_rng(seed).permutation(len(old))[: min(max(len(new), FRESH // 2), most - len(new))]
     return [old[index] for index in sorted(rehearsed)] + new
 
 
