@@ -9,7 +9,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 
-from datashunt.errors import BrokerError
+from datashunt.errors import BrokerError, SettingsError
 from datashunt.items import Wake
 
 TASKS = {"score": "datashunt.score", "llm": "datashunt.ask", "distil": "datashunt.distil"}
@@ -19,13 +19,32 @@ RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.4, "interva
 
 
 def configure(app: Celery, url: SecretStr) -> Celery:
-    """Fill the project's settings and the broker's URL into a Celery app."""
+    """Fill the project's settings and the broker's URL into a Celery app; nothing is connected yet.
+
+    Raises:
+        SettingsError: it is no URL of a broker.
+    """
     app.config_from_object("celeryconfig")
-    secret = url.get_secret_value()
-    app.conf.broker_url = secret
-    if not secret.startswith(("redis", "valkey", "sentinel")):
+    app.conf.broker_url = known = _known(app, url.get_secret_value())
+    if not known.startswith(("redis", "sentinel")):
         app.conf.broker_transport_options = {}  # the others know none of Redis' options
     return app
+
+
+def _known(app: Celery, url: str) -> str:
+    # kombu speaks to Valkey too, but does not know the names of its schemes.
+    url = "redis" + url.removeprefix("valkey") if url.startswith("valkey") else url
+    try:
+        if "://" not in url:
+            raise ValueError
+        with app.connection_for_write(url) as connection:
+            connection.get_transport_cls()
+    except (ValueError, KeyError, ImportError):
+        raise SettingsError(
+            "DATASHUNT_BROKER_URL: expected redis://host:port/0, valkey://host:port/0 or amqp://host:port//,"
+            " the port a number"
+        ) from None
+    return url
 
 
 class Publisher:
@@ -54,7 +73,7 @@ class Publisher:
                         )
                         sent += 1
         except (OperationalError, OSError) as error:
-            raise BrokerError(f"the broker cannot be reached: {type(error).__name__}") from error
+            raise _unreachable(error) from error
         return sent
 
     def reply(self, queue: str, correlation_id: str | None, body: Mapping[str, Any]) -> None:
@@ -75,7 +94,7 @@ class Publisher:
                     retry_policy=RETRY,
                 )
         except (OperationalError, OSError) as error:
-            raise BrokerError(f"the broker cannot be reached: {type(error).__name__}") from error
+            raise _unreachable(error) from error
 
     def ping(self) -> None:
         """Connect once.
@@ -87,11 +106,17 @@ class Publisher:
             with self._app.connection_for_write(connect_timeout=5) as connection:
                 connection.ensure_connection(max_retries=1, timeout=5)
         except (OperationalError, OSError) as error:
-            raise BrokerError(f"the broker cannot be reached: {type(error).__name__}") from error
+            raise _unreachable(error) from error
 
     def close(self) -> None:
         """Give all connections back."""
         self._app.close()
+
+
+def _unreachable(error: Exception) -> BrokerError:
+    # Only the kind of the error: its text may hold the URL.
+    kind = type(error.__cause__ or error).__name__
+    return BrokerError(f"the broker cannot be reached ({kind}): check that it runs, and DATASHUNT_BROKER_URL")
 
 
 def chunks(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:

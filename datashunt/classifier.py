@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from datashunt.errors import SpecError
 
@@ -23,7 +23,19 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 NONE_OF_THESE = "none of these"
 """What the LLM may say when hard pruning took the right label away; no label may be called so."""
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+def _no_truth_value(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("expected a number, and YAML reads this as a truth value")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_truth_value)]
+Real = Annotated[float, BeforeValidator(_no_truth_value)]
+Fraction = Annotated[Real, Field(ge=0.0, le=1.0)]
+PerMinute = Annotated[Whole, Field(ge=1, le=1_000_000_000)]
+Price = Annotated[Decimal, BeforeValidator(_no_truth_value), Field(ge=0, le=1_000_000)]
+A_YEAR_S = 31_536_000.0
 
 
 class _Part(BaseModel):
@@ -41,8 +53,8 @@ class _Part(BaseModel):
 class SmallModelSpec(_Part):
     """`base`: hub id, folder, or `auto` for the packaged encoder. `max_tokens`: longer texts are cut."""
 
-    base: str = "auto"
-    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 128
+    base: Annotated[str, Field(min_length=1)] = "auto"
+    max_tokens: Annotated[Whole, Field(ge=8, le=8192)] = 128
 
 
 class PolicySpec(_Part):
@@ -58,10 +70,10 @@ class LLMSpec(_Part):
 
     model: Annotated[str, Field(min_length=1)] = "gpt-4.1-mini"
     api: Literal["auto", "chat"] = "auto"
-    input_price: Annotated[Decimal, Field(ge=0)] | None = None
-    output_price: Annotated[Decimal, Field(ge=0)] | None = None
-    rpm: Annotated[int, Field(ge=1)] | None = None
-    tpm: Annotated[int, Field(ge=1)] | None = None
+    input_price: Price | None = None
+    output_price: Price | None = None
+    rpm: PerMinute | None = None
+    tpm: PerMinute | None = None
 
     @model_validator(mode="after")
     def _both_prices(self) -> LLMSpec:
@@ -97,9 +109,9 @@ class DistilSpec(_Part):
     `max_answers`: most answers that one distillation trains on; it bounds its time and memory.
     """
 
-    every_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
-    min_new_answers: Annotated[int, Field(ge=1)] = 200
-    max_answers: Annotated[int, Field(ge=10)] = 20_000
+    every_s: Annotated[Real, Field(gt=0, le=A_YEAR_S)] = 300.0
+    min_new_answers: Annotated[Whole, Field(ge=1, le=1_000_000_000)] = 200
+    max_answers: Annotated[Whole, Field(ge=10, le=1_000_000_000)] = 20_000
 
 
 class Spec(_Part):
@@ -251,11 +263,15 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def _problem(item: Any) -> str:
     field = ".".join(str(part) for part in item["loc"]) or "document"
-    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    message = str(item["msg"])
+    for noise in ("Value error, ", "Input should be ", "String should have "):
+        message = message.removeprefix(noise)
     if item["type"] == "missing":
         return f"{field}: missing, and required"
     if item["type"] == "extra_forbidden":
         return f"{field}: there is no such field (found {_short(item['input'])})"
+    if item["type"] == "model_type":  # pydantic would name our class
+        message = "fields, as in a mapping"
     if item["type"] != "value_error":
         message = f"expected {message}"
     return f"{field}: {message} (found {_short(item['input'])})"

@@ -81,8 +81,10 @@ def judge(
 ) -> Verdict:
     """Compare two models on the same judge answers.
 
-    Overall, the challenger must be *proven* no more than `margin` worse, with error ≤ delta. A label with at
-    least 30 answers vetoes when the challenger is proven more than `margin` worse on it, with error ≤ delta
+    Overall, the challenger must be *proven* no more than a tolerated loss worse, with error ≤ delta, and the answers
+    must be at least as likely under it. What is tolerated is `tolerated_loss`: `margin` with many answers, more
+    with few, where nobody could prove a loss below `margin`, and a better challenger would wait for ever. A label
+    with at least 30 answers vetoes when the challenger is proven more than `margin` worse on it, with error ≤ delta
     over all such labels together: proving each label non-inferior would take thousands of answers of each.
 
     Args:
@@ -92,8 +94,8 @@ def judge(
         answers: (n,) indices of the LLM's labels.
         labels: k names.
         majority: index of the most frequent label of the *training* answers.
-        margin: largest tolerated loss of agreement.
-        delta: largest chance of promoting a challenger that is worse by more than the margin.
+        margin: largest loss of agreement that is tolerated with many answers.
+        delta: largest chance of promoting a challenger that is worse by more than is tolerated.
 
     Raises:
         ValueError: shapes differ.
@@ -103,8 +105,10 @@ def judge(
     theirs = y == majority if incumbent is None else _right(incumbent, y, len(labels))
     per_label = {name: _label(ours, theirs, y == i) for i, name in enumerate(labels)}
     lower = difference_lower(*_discordant(ours, theirs), len(y), delta) if len(y) else -1.0
+    tolerated = tolerated_loss(len(y), margin)
     worse = [] if incumbent is None else _vetoes(ours, theirs, y, labels=per_label, margin=margin, delta=delta)
-    promote, reason = _decide(len(y), lower, worse, margin, delta)
+    less_likely = incumbent is not None and _likelihood_lost(challenger, incumbent, y) > 0
+    promote, reason = _decide(len(y), lower, worse, less_likely, tolerated, delta)
     return Verdict(
         promote=promote,
         reason=reason,
@@ -112,10 +116,19 @@ def judge(
         agreement_challenger=_mean(ours),
         agreement_incumbent=_mean(theirs),
         difference_lower=lower,
-        margin=margin,
+        margin=tolerated,
         delta=delta,
         labels=per_label,
     )
+
+
+def tolerated_loss(n: int, margin: float) -> float:
+    """The loss of agreement that a verdict over n answers tolerates: 1 / √n, and never less than `margin`.
+
+    A confidence limit over n answers is a multiple of 1 / √n wide. With this one, two equal models that differ in a
+    fifth of the items pass this test five times in six; a margin of 0.01 is reached with 10,000 answers.
+    """
+    return max(margin, 1.0 / math.sqrt(n)) if n else margin
 
 
 def difference_lower(better: int, worse: int, n: int, delta: float) -> float:
@@ -239,18 +252,24 @@ def _vetoes(
     ]
 
 
-def _decide(n: int, lower: float, worse: list[str], margin: float, delta: float) -> tuple[bool, str]:
+def _decide(
+    n: int, lower: float, worse: list[str], less_likely: bool, tolerated: float, delta: float
+) -> tuple[bool, str]:
     if n < FEWEST_JUDGES:
         return False, f"only {n} judge answers: {FEWEST_JUDGES - n} more are needed for a verdict"
-    sure = f"with {1 - delta:.0%} confidence"
-    if lower < -margin:
-        return (
-            False,
-            f"may lose up to {-lower:.3f} of agreement, {sure} over {n} judge answers; tolerated: {margin}",
-        )
+    sure = f"with {1 - delta:.0%} confidence over {n} judge answers"
+    if lower < -tolerated:
+        return False, f"may lose up to {-lower:.3f} of agreement, {sure}; tolerated: {tolerated:.3f}"
     if worse:
-        return False, f"loses more than {margin} of agreement, {sure}, on {', '.join(map(repr, worse))}"
-    return True, f"loses at most {max(-lower, 0.0):.3f} of agreement, {sure} over {n} judge answers"
+        return False, f"loses agreement, {sure}, on {', '.join(map(repr, worse))}"
+    if less_likely:
+        return False, f"the {n} judge answers are less likely under it than under the incumbent"
+    return True, f"loses at most {max(-lower, 0.0):.3f} of agreement, {sure}"
+
+
+def _likelihood_lost(challenger: ArrayLike, incumbent: ArrayLike, y: Indices) -> float:
+    """By how many nats the answers are less likely under the challenger, in the mean."""
+    return negative_log_likelihood(challenger, y) - negative_log_likelihood(incumbent, y)
 
 
 def _label(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], of_label: NDArray[np.bool_]) -> LabelVerdict:

@@ -84,6 +84,7 @@ class Receipt:
         accepted: new items.
         known: entries that were there already, with the same text.
         refused: entries that were not taken, each with its reason.
+        error: why the call was refused as a whole; nothing of it was stored. None: it was not.
     """
 
     submission_id: str
@@ -91,6 +92,7 @@ class Receipt:
     accepted: int
     known: int
     refused: tuple[Refusal, ...] = ()
+    error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The receipt as it travels over the broker."""
@@ -102,6 +104,7 @@ class Receipt:
             "refused": [
                 {"position": r.position, "id": r.id, "reason": r.reason, "detail": r.detail} for r in self.refused
             ],
+            "error": self.error,
         }
 
 

@@ -5,6 +5,7 @@ Nothing else in datashunt reads the environment.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from datashunt.errors import SettingsError
 
 PREFIX = "DATASHUNT_"
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
+"""At most a year: PostgreSQL's intervals end somewhere."""
 
 
 class Settings(BaseSettings):
@@ -53,6 +55,13 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
     precision: str = Field("auto", description="auto, fp32, bf16, fp16")
     log_level: str = "INFO"
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value):
+            raise ValueError("expected auto, cpu, cuda or cuda:N")
+        return value
 
     @field_validator("precision")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -14,9 +15,11 @@ from datashunt.bootstrap import Runtime
 from datashunt.errors import BrokerError, DatashuntError, SettingsError
 from datashunt.items import Wake
 from datashunt.telemetry import event
+from workers.discarded import WithoutBody
 
 TORCH_QUEUES = {"score", "distil"}
 _runtimes: dict[int, Runtime] = {}
+_stopping = threading.Event()
 
 
 def runtime() -> Runtime:
@@ -96,6 +99,9 @@ def uses_cuda() -> bool:
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _configure_logging(**_: Any) -> None:
     telemetry.configure(settings.load().log_level)
+    consumer = logging.getLogger("celery.worker.consumer.consumer")
+    if not any(isinstance(one, WithoutBody) for one in consumer.filters):
+        consumer.addFilter(WithoutBody())
 
 
 @signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
@@ -108,21 +114,39 @@ def _check_and_listen(instance: Any, **_: Any) -> None:
     if reason is not None:
         sys.stderr.write(f"datashunt: {reason}\n")
         raise SystemExit(2)
+    _wire(queues)
     if "llm" in queues:
         instance.app.amqp.queues.select_add("intake")
 
 
+def _wire(queues: set[str]) -> None:
+    """Make what these queues need, without connecting: a wrong setting ends the worker before it takes a message."""
+    try:
+        made = runtime()
+        _ = made.store, made.publisher, made.asker if "llm" in queues else None
+    except DatashuntError as error:
+        sys.stderr.write(f"datashunt: {error}\n")
+        raise SystemExit(error.exit_code) from None
+
+
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _start_ticking(**_: Any) -> None:
-    stop = threading.Event()
-    thread = threading.Thread(target=_tick_until, args=(stop,), name="ticker", daemon=True)
-    signals.worker_shutting_down.connect(lambda **_: stop.set(), weak=False)
-    thread.start()
+    threading.Thread(target=_tick_until_stopping, name="ticker", daemon=True).start()
 
 
-def _tick_until(stop: threading.Event) -> None:
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _begin_to_stop(**_: Any) -> None:
+    _stopping.set()
+
+
+def stopping() -> bool:
+    """Whether this worker was asked to end: it finishes the batch or the call in hand, and begins no other."""
+    return _stopping.is_set()
+
+
+def _tick_until_stopping() -> None:
     every_s = runtime().settings.tick_every_s
-    while not stop.wait(every_s):
+    while not _stopping.wait(every_s):
         tick_once()
 
 
@@ -132,3 +156,5 @@ def tick_once() -> None:
         publish(runtime().ticker.run())
     except DatashuntError as error:
         event("tick_failed", error=str(error))
+    except Exception as error:  # noqa: BLE001 - a fault of ours must not end the ticking of this process for good
+        event("tick_failed", level=logging.ERROR, error=type(error).__name__, exc_info=True)

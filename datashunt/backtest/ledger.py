@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datashunt.errors import UsageError
+from datashunt.items import Role
 
 DECISIONS = "decisions.jsonl"
 STATE = "state.json"
@@ -62,11 +63,16 @@ class Trained:
     counts: dict[str, int]
     seconds: float
     certificate: dict[str, Any] | None
-    ece: float | None
+    evaluation: dict[str, Any]
 
 
 class Ledger:
-    """The folder of one run. What `commit` returned from survives kill -9; what came after is done again."""
+    """The folder of one run. What `commit` returned from survives kill -9; what came after is done again.
+
+    Attributes:
+        decisions, trained: all so far, oldest first.
+        calls: made so far. judges: answers to judge by. new_answers: to train on, since the last distillation.
+    """
 
     def __init__(self, folder: Path, identity: str) -> None:
         """Open a run's folder, or begin it.
@@ -78,23 +84,28 @@ class Ledger:
         folder.mkdir(parents=True, exist_ok=True)
         self.decisions: list[Decision] = []
         self.trained: list[Trained] = []
+        self.calls = self.judges = self.new_answers = 0
         state = self._read(identity)
         kept = state["bytes"] if state else 0
         with (folder / DECISIONS).open("ab") as file:
             file.truncate(kept)
         if state:
             lines = (folder / DECISIONS).read_text(encoding="utf-8").splitlines()
-            self.decisions = [Decision(**json.loads(line)) for line in lines]
+            for line in lines:
+                self._count(Decision(**json.loads(line)))
             self.trained = [Trained(**entry) for entry in state["trained"]]
+            self._count_new()
         self._identity = identity
         self._file = (folder / DECISIONS).open("ab")
 
     def commit(self, decisions: Iterable[Decision], trained: Sequence[Trained] = ()) -> None:
         """Append decisions and distillations, and make them durable together."""
         for decision in decisions:
-            self.decisions.append(decision)
+            self._count(decision)
             self._file.write(json.dumps(asdict(decision), ensure_ascii=False).encode() + b"\n")
-        self.trained.extend(trained)
+        if trained:
+            self.trained.extend(trained)
+            self._count_new()
         self._file.flush()
         os.fsync(self._file.fileno())
         state = {
@@ -109,6 +120,19 @@ class Ledger:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _count(self, decision: Decision) -> None:
+        self.decisions.append(decision)
+        self.calls += decision.calls
+        if decision.answer is not None:
+            self.judges += decision.role == Role.JUDGE
+            self.new_answers += decision.role == Role.TRAIN
+
+    def _count_new(self) -> None:
+        """Answers to train on that no distillation has seen."""
+        seen = self.trained[-1].up_to if self.trained else 0
+        new = (decision for decision in self.decisions[seen:] if decision.answer is not None)
+        self.new_answers = sum(decision.role == Role.TRAIN for decision in new)
 
     def _read(self, identity: str) -> dict[str, Any] | None:
         path = self._folder / STATE

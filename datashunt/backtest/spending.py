@@ -1,8 +1,7 @@
-"""What a backtest asks in each batch: a fixed threshold, a number of calls, or a certified threshold. Pure.
+"""How a limited number of calls is spread over a stream. Pure; numpy only.
 
-With a number of calls the questions are spread over the stream by one curve: of C calls left for R items left, a
-batch of b gets C · (1 - ((R - b) / R) ** FRONT). FRONT = 1 spreads them evenly; more asks more in the beginning,
-where an answer also teaches for longer.
+Of C calls left for R items left, a batch of b gets C · (1 - ((R - b) / R) ** front). A front of 1 spreads them
+evenly; more asks more in the beginning, where an answer also teaches for longer.
 """
 
 from __future__ import annotations
@@ -12,10 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FRONT = 1.5
-"""How much earlier than evenly calls are spent (benchmarks.quality: front)."""
+FRONT = 2.0
+"""How much earlier than evenly calls are spent."""
 AUDIT_SHARE = 0.1
-"""Largest part of a limited number of calls that goes to audits once a bundle serves."""
+"""Largest part of the calls left that goes to audits once a bundle serves."""
+LESSONS = 8
+"""A distillation is due at the latest when an eighth of all calls brought new answers."""
+FEWEST_NEW = 50
+"""New answers below which no distillation is worth its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +33,30 @@ class Budget:
         if batch >= self.items:
             return min(self.calls, batch)
         share = 1.0 - ((self.items - batch) / self.items) ** front
-        return min(int(round(self.calls * share)), batch)
+        return min(int(self.calls * share + 0.5), batch)
 
-    def audit_rate(self, policy_rate: float) -> float:
-        """The policy's rate, or less where audits would eat more than their part of the calls."""
-        return min(policy_rate, AUDIT_SHARE * self.calls / max(1, self.items))
+    def audit_rate(self, policy_rate: float, batch: int) -> float:
+        """The policy's rate, or less where audits would eat more than their part of the calls; 0 near the end."""
+        rate = min(policy_rate, AUDIT_SHARE * self.calls / max(1, self.items))
+        return rate if self.calls > 4 * rate * batch else 0.0
 
 
-def threshold_for(confidence: NDArray[np.float64], audited: NDArray[np.bool_], quota: int) -> float:
-    """The threshold under which `quota` items of a batch are asked, the audited ones among them.
+def new_answers_due(max_calls: int, policy_due: int) -> int:
+    """After how many new answers a distillation is due, of so many calls in all."""
+    return min(policy_due, max(FEWEST_NEW, max_calls // LESSONS))
+
+
+def threshold_for(urgency: NDArray[np.float64], audited: NDArray[np.bool_], quota: int) -> float:
+    """The urgency above which items of a batch are asked, so that `quota` are, the audited ones among them.
 
     Args:
-        confidence: (n,) of the small model.
-        audited: (n,) who is asked whatever the confidence.
-        quota: items to ask; of equal confidences fewer are asked rather than more.
+        urgency: (n,) the larger, the more it is worth a question.
+        audited: (n,) who is asked whatever the urgency.
+        quota: items to ask; of equal urgencies fewer are asked rather than more.
 
     Returns:
-        A threshold in [0, inf].
+        The largest urgency that is kept; -inf where all are asked.
     """
     escalated = max(0, quota - int(audited.sum()))
-    others = np.sort(confidence[~audited])
-    return float(others[escalated]) if escalated < len(others) else float("inf")
+    others = np.sort(urgency[~audited])[::-1]
+    return float(others[escalated]) if escalated < len(others) else float("-inf")

@@ -6,7 +6,7 @@ import typer
 
 from datashunt.cli.context import err, out, print_json, runtime
 from datashunt.cli.tables import table as columns
-from datashunt.errors import BrokerError
+from datashunt.errors import BrokerError, UsageError
 from datashunt.store import classifiers
 from datashunt.store import dead as letters
 
@@ -42,11 +42,15 @@ def list_(name: str, as_json: bool = typer.Option(False, "--json", help="For pro
 def retry(name: str, ids: list[str] = typer.Argument(None, help="Item ids; default: all dead letters.")) -> None:
     """Give dead letters another life."""
     with runtime() as made:
+        publisher = made.publisher  # a setting that is missing is told before anything is changed
         with made.store.begin() as tx:
             known = classifiers.current(tx, name)
+            alive = sorted(set(ids or ()) - {letter.id for letter in letters.listed(tx, known.id)})
+            if alive:
+                raise UsageError(f"{name} has no dead letter of {', '.join(alive)}: nothing was replayed")
             wakes = letters.replay(tx, known.id, name, ids or None)
         try:
-            made.publisher.publish(wakes)
+            publisher.publish(wakes)
         except BrokerError as error:
             err.print(f"datashunt: {error}; they will be found within seconds all the same", markup=False)
     print(f"{sum(len(wake.ids) for wake in wakes)} replayed")

@@ -43,19 +43,25 @@ def submit(
 ) -> None:
     """Submit the items of a .jsonl, .csv or .parquet file (the first two also .gz); accepted means committed."""
     rows = streams.read(file, id_column=id_column, text_column=text_column)
-    accepted = known = refused = 0
-    with Client(load()) as client:
-        for lines, entries in _calls(rows):
-            receipt = client.submit(name, entries)
-            accepted += receipt.accepted
-            known += receipt.known
-            for entry in receipt.refused:
-                refused += 1
-                if refused <= SHOWN:
-                    _complain(lines[entry.position], entry)
-    if refused > SHOWN:
-        err.print(f"… and {refused - SHOWN} more; all reasons are in the table refusals")
-    print(f"{accepted} accepted, {known} known already, {refused} refused")
+    calls = accepted = known = refused = 0
+    broken_off = True
+    try:
+        with Client(load()) as client:
+            for lines, entries in _calls(rows):
+                receipt = client.submit(name, entries)
+                calls += 1
+                accepted += receipt.accepted
+                known += receipt.known
+                for entry in receipt.refused:
+                    refused += 1
+                    if refused <= SHOWN:
+                        _complain(lines[entry.position], entry)
+        broken_off = False
+    finally:  # what was committed is told, even if the file or a server breaks off in the middle
+        if refused > SHOWN:
+            err.print(f"… and {refused - SHOWN} more; all reasons are in the table refusals")
+        if calls or not broken_off:
+            print(f"{accepted} accepted, {known} known already, {refused} refused")
     if wait_:
         wait(name, timeout_s=None, audits=False)
     if refused:

@@ -77,14 +77,16 @@ class Asker:
         self._quota = quota
         self._settings = settings
 
-    def run(self, classifier: str, rows: Sequence[int]) -> int:
+    def run(self, classifier: str, rows: Sequence[int], *, stop: Callable[[], bool] = lambda: False) -> int:
         """Work on these asks, each until it is answered, dead, or waits as a row; returns calls made.
+
+        Before each call `stop` is asked; what is left then stands still, and tick finds it.
 
         Raises:
             UnknownClassifier, StoreError, BrokerError: nothing is lost; tick comes again.
         """
         calls = 0
-        while True:
+        while not stop():
             known = self._directory.get(classifier)
             token = uuid4()
             ask = self._claim(known, rows, token)
@@ -92,6 +94,7 @@ class Asker:
                 return calls
             prompt = prompts.render(known.spec, ask.text, candidates=ask.candidates, prior=ask.prior)
             calls += self._work(_Call(known, ask, token, prompt))
+        return calls
 
     def _claim(self, known: Registered, rows: Sequence[int], token: UUID) -> ClaimedAsk | None:
         with self._store.begin() as tx:

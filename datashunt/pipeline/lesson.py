@@ -7,8 +7,8 @@ text equal to one of theirs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,13 +61,17 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """Everything of one distillation: the answers, the texts to retain, and the bundle that serves now."""
+    """Everything of one distillation: the answers, the texts to retain, and the bundle that serves now.
+
+    `changes`: fields of the plan that differ from what serves, for ablations.
+    """
 
     spec: Spec
     answers: Answers
     replay: list[str]
     incumbent: SmallModel | None
     seed: int
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,7 @@ def prepare(
     *,
     learned_up_to: int,
     seed: int,
+    changes: Mapping[str, Any] | None = None,
 ) -> Lesson:
     """What this distillation learns from.
 
@@ -106,6 +111,7 @@ def prepare(
         incumbent: the bundle that serves, or None.
         learned_up_to: id of the newest answer that the incumbent could learn from.
         seed: of this run.
+        changes: of the plan, for ablations.
     """
     parted = Answers.part(stored)
     held_out = {answer.text for answer in (*parted.fit, *parted.judge)}
@@ -117,6 +123,7 @@ def prepare(
         replay=[text for text in replay if text not in held_out],
         incumbent=incumbent,
         seed=seed,
+        changes=changes or {},
     )
 
 
@@ -142,7 +149,7 @@ def teach(lesson: Lesson, settings: Settings, out: Path, progress: Progress) -> 
         seed=lesson.seed,
     )
     return distil.distil(
-        plan,
+        replace(plan, **lesson.changes),
         [example(answer, labels) for answer in lesson.answers.train],
         [(answer.text, labels.index(answer.label)) for answer in lesson.answers.fit],
         lesson.replay,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -34,16 +34,17 @@ class Scorer:
         self._models = models
         self._settings = settings
 
-    def run(self, classifier: str, rows: Sequence[int]) -> Iterator[Wake]:
+    def run(self, classifier: str, rows: Sequence[int], *, stop: Callable[[], bool] = lambda: False) -> Iterator[Wake]:
         """Score the backlog, oldest first, until none of these rows is queued; yields what to publish.
 
         Each batch is committed before its wake-up is yielded. What this call claimed and did not finish is
-        handed back, also when the caller stops early.
+        handed back, also when the caller stops early. Before each batch `stop` is asked; what is left then stands
+        still, and tick finds it.
 
         Raises:
             UnknownClassifier, BundleError, ModelError, StoreError: nothing is lost; tick comes again.
         """
-        while self._any_queued(rows):
+        while not stop() and self._any_queued(rows):
             known = self._directory.get(classifier)
             model = self._models.get(known.incumbent) if known.incumbent else None
             token = uuid4()
@@ -156,7 +157,8 @@ def decide(known: Registered, batch: Sequence[ClaimedItem], probabilities: NDArr
     scored = []
     for row, item in enumerate(batch):
         audited = shunt.audit(known.draw_key, item.id, rate)
-        prunable = not kept[row] and not audited
+        # a model that broke down says nan: nothing that a prompt could be pruned by, nor told
+        prunable = not kept[row] and not audited and bool(np.isfinite(confidences[row]))
         scored.append(
             Scored(
                 row=item.row,

@@ -62,10 +62,10 @@ class Intake:
 
     def refuse(self, classifier: str, submission_id: str, error: str) -> Receipt:
         """Keep the refusal of a whole call, so that its producer can read why. No item is stored."""
-        receipt = Receipt(submission_id, classifier, 0, 0)
+        receipt = Receipt(submission_id, classifier, 0, 0, error=error)
         with self.store.begin() as tx:
             if intake.open_submission(tx, submission_id, classifier, b""):
-                intake.close_submission(tx, receipt, error)
+                intake.close_submission(tx, receipt)
         return receipt
 
     def receipt(self, submission_id: str) -> intake.StoredSubmission | None:

@@ -88,6 +88,17 @@ class SmallModel:
         """
         return softmax(self.logits(self.encode(texts), batch_tokens=batch_tokens), self.temperature)
 
+    @torch.inference_mode()
+    def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Pooled features (n, d) of n texts, in their order: what the head sees."""
+        encoded = self.encode(texts)
+        out = np.empty((len(encoded), self.network.head.in_features), dtype=np.float32)
+        for batch in token_batches([len(row) for row in encoded], _CPU_TOKENS):
+            ids, mask = pad([encoded[i] for i in batch], self.tokenizer.pad_token_id or 0, self.device)
+            with _onednn(self.precision != "fp32"):
+                out[batch] = self.network.pooled(ids, mask).float().cpu().numpy()
+        return out
+
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Token ids of texts: the first half of scoring."""
         return encode(self.tokenizer, texts)

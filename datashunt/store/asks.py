@@ -1,7 +1,7 @@
 """The LLM lane's rows: claim an ask, book a call before it is sent, settle it after, store what it brought.
 
 Money is never forgotten: a call is settled whatever happened to the lease. Only what changes an ask or an item
-is guarded, and a late reply that finds its ask still open finishes it.
+is guarded, and a late reply that finds its ask without an answer finishes it.
 """
 
 from __future__ import annotations
@@ -143,8 +143,10 @@ def settle_call(tx: Connection, call: int, bill: Bill) -> None:
 _ANSWER = text("""
     WITH closed AS (
         UPDATE asks SET state = 'answered', lease_token = NULL, lease_until = NULL
-         WHERE id = :ask AND state IN ('waiting', 'calling')
+         WHERE id = :ask AND state <> 'answered'
      RETURNING *),
+    letters AS (
+        UPDATE dead_letters SET replayed_at = now() FROM closed WHERE ask_id = closed.id AND replayed_at IS NULL),
     answer AS (
         INSERT INTO answers (ask_id, call_id, item_id, classifier_id, spec_version, labels_hash, prompt_hash,
                              label, probabilities, probability_source, role, propensity, had_prior,
@@ -156,7 +158,7 @@ _ANSWER = text("""
      RETURNING id, item_id),
     waiting AS (
         SELECT items.id FROM items JOIN closed ON items.id = closed.item_id
-         WHERE closed.reason = 'escalation' AND items.state = 'asked' FOR UPDATE OF items),
+         WHERE closed.reason = 'escalation' AND items.state IN ('asked', 'dead') FOR UPDATE OF items),
     decided AS (
         INSERT INTO outcomes (item_id, classifier_id, spec_version, label, source, confidence, probabilities,
                               score_id, answer_id)
@@ -183,7 +185,10 @@ def store_answer(
     prompt_hash: str,
     requested_model: str,
 ) -> bool:
-    """Close the ask with its answer, and its item if that waits for it; False when it was closed before."""
+    """Close the ask with its answer, and its item if that waits for it; False when it was answered before.
+
+    What was given up meanwhile comes back: its answer is paid for.
+    """
     vector = None
     confidence = None
     if reply.probabilities is not None:

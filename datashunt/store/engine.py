@@ -47,7 +47,7 @@ class Store:
             with self.engine.begin() as connection:
                 yield connection
         except (OperationalError, InterfaceError, PoolTimeout) as error:
-            raise StoreError(f"PostgreSQL cannot be used: {_reason(error)}") from error
+            raise StoreError(f"PostgreSQL cannot be used: {_reason(error)}{_hint(error)}") from error
         except DBAPIError as error:
             state = getattr(error.orig, "sqlstate", None) or ""
             if state in UNDEFINED:
@@ -71,7 +71,7 @@ class Store:
 def _engine(url: SecretStr, pool_size: int) -> Engine:
     try:
         parsed = make_url(url.get_secret_value())
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise SettingsError(
             "DATASHUNT_DATABASE_URL is no URL: expected postgresql://user:password@host:port/database"
         ) from None
@@ -98,6 +98,12 @@ def _limit_idle(engine: Engine, seconds: float) -> None:
             "SELECT set_config('idle_in_transaction_session_timeout', %s, false)", [str(round(seconds * 1000))]
         )
         connection.commit()
+
+
+def _hint(error: Exception) -> str:
+    """Where to look when no server answered; what a server itself refuses has an SQLSTATE."""
+    answered = isinstance(error, PoolTimeout) or getattr(getattr(error, "orig", None), "sqlstate", None)
+    return "" if answered else ": check that it runs, and DATASHUNT_DATABASE_URL"
 
 
 def _reason(error: Exception) -> str:

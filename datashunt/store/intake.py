@@ -153,7 +153,7 @@ def open_submission(tx: Connection, submission_id: str, classifier: str, payload
     return taken is not None
 
 
-def close_submission(tx: Connection, receipt: Receipt, error: str | None = None) -> None:
+def close_submission(tx: Connection, receipt: Receipt) -> None:
     """Write down what became of it, each refusal with its reason."""
     tx.execute(
         text(
@@ -165,7 +165,7 @@ def close_submission(tx: Connection, receipt: Receipt, error: str | None = None)
             "accepted": receipt.accepted,
             "known": receipt.known,
             "refused": len(receipt.refused),
-            "error": error,
+            "error": receipt.error,
         },
     )
     if receipt.refused:
@@ -187,11 +187,10 @@ def close_submission(tx: Connection, receipt: Receipt, error: str | None = None)
 
 @dataclass(frozen=True, slots=True)
 class StoredSubmission:
-    """A submission that was closed before. `error` is set when the whole call was refused."""
+    """A submission that was closed before."""
 
     receipt: Receipt
     payload_hash: bytes
-    error: str | None
 
 
 def find_submission(tx: Connection, submission_id: str) -> StoredSubmission | None:
@@ -203,7 +202,6 @@ def find_submission(tx: Connection, submission_id: str) -> StoredSubmission | No
         text("SELECT position, key, reason, detail FROM refusals WHERE submission_id = :id ORDER BY position"),
         {"id": submission_id},
     )
-    receipt = Receipt(
-        submission_id, row.classifier, row.accepted, row.known, tuple(Refusal(*entry) for entry in refused)
-    )
-    return StoredSubmission(receipt, bytes(row.payload_hash), row.error)
+    refusals = tuple(Refusal(*entry) for entry in refused)
+    receipt = Receipt(submission_id, row.classifier, row.accepted, row.known, refusals, row.error)
+    return StoredSubmission(receipt, bytes(row.payload_hash))

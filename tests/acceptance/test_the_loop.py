@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
+import redis
 from celery import Celery
+from sqlalchemy import text
 
 from datashunt.demo.run import environment
 from tests.acceptance.conftest import System, plain_items, until
@@ -75,6 +80,7 @@ def test_a_producer_that_reaches_only_the_broker_gets_its_receipt(system: System
         queue="intake",
         reply_to=replies,
     )
+    producer.send_task("datashunt.sumbit", args=["call-3", "tone", [{"id": "c", "text": "hidden"}]], queue="intake")
     with producer.connection_for_read() as connection:
         queue = connection.SimpleQueue(replies)
         receipts = [queue.get(timeout=60).payload for _ in range(3)]
@@ -88,6 +94,47 @@ def test_a_producer_that_reaches_only_the_broker_gets_its_receipt(system: System
     stored = system.client.receipt("call-1")
     assert stored is not None
     assert stored.accepted == 1
+    until(lambda: "datashunt.sumbit" in system.logs(), "the message that nobody knows to be thrown away")
+    assert "hidden" not in system.logs()
+
+
+def test_the_producer_of_the_operations_page_sends_again_until_it_has_its_receipt(system: System) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    definition, _, call = code.partition("\nreceipt = ")
+    producer: dict[str, Any] = {}
+    exec(definition.replace("redis://:password@host:6379/0", system.broker.url), producer)
+    answers: list[Any] = []
+    impatient = call.replace("])", "], resend_after_s=0.5)")
+    system.apply(name="tickets")
+    threading.Thread(target=lambda: answers.append(eval(impatient, producer)), daemon=True).start()
+    with redis.Redis.from_url(system.broker.url) as broker:
+        until(lambda: broker.llen("intake") >= 2, "the submission to be sent again")
+    system.start("llm")
+    until(lambda: answers != [], "the receipt")
+    producer["app"].close()
+    receipt = answers[0]
+    assert (receipt["submission_id"], receipt["error"], receipt["refused"]) == ("orders-2026-05-04", None, [])
+    assert receipt["accepted"] == 1
+    assert system.rows("SELECT key FROM items") == [("4711",)]
+    stored = system.client.receipt("orders-2026-05-04")
+    assert stored is not None
+    assert stored.to_json() == receipt
+
+
+def test_a_submission_over_the_broker_waits_in_the_queue_while_the_database_is_away(system: System) -> None:
+    system.apply()
+    with system.store.begin() as tx:
+        tx.execute(text("ALTER TABLE items RENAME TO elsewhere"))
+    system.start("llm")
+    with Celery(broker=system.broker.url, set_as_current=False) as producer:
+        items = [{"id": "a", "text": "one"}]
+        producer.send_task("datashunt.submit", args=["call-1", "tone", items], queue="intake")
+    until(lambda: "submission_not_stored" in system.logs(), "a worker to try in vain")
+    with system.store.begin() as tx:
+        tx.execute(text("ALTER TABLE elsewhere RENAME TO items"))
+    until(lambda: system.client.receipt("call-1") is not None, "the receipt")
+    assert system.rows("SELECT key, state FROM items") == [("a", "queued")]
 
 
 def test_a_worker_with_wrong_settings_ends_with_code_2_and_one_sentence(system: System) -> None:
@@ -96,6 +143,9 @@ def test_a_worker_with_wrong_settings_ends_with_code_2_and_one_sentence(system: 
     assert worker.wait(timeout=60) == 2
     assert "DATASHUNT_SCORE_LEASE_S: " in system.logs()
     assert "DATASHUNT_LOG_LEVEL: " in system.logs()
+    blind = system.start("llm", DATASHUNT_DATABASE_URL="nowhere")
+    assert blind.wait(timeout=60) == 2
+    assert "DATASHUNT_DATABASE_URL is no URL" in system.logs()
     assert "Traceback" not in system.logs()
 
 
@@ -118,6 +168,8 @@ def test_the_command_line_submits_waits_and_reads_against_running_workers(system
     assert "line 31: missing_field" in submitted.stderr
     assert "line 32: not_json" in submitted.stderr
     assert run("wait", "tone", "--timeout-s", "60", "--audits").returncode == 0
+    # a result appears when no older transaction of the server is open any more, be it only a tick's
+    until(lambda: len(run("results", "tone").stdout.splitlines()) == 30, "all results to be certain")
     read = [json.loads(line) for line in run("results", "tone").stdout.splitlines()]
     assert {one["id"] for one in read} == {f"p{n}" for n in range(30)}
     assert {one["source"] for one in read} == {"llm"}

@@ -20,6 +20,7 @@ from datashunt.items import Reply
 from datashunt.pipeline import ask as lane
 from datashunt.prompts import Prompt
 from datashunt.quota import Limits, Refused, Slot
+from datashunt.store import dead
 
 DOUBT = "negative 0.5 what a day"
 
@@ -115,12 +116,36 @@ def test_an_expired_lease_sends_nothing_though_nobody_took_it_over(world: World)
     assert llm.prompts == []
 
 
+def test_a_worker_that_shall_end_finishes_its_call_and_begins_no_other(world: World) -> None:
+    made = world.score(DOUBT, DOUBT, DOUBT)
+    llm = FakeLLM()
+    assert world.asker(llm).run(NAME, made, stop=lambda: llm.prompts != []) == 1
+    assert world.states("asks") == {"answered": 1, "waiting": 2}
+
+
 def test_a_late_reply_that_finds_its_ask_open_finishes_it(world: World) -> None:
     world.score(DOUBT)
     lost = "UPDATE asks SET state = 'waiting', lease_token = NULL, lease_until = NULL"
     assert world.ask(FakeLLM([during(world, lost, reply("neutral"))])) == 1
     assert world.rows("SELECT state, label FROM items") == [("done", "neutral")]
     assert world.states("asks") == {"answered": 1}
+
+
+def test_a_late_reply_brings_back_what_was_given_up(world: World) -> None:
+    world.score(DOUBT)
+
+    def given_up(_: Prompt) -> Reply:
+        world.change("UPDATE asks SET lease_until = '-infinity', attempts = :n", n=world.settings.llm_max_attempts - 1)
+        world.change("UPDATE calls SET attempt = :n", n=world.settings.llm_max_attempts)
+        world.runtime.ticker.run()
+        assert world.states() == world.states("asks") == {"dead": 1}
+        return reply("neutral")
+
+    assert world.ask(FakeLLM([given_up])) == 1
+    assert world.rows("SELECT state, label FROM items") == [("done", "neutral")]
+    assert world.states("asks") == {"answered": 1}
+    with world.store.begin() as tx:
+        assert dead.listed(tx, world.known().id) == []
 
 
 def test_a_late_reply_to_a_closed_ask_is_booked_and_changes_nothing(world: World) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from lanes import NAME, FakeLLM, World
 
-from datashunt.cli import main
+from datashunt.cli import items, main
 from datashunt.errors import LLMRejected
 from datashunt.settings import Settings
+from datashunt.store import migrate
 
 FILE = """
 name: sentiment
@@ -146,6 +150,25 @@ def test_bad_lines_are_named_and_kept_and_the_good_ones_are_taken(run: Run, worl
     ]
 
 
+def test_a_file_that_breaks_off_tells_what_was_accepted_before(
+    run: Run, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(items, "CALL", 2)
+    rows = "".join(f"{n},{secrets.token_hex(2000)}\n" for n in range(40))
+    packed = gzip.compress(b"id,text\n" + rows.encode())
+    (tmp_path / "items.csv.gz").write_bytes(packed[: len(packed) // 2])
+    ended = run("submit", NAME, tmp_path / "items.csv.gz")
+    assert is_one_sentence(ended, 2, "is no whole gzip file")
+    stored = world.one("SELECT count(*) FROM items")
+    assert stored > 0
+    assert ended.out == f"{stored} accepted, 0 known already, 0 refused\n"
+
+
+def test_a_file_without_a_row_is_no_error(run: Run, world: World, tmp_path: Path) -> None:
+    none = Ended(0, "0 accepted, 0 known already, 0 refused\n", "")
+    assert run("submit", NAME, write(tmp_path, "items.csv", "id,text\n")) == none
+
+
 def test_only_the_first_refusals_are_printed(run: Run, world: World, tmp_path: Path) -> None:
     ended = run("submit", NAME, write(tmp_path, "items.jsonl", "no json\n" * 30))
     assert len(ended.err.splitlines()) == 21
@@ -238,6 +261,16 @@ def test_bundles_are_listed_promoted_and_rolled_back(run: Run, world: World) -> 
     assert is_one_sentence(run("models", "promote", NAME, "9"), 1, "sentiment has no bundle 9")
 
 
+def test_nothing_is_replayed_where_its_messages_could_not_go(
+    run: Run, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.score("a")
+    world.ask(FakeLLM([LLMRejected("no", kind="rejected")]))
+    monkeypatch.setenv("DATASHUNT_BROKER_URL", "nonsense")
+    assert is_one_sentence(run("dead", "retry", NAME), 2, "DATASHUNT_BROKER_URL: expected")
+    assert world.states() == {"dead": 1}
+
+
 def test_dead_letters_are_listed_and_replayed(run: Run, world: World) -> None:
     world.score("a", "b")
     world.ask(FakeLLM([LLMRejected("too long (413)", kind="context_too_long")]))
@@ -247,7 +280,9 @@ def test_dead_letters_are_listed_and_replayed(run: Run, world: World) -> None:
         ("i1", "item", "context_too_long"),
     ]
     assert "too long (413)" in run("dead", "list", NAME).out
+    assert is_one_sentence(run("dead", "retry", NAME, "i0", "i7"), 2, "sentiment has no dead letter of i7")
     assert run("dead", "retry", NAME, "i0").out == "1 replayed\n"
+    assert is_one_sentence(run("dead", "retry", NAME, "i0"), 2, "no dead letter of i0")
     assert run("dead", "retry", NAME).out == "1 replayed\n"
     assert world.states() == {"asked": 2}
 
@@ -263,6 +298,12 @@ def test_the_database_is_upgraded_and_taken_back(
     assert run("db", "upgrade").out.startswith("database: empty → ")
     assert run("db", "upgrade").out.startswith("database: already at ")
     assert "this release: " in run("db", "current").out
+    assert is_one_sentence(run("db", "downgrade", "nowhere"), 2, "cannot be brought to 'nowhere'")
+    with psycopg.connect(empty_database_url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    assert is_one_sentence(run("db", "upgrade"), 2, "at 9999")
+    with psycopg.connect(empty_database_url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = %s", [migrate.head()])
     assert run("db", "downgrade", "base").out.endswith("→ empty\n")
 
 

@@ -9,11 +9,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from celery.exceptions import Reject
 from kombu import Connection
 from lanes import NAME, World
 
 from datashunt import Client
-from datashunt.errors import StoreError
 from datashunt.items import Item
 from datashunt.settings import Settings
 
@@ -73,8 +73,8 @@ def test_a_redelivered_submission_changes_nothing(intake: Any, world: World, bro
 
 def test_a_submission_that_cannot_be_named_is_answered_and_not_stored(intake: Any, world: World) -> None:
     for submission in (None, 5, "", "a\0b", "\ud800", "s" * 600):
-        receipt, error = intake.take(submission, NAME, [{"id": "a", "text": "x"}])
-        assert error.startswith("the submission id cannot be used: ")
+        receipt = intake.take(submission, NAME, [{"id": "a", "text": "x"}])
+        assert receipt.error.startswith("the submission id cannot be used: ")
         assert receipt.accepted == 0
         receipt.submission_id.encode()
     assert world.states() == {}
@@ -84,28 +84,31 @@ def test_a_submission_that_cannot_be_named_is_answered_and_not_stored(intake: An
 def test_a_call_that_is_refused_as_a_whole_keeps_its_reason(intake: Any, world: World) -> None:
     wrong = [(name, [{"id": "a", "text": "x"}]) for name in ("nobody", "a\0b", "\ud800", "", 5, None, ["x"])]
     for number, (classifier, items) in enumerate([*wrong, (NAME, "text"), (NAME, None), (None, None)]):
-        _, error = intake.take(f"s{number}", classifier, items)
-        stored = world.runtime.intake.receipt(f"s{number}")
-        assert stored is not None
-        assert stored.error == error != ""
-        assert stored.receipt.accepted == 0
+        answered = intake.take(f"s{number}", classifier, items)
+        with Client(world.settings) as client:
+            assert client.receipt(f"s{number}") == answered
+        assert answered.error
+        assert answered.accepted == 0
     assert world.states() == {}
 
 
 def test_a_submission_id_used_for_other_items_is_answered_and_the_first_stays(intake: Any, world: World) -> None:
     intake.take("s1", NAME, [{"id": "a", "text": "x"}])
-    _, error = intake.take("s1", NAME, [{"id": "a", "text": "other"}])
-    assert "was used for other items" in error
+    assert "was used for other items" in intake.take("s1", NAME, [{"id": "a", "text": "other"}]).error
     with Client(world.settings) as client:
         receipt = client.receipt("s1")
     assert receipt is not None
     assert receipt.accepted == 1
 
 
-def test_a_database_that_is_away_promises_nothing(intake: Any, world: World) -> None:
+def test_a_database_that_is_away_promises_nothing_and_the_call_goes_back_to_the_queue(
+    intake: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "AGAIN_S", 0.0)
     world.change("ALTER TABLE items RENAME TO elsewhere")
-    with pytest.raises(StoreError):
-        intake.take("s1", NAME, [{"id": "a", "text": "x"}])
+    with pytest.raises(Reject) as rejected:
+        intake.submit.run("s1", NAME, [{"id": "a", "text": "x"}])
+    assert rejected.value.requeue
     world.change("ALTER TABLE elsewhere RENAME TO items")
     assert world.runtime.intake.receipt("s1") is None
 

@@ -108,6 +108,14 @@ def test_a_prompt_is_pruned_as_the_classifier_says(
     assert world.rows("SELECT offered, prior FROM asks") == [(offered, prior)]
 
 
+def test_a_score_that_is_no_number_is_asked_over_all_labels_without_a_prior(world: World) -> None:
+    world.apply(prompt={"pruning": "both"}, policy={"threshold": 0.0})
+    world.bundle(prune_cut=0.3)
+    world.score("negative nan")
+    assert world.states() == {"asked": 1}
+    assert world.rows("SELECT offered, prior FROM asks") == [(None, None)]
+
+
 def test_a_bundle_without_a_cut_offers_all_labels(world: World) -> None:
     world.apply(prompt={"pruning": "hard"})
     world.bundle(prune_cut=None)
@@ -184,6 +192,14 @@ def test_a_caller_that_stops_early_leaves_nothing_claimed(world: World) -> None:
     assert len(next(run).ids) == 256
     run.close()
     assert world.states() == {"asked": 256, "queued": 44}
+
+
+def test_a_worker_that_shall_end_finishes_its_batch_and_claims_no_other(world: World) -> None:
+    world.bundle()
+    model = FakeModel()
+    _, wakes = world.submit(*[KEEP] * 300)
+    assert list(world.scorer(FakeModels(model)).run(NAME, wakes[0].ids, stop=lambda: model.batches != [])) == []
+    assert world.states() == {"done": 256, "queued": 44}
 
 
 def test_a_bundle_that_cannot_be_loaded_claims_nothing(world: World) -> None:

@@ -137,12 +137,12 @@ def test_a_refused_call_leaves_its_id_free_and_its_reason_readable(world: World)
     world.runtime.intake.refuse("nobody", "s1", "there is no classifier named 'nobody'")
     kept = world.runtime.intake.receipt("s1")
     assert kept is not None
-    assert kept.error == "there is no classifier named 'nobody'"
+    assert kept.receipt.error == "there is no classifier named 'nobody'"
     receipt, _ = world.submit(Item("a", "one"), submission="s1")
     assert receipt.accepted == 1
     kept = world.runtime.intake.receipt("s1")
     assert kept is not None
-    assert kept.error is None
+    assert kept.receipt.error is None
 
 
 def test_a_late_refusal_does_not_replace_a_stored_submission(world: World) -> None:
@@ -150,7 +150,7 @@ def test_a_late_refusal_does_not_replace_a_stored_submission(world: World) -> No
     world.runtime.intake.refuse(NAME, "s1", "submission id 's1' was used for other items before")
     kept = world.runtime.intake.receipt("s1")
     assert kept is not None
-    assert (kept.error, kept.receipt.accepted) == (None, 1)
+    assert (kept.receipt.error, kept.receipt.accepted) == (None, 1)
 
 
 def test_an_empty_submission_is_accepted_and_wakes_nobody(world: World) -> None:

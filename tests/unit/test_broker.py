@@ -15,7 +15,7 @@ from kombu import Connection
 from pydantic import SecretStr
 
 from datashunt.broker import Publisher, chunks, configure
-from datashunt.errors import BrokerError
+from datashunt.errors import BrokerError, SettingsError
 from datashunt.items import Wake
 
 NOWHERE = SecretStr("redis://:hidden@127.0.0.1:9/0")
@@ -91,6 +91,23 @@ def test_only_redis_gets_the_options_of_redis() -> None:
     rabbit = configure(Celery("b", set_as_current=False), SecretStr("amqp://127.0.0.1//"))
     assert redis.conf.broker_transport_options["visibility_timeout"] == 60
     assert rabbit.conf.broker_transport_options == {}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["nonsense", "127.0.0.1:6379", "foo://:hidden@127.0.0.1/0", "redis://:hidden@127.0.0.1:port/0", "redis://h:99999"],
+)
+def test_what_is_no_broker_is_a_wrong_setting_that_is_named_and_not_shown(url: str) -> None:
+    with pytest.raises(SettingsError, match="DATASHUNT_BROKER_URL: expected redis://") as refused:
+        Publisher(SecretStr(url))
+    assert "hidden" not in str(refused.value)
+
+
+def test_valkey_may_be_called_by_its_name() -> None:
+    for url, spoken in (("valkey://127.0.0.1/0", "redis://127.0.0.1/0"), ("valkeys://h:1/0", "rediss://h:1/0")):
+        made = configure(Celery("a", set_as_current=False), SecretStr(url))
+        assert made.conf.broker_url == spoken
+        assert made.conf.broker_transport_options["visibility_timeout"] == 60
 
 
 def test_a_worker_takes_nothing_but_json() -> None:

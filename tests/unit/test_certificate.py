@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from datashunt.certificate import audits_needed, upper_bound
+from datashunt.certificate import audits_needed, choose_threshold, lifetime_share, upper_bound
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.floats(0.01, 0.5))
@@ -52,3 +53,45 @@ def test_impossible_counts_and_deltas_are_refused(call: tuple[int, int, float]) 
 def test_impossible_targets_are_refused(call: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="must lie in"):
         audits_needed(*call)
+
+
+def lives(rng: np.random.Generator, *, n: int = 400, base: float) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out items whose disagreement falls with confidence, down to `base`."""
+    confidence = rng.uniform(0.3, 1.0, n)
+    return confidence, rng.random(n) < base + 0.5 * (1.0 - confidence)
+
+
+def true_risk(threshold: float, base: float) -> float:
+    """Mean of base + 0.5 (1 - c) over confidences uniform in [threshold, 1]."""
+    return base + 0.25 * (1.0 - max(threshold, 0.3))
+
+
+CANDIDATES = [1.0 - step / 20 for step in range(1, 15)]
+
+
+@pytest.mark.parametrize("base", [0.0, 0.05, 0.09])
+def test_a_chosen_threshold_breaks_its_promise_at_most_delta_of_the_time(base: float) -> None:
+    rng = np.random.default_rng(3)
+    lives_lived, broken = 1_000, 0
+    for _ in range(lives_lived):
+        confidence, wrong = lives(rng, base=base)
+        choice = choose_threshold(CANDIDATES, confidence, wrong, alpha=0.1, delta=0.1)
+        broken += choice is not None and true_risk(choice.threshold, base) > 0.1
+    assert broken / lives_lived <= 0.1 + 3 * (0.09 / lives_lived) ** 0.5
+
+
+def test_a_threshold_is_chosen_where_the_risk_is_low() -> None:
+    confidence, wrong = lives(np.random.default_rng(4), n=4_000, base=0.0)
+    choice = choose_threshold(CANDIDATES, confidence, wrong, alpha=0.1, delta=0.1)
+    assert choice is not None
+    assert 0.6 <= choice.threshold <= 0.75
+    assert choice.k / choice.n < 0.1
+
+
+def test_too_few_held_out_items_certify_nothing() -> None:
+    confidence = np.full(audits_needed(0.05, 0.1) - 1, 0.99)
+    assert choose_threshold([0.5], confidence, confidence < 0, alpha=0.05, delta=0.1) is None
+
+
+def test_the_shares_of_all_renewals_are_one_in_all() -> None:
+    assert sum(lifetime_share(i) for i in range(1, 100_000)) == pytest.approx(1.0, abs=1e-4)

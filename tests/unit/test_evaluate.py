@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import multinomial
 
 from datashunt.certificate import upper_bound
-from datashunt.evaluate import difference_lower, evaluation, judge
+from datashunt.evaluate import difference_lower, evaluation, judge, tolerated_loss
 
 LABELS = ("no", "yes", "maybe")
 
@@ -46,10 +46,27 @@ def test_a_clearly_worse_challenger_is_not() -> None:
     assert "may lose up to" in verdict.reason
 
 
-def test_being_equal_is_not_proof_until_there_are_enough_answers() -> None:
-    few, many = np.arange(100) % 3, np.arange(600) % 3
-    assert not judge(predictions(few), predictions(few), few, LABELS).promote
-    assert judge(predictions(many), predictions(many), many, LABELS).promote
+def test_what_is_tolerated_shrinks_with_the_answers_down_to_the_margin() -> None:
+    assert tolerated_loss(100, 0.01) == pytest.approx(0.1)
+    assert tolerated_loss(1_000_000, 0.01) == 0.01
+    assert tolerated_loss(0, 0.01) == 0.01
+
+
+@pytest.mark.parametrize("n", [60, 600])
+def test_a_challenger_that_only_ties_passes(n: int) -> None:
+    answers = np.arange(n) % 3
+    verdict = judge(predictions(answers), predictions(answers), answers, LABELS)
+    assert verdict.promote
+    assert verdict.margin == pytest.approx(n**-0.5)
+
+
+def test_a_challenger_under_which_the_answers_are_less_likely_is_rejected_though_it_agrees_as_often() -> None:
+    answers = np.arange(300) % 3
+    sure, unsure = predictions(answers, confidence=0.9), predictions(answers, confidence=0.6)
+    assert judge(sure, unsure, answers, LABELS).promote
+    verdict = judge(unsure, sure, answers, LABELS)
+    assert not verdict.promote
+    assert "less likely" in verdict.reason
 
 
 def test_too_few_judge_answers_say_how_many_are_missing() -> None:
@@ -82,7 +99,7 @@ def test_a_label_that_got_much_worse_vetoes_an_overall_gain() -> None:
     verdict = judge(challenger, incumbent, answers, LABELS)
     assert verdict.difference_lower > 0
     assert not verdict.promote
-    assert "'yes'" in verdict.reason
+    assert "on 'yes'" in verdict.reason
 
 
 def test_a_rare_label_is_reported_and_not_judged() -> None:

@@ -35,6 +35,7 @@ def test_a_receipt_travels_as_json() -> None:
         "accepted": 2,
         "known": 1,
         "refused": [{"position": 3, "id": None, "reason": "empty", "detail": "the text is empty"}],
+        "error": None,
     }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,12 +13,14 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.worker.consumer import consumer
 from pydantic import SecretStr
 
 from datashunt import broker
 from datashunt.errors import BrokerError, StoreError, UsageError
 from datashunt.items import Wake
 from datashunt.settings import Settings
+from datashunt.telemetry import JsonLines
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,16 @@ def worker(pool: str, *queues: str) -> SimpleNamespace:
     return SimpleNamespace(app=made, pool_cls=pool)
 
 
+@pytest.fixture
+def servers(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Settings that name servers; nobody connects to them here."""
+    monkeypatch.setenv("DATASHUNT_BROKER_URL", "memory://")
+    monkeypatch.setenv("DATASHUNT_DATABASE_URL", "postgresql://app@127.0.0.1:9/none")
+    monkeypatch.setattr(app, "_runtimes", {})
+    return monkeypatch
+
+
+@pytest.mark.usefixtures("servers")
 def test_the_llm_lane_also_takes_the_intake(app: ModuleType) -> None:
     made = worker("celery.concurrency.thread:TaskPool", "llm")
     app._check_and_listen(made)
@@ -99,6 +113,37 @@ def test_the_llm_lane_also_takes_the_intake(app: ModuleType) -> None:
     assert (listened["intake"].exchange.name, listened["intake"].routing_key) == ("datashunt", "intake")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "lane", "said"),
+    [
+        ("DATABASE_URL", None, "score", "DATASHUNT_DATABASE_URL is not set"),
+        ("DATABASE_URL", "mysql://app:hidden@127.0.0.1/x", "distil", "DATASHUNT_DATABASE_URL: expected postgresql://"),
+        ("LLM_BASE_URL", "127.0.0.1", "llm", "DATASHUNT_LLM_BASE_URL: expected http://"),
+        ("LLM_API_KEY", "hidden hidden", "llm", "DATASHUNT_LLM_API_KEY: expected no white space"),
+        ("QUOTA_URL", "redis://:hidden@127.0.0.1:port/0", "llm", "DATASHUNT_QUOTA_URL"),
+    ],
+)
+def test_a_worker_that_could_never_work_ends_before_it_takes_a_message(
+    app: ModuleType,
+    servers: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str | None,
+    lane: str,
+    said: str,
+) -> None:
+    servers.delenv(f"DATASHUNT_{name}", raising=False)
+    if value is not None:
+        servers.setenv(f"DATASHUNT_{name}", value)
+    with pytest.raises(SystemExit) as ended:
+        app._check_and_listen(worker("celery.concurrency.solo:TaskPool", lane))
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "hidden" not in told
+
+
+@pytest.mark.usefixtures("servers")
 def test_other_lanes_take_only_their_own(app: ModuleType) -> None:
     made = worker("celery.concurrency.solo:TaskPool", "score")
     app._check_and_listen(made)
@@ -115,6 +160,7 @@ def test_a_refused_worker_ends_with_code_2(
     assert "CUDA" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("servers")
 def test_a_prefork_worker_on_the_cpu_is_not_refused(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATASHUNT_DEVICE", "cpu")
     app._check_and_listen(worker("celery.concurrency.prefork:TaskPool", "score"))
@@ -147,7 +193,7 @@ class FakeRuntime:
         self._wakes = wakes
         self._away = broker_away
 
-    def _run(self, *_: Any) -> Any:
+    def _run(self, *_: Any, **__: Any) -> Any:
         if isinstance(self._wakes, Exception):
             raise self._wakes
         return list(self._wakes)
@@ -169,7 +215,9 @@ def test_a_tick_publishes_what_it_found(app: ModuleType, monkeypatch: pytest.Mon
     assert made.published == [Wake("score", "mood", (1,))]
 
 
-@pytest.mark.parametrize("trouble", [StoreError("away"), UsageError("a stored classifier cannot be read")])
+@pytest.mark.parametrize(
+    "trouble", [StoreError("away"), UsageError("a stored classifier cannot be read"), RuntimeError("a fault of ours")]
+)
 def test_a_tick_that_fails_does_not_end_the_ticking(
     app: ModuleType, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
@@ -189,3 +237,31 @@ def test_a_process_that_forked_has_a_runtime_of_its_own(app: ModuleType, monkeyp
     assert app.runtime() is parent
     monkeypatch.setattr(os, "getpid", lambda: -1)
     assert app.runtime() is not parent
+
+
+@pytest.mark.parametrize(
+    ("report", "args", "fields"),
+    [
+        (consumer.UNKNOWN_FORMAT, ("hidden",), {"why": "it is no task"}),
+        (
+            consumer.UNKNOWN_TASK_ERROR,
+            (KeyError("datashunt.sumbit"), "hidden", {"argsrepr": "hidden"}, {}),
+            {"why": "no task has this name", "task": "'datashunt.sumbit'"},
+        ),
+        (consumer.INVALID_TASK_ERROR, (KeyError("id"), "hidden"), {"why": "it is no valid task"}),
+        (consumer.MESSAGE_DECODE_ERROR, (ValueError("hidden"), "a", "b", "c", "hidden"), {"why": "it is no JSON"}),
+    ],
+)
+def test_a_message_that_nobody_can_use_is_logged_without_its_content(
+    app: ModuleType, report: str, args: tuple[object, ...], fields: dict[str, str]
+) -> None:
+    without_body = app.WithoutBody()
+    trouble = (ValueError, ValueError("hidden"), None)
+    record = logging.LogRecord("celery", logging.ERROR, __file__, 1, report, args, trouble)
+    assert without_body.filter(record)
+    line = json.loads(JsonLines().format(record))
+    assert {name: line[name] for name in ("event", *fields)} == {"event": "message_discarded", **fields}
+    assert "hidden" not in str(line)
+    other = logging.LogRecord("celery", logging.ERROR, __file__, 1, "Connection to %s lost", ("broker",), None)
+    assert without_body.filter(other)
+    assert other.getMessage() == "Connection to broker lost"
