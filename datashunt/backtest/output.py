@@ -1,6 +1,6 @@
 """What a backtest came to: its ledger as the records of a report, and the files of its folder.
 
-Imports the ledger, recording, report and llm. The engine is not needed: a finished run is written again as it is.
+Imports the ledger, options, recording, report and llm. No engine is needed: a run that ended is written as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from datashunt import llm, report
 from datashunt.backtest.ledger import Decision, Trained
+from datashunt.backtest.options import Options
 from datashunt.backtest.recording import Recorded
 from datashunt.classifier import Spec
 from datashunt.items import ItemState, Reason, Role, Source
@@ -36,7 +37,7 @@ class Finished:
         spec: the classifier, with the threshold of the run.
         stream: the items in the order in which they were decided.
         decisions: one for each of them. trained: the distillations that ended.
-        limited: whether a number of calls was to be spent, so that each batch had a threshold of its own.
+        options: how it ran.
         seconds: how long it took.
     """
 
@@ -44,7 +45,7 @@ class Finished:
     stream: Sequence[Recorded]
     decisions: Sequence[Decision]
     trained: Sequence[Trained]
-    limited: bool
+    options: Options
     seconds: float
 
 
@@ -72,7 +73,7 @@ def build(run: Finished, made: Sequence[ItemRecord]) -> BacktestReport:
         llm_calls=sum(decision.calls for decision in run.decisions),
         cost_usd=sum((Decimal(str(decision.cost_usd)) for decision in run.decisions), Decimal(0)),
         cost_if_all_llm_usd=sum((llm.estimate(run.spec, item.text) for item in run.stream), Decimal(0)),
-        bundles=bundles(run.trained, run.decisions, limited=run.limited),
+        bundles=bundles(run.trained, run.decisions, run.options),
         distillations=distillations(run.trained),
         seconds=run.seconds,
     )
@@ -129,19 +130,23 @@ def outcomes(decisions: Sequence[Decision]) -> Iterator[str]:
         yield json.dumps(outcome, ensure_ascii=False)
 
 
-def bundles(trained: Sequence[Trained], decisions: Sequence[Decision], *, limited: bool) -> list[BundleRecord]:
-    """Every bundle that served; where calls were limited, its threshold is the lowest confidence that it kept."""
-    lowest: dict[int, float] = {}
-    if limited:
-        for decision in decisions:
-            if decision.source == Source.SMALL and decision.bundle is not None and decision.confidence is not None:
-                known = lowest.get(decision.bundle, decision.confidence)
-                lowest[decision.bundle] = min(known, decision.confidence)
-    return [
-        BundleRecord(one.number, one.recipe, lowest.get(one.number, one.threshold))
-        for one in trained
-        if one.state == "promoted"
-    ]
+def bundles(trained: Sequence[Trained], decisions: Sequence[Decision], options: Options) -> list[BundleRecord]:
+    """Every bundle that served, with the threshold that it served at.
+
+    Where calls were limited, each batch had a threshold of its own: the lowest confidence that was kept stands for
+    them. Where only certified thresholds count, a bundle without a certificate kept nothing: its threshold is 1.
+    """
+    kept: dict[int, float] = {}
+    for decision in decisions if options.max_calls is not None else ():
+        if decision.source == Source.SMALL and decision.bundle is not None and decision.confidence is not None:
+            kept[decision.bundle] = min(decision.confidence, kept.get(decision.bundle, 1.0))
+
+    def threshold(one: Trained) -> float:
+        if options.alpha is not None:
+            return one.certificate["threshold"] if one.certificate else 1.0
+        return kept.get(one.number, one.threshold)
+
+    return [BundleRecord(one.number, one.recipe, threshold(one)) for one in trained if one.state == "promoted"]
 
 
 def distillations(trained: Sequence[Trained]) -> list[DistillationRecord]:

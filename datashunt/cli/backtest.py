@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 from filelock import FileLock, Timeout
@@ -20,12 +21,12 @@ from datashunt.cli.context import err, out
 from datashunt.errors import UsageError
 
 if TYPE_CHECKING:
-    from datashunt.backtest.engine import Engine, Options
+    from datashunt.backtest.engine import Engine
+    from datashunt.backtest.options import Options
 
 SHOWN = 20
 """Most notes of the recording that are printed."""
-DELTA = 0.1
-"""Chance that a certificate is wrong, unless --delta says otherwise."""
+Order = Literal["file", "random"]
 RUN = "run"
 """The folder inside --out that the engine goes on from."""
 
@@ -35,19 +36,6 @@ def register(app: typer.Typer) -> None:
     app.command()(backtest)
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """The options that say how to run, as they were given."""
-
-    order: str
-    seed: int
-    gates: int
-    max_calls: int | None
-    threshold: float | None
-    alpha: float | None
-    delta: float | None
-
-
 def backtest(
     spec: Path = typer.Argument(..., metavar="SPEC", help="A classifier file (YAML)."),
     stream: Path = typer.Argument(..., metavar="STREAM", help="Items with the LLM's labels: .csv, .jsonl, .parquet."),
@@ -55,17 +43,18 @@ def backtest(
     text_column: str = typer.Option("text", "--text", help="Field or column that holds the text."),
     teacher_column: str = typer.Option(..., "--teacher", help="Field or column that holds what the LLM said."),
     gold_column: str | None = typer.Option(None, "--gold", help="Field or column that holds the right label."),
-    order: str = typer.Option("random", "--order", help="random: shuffled by the seed; file: as they stand."),
-    seed: int = typer.Option(0, "--seed", help="Of the order, the audit draws and the training."),
+    order: Order = typer.Option("random", "--order", help="Shuffled by the seed, or as the file has them."),
+    seed: int = typer.Option(0, "--seed", help="Of the order, the audit draws and the training.", min=0),
     max_calls: int | None = typer.Option(None, "--max-calls", help="Spend at most so many calls."),
-    threshold: float | None = typer.Option(None, "--threshold", help="Keep from this confidence on."),
+    threshold: float | None = typer.Option(None, "--threshold", help="Keep from this confidence on.", min=0, max=1),
     alpha: float | None = typer.Option(None, "--alpha", help="Let at most this share of kept items disagree."),
     delta: float | None = typer.Option(None, "--delta", help="With --alpha: chance that this fails; default 0.1."),
     gates: int = typer.Option(1, "--gates", help="2: the first bundle is asked before the newest."),
     folder: Path = typer.Option(..., "--out", help="Folder for the report, the outcomes and the run."),
 ) -> None:
     """Run a classifier over recorded LLM answers, and report what it would have saved; calls no LLM."""
-    given = _checked(_Given(order, seed, gates, max_calls, threshold, alpha, delta))
+    _one_mode(max_calls, threshold, alpha, delta)
+    options = _options(order=order, seed=seed, max_calls=max_calls, alpha=alpha, delta=delta, gates=gates)
     _require_pictures()
     read = classifier.load(spec)
     from datashunt.backtest import recording
@@ -80,18 +69,21 @@ def backtest(
         gold_column=gold_column,
         max_text_bytes=settings.max_text_bytes,
     )
+    # Other columns of the same file are another stream; right labels decide nothing.
+    columns = [recorded.fingerprint, id_column, text_column, teacher_column]
+    recorded = replace(recorded, fingerprint=classifier.digest(columns))
     _notes([*recorded.notes, *_unseen(read)])
-    from datashunt.backtest.engine import Engine, with_policy
+    from datashunt.backtest.engine import Engine
 
-    asked_for = read if threshold is None else with_policy(read, threshold=threshold)
+    asked_for = read if threshold is None else _with_threshold(read, threshold)
     with _alone(folder / RUN):
-        engine = Engine(asked_for, recorded, _options(given), settings, folder / RUN)
-        figures = _run(engine, asked_for, given, _about(asked_for, stream, teacher_column, given), folder)
+        engine = Engine(asked_for, recorded, options, settings, folder / RUN)
+        figures = _run(engine, asked_for, options, _about(read, stream, teacher_column, options), folder)
     out.print(report.summary(figures))
     err.print(f"report: {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _run(engine: Engine, spec: Spec, given: _Given, about: report.About, folder: Path) -> report.BacktestReport:
+def _run(engine: Engine, spec: Spec, options: Options, about: report.About, folder: Path) -> report.BacktestReport:
     """Decide what is left of the stream, and write the files."""
     from datashunt.backtest import output
     from datashunt.backtest.stopwatch import Stopwatch
@@ -100,9 +92,10 @@ def _run(engine: Engine, spec: Spec, given: _Given, about: report.About, folder:
     done = len(engine.ledger.decisions)
     if done:
         _say(f"going on after {done:,} items" if done < len(engine.stream) else f"all {done:,} items are decided")
-    if done < len(engine.stream):
-        with Progress(err, engine, watch) as progress:
-            engine.run(progress.show)
+    before = done, len(engine.ledger.trained)
+    with Progress(err, engine, watch) as progress:
+        engine.run(progress.show)
+    if (len(engine.ledger.decisions), len(engine.ledger.trained)) != before:
         watch.note()
     engine.ledger.close()
     finished = output.Finished(
@@ -110,7 +103,7 @@ def _run(engine: Engine, spec: Spec, given: _Given, about: report.About, folder:
         stream=engine.stream,
         decisions=engine.ledger.decisions,
         trained=engine.ledger.trained,
-        limited=given.max_calls is not None,
+        options=options,
         seconds=watch.noted,
     )
     return output.write(finished, about, folder)
@@ -119,44 +112,34 @@ def _run(engine: Engine, spec: Spec, given: _Given, about: report.About, folder:
 # what was given
 
 
-def _checked(given: _Given) -> _Given:
-    """The options, if they make sense.
+def _one_mode(max_calls: int | None, threshold: float | None, alpha: float | None, delta: float | None) -> None:
+    """One thing decides what is kept.
 
     Raises:
-        UsageError: one does not, or two contradict each other; the message names it, what was found and expected.
+        UsageError: two were given, or --delta without --alpha.
     """
-    modes = {"--max-calls": given.max_calls, "--threshold": given.threshold, "--alpha": given.alpha}
+    modes = {"--max-calls": max_calls, "--threshold": threshold, "--alpha": alpha}
     chosen = [name for name, value in modes.items() if value is not None]
     if len(chosen) > 1:
-        raise UsageError(f"expected one of --max-calls, --threshold and --alpha, found {' and '.join(chosen)}")
-    _expect("--max-calls", given.max_calls, "a whole number from 1 on", lambda n: n >= 1)
-    _expect("--threshold", given.threshold, "a number in [0, 1]", lambda share: 0 <= share <= 1)
-    _expect("--alpha", given.alpha, "a number inside (0, 1)", lambda share: 0 < share < 1)
-    _expect("--delta", given.delta, "a number inside (0, 1)", lambda share: 0 < share < 1)
-    if given.delta is not None and given.alpha is None:
-        raise UsageError(f"--delta: expected --alpha beside it, found {given.delta:g} alone")
-    _expect("--order", given.order, "file or random", lambda order: order in {"file", "random"})
-    _expect("--gates", given.gates, "1 or 2", lambda gates: gates in {1, 2})
-    _expect("--seed", given.seed, "a whole number from 0 on", lambda seed: seed >= 0)
-    return given
+        raise UsageError(f"found {' and '.join(chosen)}, expected one of --max-calls, --threshold and --alpha")
+    if delta is not None and alpha is None:
+        raise UsageError(f"--delta: found {delta:g} alone, expected --alpha beside it")
+    if threshold is not None and math.isnan(threshold):
+        raise UsageError("--threshold: found nan, expected a confidence in [0, 1]")
 
 
-def _expect(option: str, found: Any, expected: str, fits: Callable[[Any], bool]) -> None:
-    if found is not None and not fits(found):
-        raise UsageError(f"{option}: expected {expected}, found {found!r}")
+def _options(*, delta: float | None, **given: Any) -> Options:
+    from datashunt.backtest.options import Options
+
+    return Options(**given) if delta is None else Options(delta=delta, **given)
 
 
-def _options(given: _Given) -> Options:
-    from datashunt.backtest.engine import Options
-
-    mode: dict[str, Any] = {}
-    if given.alpha is not None:
-        mode = {"alpha": given.alpha, "delta": DELTA if given.delta is None else given.delta}
-    return Options(order=given.order, seed=given.seed, max_calls=given.max_calls, gates=given.gates, **mode)
+def _with_threshold(spec: Spec, threshold: float) -> Spec:
+    return spec.model_copy(update={"policy": spec.policy.model_copy(update={"threshold": threshold})})
 
 
-def _about(spec: Spec, stream: Path, teacher_column: str, given: _Given) -> report.About:
-    order = "in the order of the file" if given.order == "file" else f"shuffled by seed {given.seed}"
+def _about(spec: Spec, stream: Path, teacher_column: str, options: Options) -> report.About:
+    order = "in the order of the file" if options.order == "file" else f"shuffled by seed {options.seed}"
     return report.About(
         classifier=spec.name,
         data=f"{stream.name}, {order}",

@@ -57,7 +57,7 @@ class Progress:
     def show(self, items: int, calls: int, doing: str) -> None:
         """Show that so many items are decided and calls made, and what is being done."""
         now = time.monotonic()
-        if now - self._noted >= NOTE_EVERY_S:
+        if now - self._noted >= NOTE_EVERY_S and items < self._total:
             self._noted = now
             self._watch.note()
         words = f"{calls:,} calls · LLM asked about {self._share():.0%} · {doing}"

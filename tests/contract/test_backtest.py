@@ -18,8 +18,9 @@ import yaml
 from tiny import LABELS, texts, tiny_base
 
 from datashunt import classifier
-from datashunt.backtest.engine import Engine, Options
+from datashunt.backtest.engine import Engine
 from datashunt.backtest.ledger import DECISIONS, STATE, Decision
+from datashunt.backtest.options import Options
 from datashunt.backtest.recording import Recorded, Recording
 from datashunt.classifier import Spec
 from datashunt.settings import Settings
@@ -154,9 +155,7 @@ def finish(words: list[str]) -> subprocess.CompletedProcess[str]:
 
 def kill_when(words: list[str], reached: Callable[[], bool]) -> None:
     """Start the command, and kill -9 it as soon as it has come so far."""
-    process = subprocess.Popen(
-        words, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
     while not reached():
         assert process.poll() is None, "it ended before it could be killed"
@@ -187,7 +186,7 @@ def test_killed_runs_go_on_to_the_very_outcomes_of_one_that_was_left_alone(
     assert trained(alone) >= 2
 
     kill_when(command(files, killed), lambda: trained(killed) == 1)
-    kill_when(command(files, killed), lambda: (killed / "run" / "bundles" / "2").exists())
+    kill_when(command(files, killed), (killed / "run" / "bundles" / "2").exists)
     before = len(decided(killed))
     assert 0 < before < ITEMS
     assert not (killed / "outcomes.jsonl").exists()
