@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,9 +43,9 @@ def backtest(
     teacher_column: str = typer.Option(..., "--teacher", help="Field or column that holds what the LLM said."),
     gold_column: str | None = typer.Option(None, "--gold", help="Field or column that holds the right label."),
     order: Order = typer.Option("random", "--order", help="Shuffled by the seed, or as the file has them."),
-    seed: int = typer.Option(0, "--seed", help="Of the order, the audit draws and the training.", min=0),
+    seed: int = typer.Option(0, "--seed", help="Of the order, the audit draws and the training."),
     max_calls: int | None = typer.Option(None, "--max-calls", help="Spend at most so many calls."),
-    threshold: float | None = typer.Option(None, "--threshold", help="Keep from this confidence on.", min=0, max=1),
+    threshold: float | None = typer.Option(None, "--threshold", help="Keep from this confidence on."),
     alpha: float | None = typer.Option(None, "--alpha", help="Let at most this share of kept items disagree."),
     delta: float | None = typer.Option(None, "--delta", help="With --alpha: chance that this fails; default 0.1."),
     gates: int = typer.Option(1, "--gates", help="2: the first bundle is asked before the newest."),
@@ -116,7 +115,7 @@ def _one_mode(max_calls: int | None, threshold: float | None, alpha: float | Non
     """One thing decides what is kept.
 
     Raises:
-        UsageError: two were given, or --delta without --alpha.
+        UsageError: two were given, --delta without --alpha, or a threshold that is no confidence.
     """
     modes = {"--max-calls": max_calls, "--threshold": threshold, "--alpha": alpha}
     chosen = [name for name, value in modes.items() if value is not None]
@@ -124,13 +123,16 @@ def _one_mode(max_calls: int | None, threshold: float | None, alpha: float | Non
         raise UsageError(f"found {' and '.join(chosen)}, expected one of --max-calls, --threshold and --alpha")
     if delta is not None and alpha is None:
         raise UsageError(f"--delta: found {delta:g} alone, expected --alpha beside it")
-    if threshold is not None and math.isnan(threshold):
-        raise UsageError("--threshold: found nan, expected a confidence in [0, 1]")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UsageError(f"--threshold: found {threshold:g}, expected a confidence in [0, 1]")
 
 
-def _options(*, delta: float | None, **given: Any) -> Options:
+def _options(*, seed: int, delta: float | None, **given: Any) -> Options:
     from datashunt.backtest.options import Options
 
+    if seed < 0:
+        raise UsageError(f"--seed: found {seed}, expected 0 or more")
+    given["seed"] = seed
     return Options(**given) if delta is None else Options(delta=delta, **given)
 
 
