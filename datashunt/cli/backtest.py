@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 from filelock import FileLock, Timeout
 
-from datashunt import classifier, report
+from datashunt import classifier, llm, report
 from datashunt import settings as settings_module
 from datashunt.classifier import Spec
 from datashunt.cli.backtest_progress import Progress
@@ -142,10 +142,11 @@ def _with_threshold(spec: Spec, threshold: float) -> Spec:
 
 def _about(spec: Spec, stream: Path, teacher_column: str, options: Options) -> report.About:
     order = "in the order of the file" if options.order == "file" else f"shuffled by seed {options.seed}"
+    prices = f", at the prices of {spec.llm.model}" if llm.estimate(spec, "") else ""
     return report.About(
         classifier=spec.name,
         data=f"{stream.name}, {order}",
-        llm=f"column {teacher_column}, at the prices of {spec.llm.model}",
+        llm=f"column {teacher_column}{prices}",
         simulated=False,
         recorded=True,
     )
