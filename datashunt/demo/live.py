@@ -1,4 +1,4 @@
-"""What a person sees while the demo runs, and the table at its end."""
+"""What a person sees while the demo runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-
-from datashunt.report import Report
 
 PLAIN_EVERY_S = 15.0
 """How often a line is printed where the output is no terminal."""
@@ -96,32 +94,3 @@ def _line(snapshot: Snapshot, total: int) -> str:
         f" · {'no bundle yet' if snapshot.bundle is None else f'bundle {snapshot.bundle}'}"
         f" · accuracy {accuracy} · {snapshot.doing}"
     )
-
-
-def summary(report: Report) -> Table:
-    """The figures of the run as a table."""
-    tenths = report["llm_share_by_tenth"]
-    table = Table(show_header=False, title="What it came to", title_justify="left")
-    table.add_column(style="dim")
-    table.add_column(justify="right")
-    rows = [
-        ("items", f"{report['items']:,} ({report['done']:,} done, {report['dead']} dead)"),
-        ("kept by the small model", f"{report['kept']:,}"),
-        ("asked the LLM", f"{report['escalated']:,} escalated, {report['audited']:,} audited"),
-        ("LLM share, first tenth → last", f"{_percent(tenths[0])} → {_percent(tenths[-1])}"),
-        ("accuracy (the LLM alone)", f"{_percent(report['accuracy'])} ({_percent(report['llm_accuracy'])})"),
-        ("kept items that differ from the LLM", _percent(report["kept_disagreement"])),
-        ("distillations", ", ".join(one["state"] for one in report["distillations"]) or "none"),
-        (
-            "cost (asking about everything)",
-            f"${report['cost_usd']:.4f} (${report['cost_if_all_llm_usd']:.4f})",
-        ),
-        ("seconds", f"{report['seconds']:.0f}"),
-    ]
-    for name, value in rows:
-        table.add_row(name, value)
-    return table
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"

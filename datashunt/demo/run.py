@@ -93,7 +93,7 @@ def run(options: Options) -> Path:
         seconds = time.monotonic() - started
         figures = _figures(runtime, spec, records, cost_if_all=cost_if_all, seconds=seconds)
     page = _write(figures, records, spec, options)
-    console.print(live.summary(figures))
+    console.print(report.summary(figures))
     return page
 
 

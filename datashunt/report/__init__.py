@@ -3,6 +3,7 @@
 `build` makes the figures (report.json), `series` what is drawn along the stream; both are pure. `write_json`,
 `write_png` and `write_html` put them into files. matplotlib is imported only when a picture is drawn. A backtest
 has `build_backtest`, `backtest_series`, `write_backtest_png` and `write_backtest_html` in their place.
+`summary` is the table at the end of a command.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from datashunt.report.figures import (
 from datashunt.report.page import write_html
 from datashunt.report.picture import write_png
 from datashunt.report.series import Series, series
+from datashunt.report.table import summary
 from datashunt.report.words import About
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "build",
     "build_backtest",
     "series",
+    "summary",
     "write_backtest_html",
     "write_backtest_png",
     "write_html",

@@ -52,6 +52,7 @@ def test_version_and_help_are_printed(run: Run) -> None:
         "up",
         "demo",
         "doctor",
+        "backtest",
     ):
         assert command in out
 

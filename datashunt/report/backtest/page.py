@@ -54,7 +54,7 @@ def _certificates(report: BacktestReport) -> str:
             f"{entry['at_item']:,}",
             f"{entry['threshold']:.3f}",
             f"{entry['alpha']:g}",
-            f"{entry['delta']:g}",
+            f"{entry['delta']:.3g}",
             f"{entry['n']:,}",
             f"{entry['k']:,}",
             entry["method"],
