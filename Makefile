@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench bench-full install clean
+.PHONY: demo test lint bench bench-full bench-quality bench-quality-full install clean
 
 demo: $(STAMP)
 	$(BIN)/datashunt demo --out demo
@@ -20,6 +20,12 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+bench-quality: $(STAMP)
+	$(BIN)/python -m benchmarks.quality
+
+bench-quality-full: $(STAMP)
+	$(BIN)/python -m benchmarks.quality --full
 
 bench-full: $(STAMP)
 	$(BIN)/python -m benchmarks --full

@@ -27,6 +27,7 @@ from datashunt.confidence import (
 )
 from datashunt.items import FEWEST_JUDGES
 
+_TINY = 1e-12
 _NUISANCE = 48
 _PRECISION = 1e-4
 
@@ -82,10 +83,11 @@ def judge(
     """Compare two models on the same judge answers.
 
     Overall, the challenger must be *proven* no more than a tolerated loss worse, with error ≤ delta, and the answers
-    must be at least as likely under it. What is tolerated is `tolerated_loss`: `margin` with many answers, more
-    with few, where nobody could prove a loss below `margin`, and a better challenger would wait for ever. A label
-    with at least 30 answers vetoes when the challenger is proven more than `margin` worse on it, with error ≤ delta
-    over all such labels together: proving each label non-inferior would take thousands of answers of each.
+    must not be less likely under it by more than a standard error. What is tolerated is `tolerated_loss`: `margin`
+    with many answers, more with few, where nobody could prove a loss below `margin`, and a better challenger would
+    wait for ever. A label with at least 30 answers vetoes when the challenger is proven more than `margin` worse on
+    it, with error ≤ delta over all such labels together: proving each label non-inferior would take thousands of
+    answers of each.
 
     Args:
         challenger: (n, k) probabilities.
@@ -107,7 +109,7 @@ def judge(
     lower = difference_lower(*_discordant(ours, theirs), len(y), delta) if len(y) else -1.0
     tolerated = tolerated_loss(len(y), margin)
     worse = [] if incumbent is None else _vetoes(ours, theirs, y, labels=per_label, margin=margin, delta=delta)
-    less_likely = incumbent is not None and _likelihood_lost(challenger, incumbent, y) > 0
+    less_likely = incumbent is not None and _less_likely(challenger, incumbent, y)
     promote, reason = _decide(len(y), lower, worse, less_likely, tolerated, delta)
     return Verdict(
         promote=promote,
@@ -267,9 +269,12 @@ def _decide(
     return True, f"loses at most {max(-lower, 0.0):.3f} of agreement, {sure}"
 
 
-def _likelihood_lost(challenger: ArrayLike, incumbent: ArrayLike, y: Indices) -> float:
-    """By how many nats the answers are less likely under the challenger, in the mean."""
-    return negative_log_likelihood(challenger, y) - negative_log_likelihood(incumbent, y)
+def _less_likely(challenger: ArrayLike, incumbent: ArrayLike, y: Indices) -> bool:
+    """Whether the answers are less likely under the challenger, by more than a standard error of the difference."""
+    rows = np.arange(len(y))
+    ours, theirs = (np.log(np.maximum(np.asarray(p)[rows, y], _TINY)) for p in (challenger, incumbent))
+    lost = theirs - ours
+    return len(y) > 1 and bool(lost.mean() > lost.std(ddof=1) / math.sqrt(len(y)))
 
 
 def _label(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], of_label: NDArray[np.bool_]) -> LabelVerdict:

@@ -128,8 +128,11 @@ class Engine:
         )
 
     def _settle(self, scored: Scored, item: Recorded, known: Registered, calls_left: int) -> Decision:
-        """What becomes of one item; only here its recorded answer is looked at, and only if it is asked."""
-        offered = None if scored.offered is None else tuple(scored.offered)
+        """What becomes of one item; only here its recorded answer is looked at, and only if it is asked.
+
+        A pruned question may take a second call, so the last one offers all labels.
+        """
+        offered = None if scored.offered is None or calls_left < 2 else tuple(scored.offered)
         known_answer = self._answered.get(item.text) if self._reuses(scored) else None
         asked = scored.reason is not None and (calls_left > 0 or known_answer is not None)
         answer = (known_answer or item.teacher) if asked else None
@@ -179,5 +182,5 @@ class Engine:
         """As tick decides it: enough new answers to learn from, and enough to judge by."""
         needed = self._spec.distil.min_new_answers
         if self._options.max_calls is not None:
-            needed = spending.new_answers_due(self._options.max_calls, needed)
+            needed = spending.new_answers_due(self._options.max_calls, needed, self.ledger.learned)
         return self.ledger.new_answers >= needed and self.ledger.judges >= FEWEST_JUDGES

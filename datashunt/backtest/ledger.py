@@ -71,7 +71,8 @@ class Ledger:
 
     Attributes:
         decisions, trained: all so far, oldest first.
-        calls: made so far. judges: answers to judge by. new_answers: to train on, since the last distillation.
+        calls: made so far. judges: answers to judge by.
+        learned, new_answers: answers to train on, from before the last distillation and since.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
@@ -84,7 +85,7 @@ class Ledger:
         folder.mkdir(parents=True, exist_ok=True)
         self.decisions: list[Decision] = []
         self.trained: list[Trained] = []
-        self.calls = self.judges = self.new_answers = 0
+        self.calls = self.judges = self.new_answers = self.learned = 0
         state = self._read(identity)
         kept = state["bytes"] if state else 0
         with (folder / DECISIONS).open("ab") as file:
@@ -129,10 +130,10 @@ class Ledger:
             self.new_answers += decision.role == Role.TRAIN
 
     def _count_new(self) -> None:
-        """Answers to train on that no distillation has seen."""
+        """Part the answers to train on by whether a distillation has seen them."""
         seen = self.trained[-1].up_to if self.trained else 0
-        new = (decision for decision in self.decisions[seen:] if decision.answer is not None)
-        self.new_answers = sum(decision.role == Role.TRAIN for decision in new)
+        taught = [d.answer is not None and d.role == Role.TRAIN for d in self.decisions]
+        self.learned, self.new_answers = sum(taught[:seen]), sum(taught[seen:])
 
     def _read(self, identity: str) -> dict[str, Any] | None:
         path = self._folder / STATE

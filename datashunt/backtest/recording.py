@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datashunt import streams
+from datashunt.classifier import digest
 from datashunt.errors import UsageError
 from datashunt.items import Item, Refusal
 from datashunt.pipeline.submit import check
@@ -45,7 +46,7 @@ class Recording:
     Attributes:
         unanswered: items whose teacher is None.
         notes: sentences for the user: each row left out, and each kind of label that is none; no texts.
-        fingerprint: the first 16 hex digits of the SHA-256 of the file's bytes.
+        fingerprint: of the file's bytes and of the columns that decide: other columns are another stream.
     """
 
     items: tuple[Recorded, ...]
@@ -103,7 +104,9 @@ def read(
         *teacher.notes("the LLM said {}", "a call without an answer"),
         *gold.notes("the gold label is {}", "taken as unknown", silent=True),
     ]
-    return Recording(tuple(items), teacher.unknown, tuple(notes), _fingerprint(path))
+    return Recording(
+        tuple(items), teacher.unknown, tuple(notes), _fingerprint(path, id_column, text_column, teacher_column)
+    )
 
 
 def _usable(rows: Iterator[Row | BadRow], max_text_bytes: int, left_out: list[str]) -> Iterator[Row]:
@@ -185,6 +188,6 @@ def _require(path: Path, column: str, found: _Labels, labels: Sequence[str], ite
     )
 
 
-def _fingerprint(path: Path) -> str:
+def _fingerprint(path: Path, *columns: str) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return digest([hashlib.file_digest(file, "sha256").hexdigest(), *columns])

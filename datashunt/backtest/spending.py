@@ -16,7 +16,9 @@ FRONT = 2.0
 AUDIT_SHARE = 0.1
 """Largest part of the calls left that goes to audits once a bundle serves."""
 LESSONS = 8
-"""A distillation is due at the latest when an eighth of all calls brought new answers."""
+"""The first distillations are due at the latest when an eighth of all calls brought new answers."""
+GROWTH = 4
+"""Later ones are due when the answers grew by a quarter: another tenth teaches little and costs as much time."""
 FEWEST_NEW = 50
 """New answers below which no distillation is worth its time."""
 
@@ -41,9 +43,9 @@ class Budget:
         return rate if self.calls > 4 * rate * batch else 0.0
 
 
-def new_answers_due(max_calls: int, policy_due: int) -> int:
-    """After how many new answers a distillation is due, of so many calls in all."""
-    return min(policy_due, max(FEWEST_NEW, max_calls // LESSONS))
+def new_answers_due(max_calls: int, policy_due: int, learned: int) -> int:
+    """After how many new answers a distillation is due, of so many calls in all and answers learned before."""
+    return max(min(policy_due, max(FEWEST_NEW, max_calls // LESSONS)), learned // GROWTH)
 
 
 def threshold_for(urgency: NDArray[np.float64], audited: NDArray[np.bool_], quota: int) -> float:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from datashunt.small import SmallModel
 
 FINGERPRINT = "recorded"
+_NOTHING = float("inf")
 _STEPS = 20
 """Thresholds tried for a certificate: one for each twentieth of the items kept."""
 
@@ -98,7 +99,7 @@ class Student:
         """The threshold that the incumbent is certified for; above 1, so that nothing is kept, while there is none."""
         one = self._incumbent
         found = one.certificate if one else None
-        return float(found["threshold"]) if found else float("inf")
+        return float(found["threshold"]) if found else _NOTHING
 
     @property
     def _serving(self) -> list[Trained]:
@@ -146,7 +147,12 @@ class Student:
         challenger = lessons.teach(lesson, self._settings, folder, progress)
         model = self._load(folder)
         judgement = lessons.judge(lesson, challenger, model)
-        promoted = judgement.verdict.promote
+        wins = judgement.verdict.promote
+        certified = self._certificate(model) if wins and self._options.alpha is not None else None
+        # With a target, a bundle that is certified serves on until a certified one follows.
+        promoted = wins and (
+            self._options.alpha is None or certified is not None or self.certified_threshold() == _NOTHING
+        )
         return Trained(
             number=number,
             at_item=decided,
@@ -159,7 +165,7 @@ class Student:
             verdict=judgement.verdict.to_json(),
             counts={str(role): n for role, n in lesson.answers.counts.items()},
             seconds=time.monotonic() - started,
-            certificate=self._certificate(model) if promoted and self._options.alpha is not None else None,
+            certificate=certified,
             evaluation=judgement.evaluation,
         )
 
@@ -193,7 +199,7 @@ class Student:
         Thresholds come from `fit` answers, the test from `judge` answers, and of both only those drawn at the
         policy's own rate, which was the same all the time.
         """
-        renewal = 1 + sum(one.state == "promoted" for one in self._ledger.trained)
+        renewal = 1 + len(self._ledger.trained)
         delta = self._options.delta * certificate.lifetime_share(renewal)
         drawn = {role: self._drawn(role) for role in (Role.FIT, Role.JUDGE)}
         if not drawn[Role.FIT] or not drawn[Role.JUDGE]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -68,9 +67,6 @@ def backtest(
         gold_column=gold_column,
         max_text_bytes=settings.max_text_bytes,
     )
-    # Other columns of the same file are another stream; right labels decide nothing.
-    columns = [recorded.fingerprint, id_column, text_column, teacher_column]
-    recorded = replace(recorded, fingerprint=classifier.digest(columns))
     _notes([*recorded.notes, *_unseen(read)])
     from datashunt.backtest.engine import Engine
 

@@ -48,8 +48,12 @@ class Replay:
     reference: Tensor
 
 
-def answers(examples: Sequence[Example], tokenizer: Any, k: int) -> Answers:
+def answers(examples: Sequence[Example], tokenizer: Any, k: int, smoothing: float = 0.0) -> Answers:
     """Tensors of those examples that can teach: with weight, and with target mass on offered labels.
+
+    A target that is sure of one label, as an answer without probabilities is, keeps 1 - smoothing of it; the rest is
+    spread over the offered labels. Against wrong answers this helps as much as losses made for them: Lukasik,
+    Bhojanapalli, Menon, Kumar, *Does Label Smoothing Mitigate Label Noise?* (ICML 2020).
 
     Raises:
         ModelError: none can, or a target has another number of labels.
@@ -61,9 +65,12 @@ def answers(examples: Sequence[Example], tokenizer: Any, k: int) -> Answers:
         raise ModelError("there is no answer to learn from: wait until the LLM has answered some items")
     known = np.stack([e.known for e in useful])
     target = np.stack([e.target for e in useful]).astype(np.float32) * known
+    target /= target.sum(axis=1, keepdims=True)
+    sure = target.max(axis=1, keepdims=True) == 1.0
+    smooth = (1.0 - smoothing) * target + smoothing * known / known.sum(axis=1, keepdims=True)
     return Answers(
         rows=encode(tokenizer, [e.text for e in useful]),
-        target=torch.from_numpy(target / target.sum(axis=1, keepdims=True)),
+        target=torch.from_numpy(np.where(sure, smooth, target).astype(np.float32)),
         known=torch.from_numpy(known),
         weight=torch.tensor([e.weight for e in useful], dtype=torch.float32),
     )

@@ -1,8 +1,7 @@
-"""Recipe `full`: every layer of the encoder and the head, from the linear head's weights.
+"""Recipe `full`: every layer of the encoder, and the head from zero.
 
-Starting from a fitted head keeps the first steps from tearing the pretrained features apart: Kumar,
-Raghunathan, Jones, Ma, Liang, *Fine-Tuning can Distort Pretrained Features and Underperform
-Out-of-Distribution* (ICLR 2022).
+A head fitted to the frozen features first (Kumar et al., ICLR 2022) was worse here: it is sure of its training
+answers at once, and leaves the encoder little to learn (docs/method.md).
 """
 
 from __future__ import annotations
@@ -186,7 +185,7 @@ class _Loop:
         target, known, weight = (
             part[chosen].to(logits.device) for part in (self._answers.target, self._answers.known, self._answers.weight)
         )
-        return absorb_loss(logits, target, known, weight, self._plan.robustness)
+        return absorb_loss(logits, target, known, weight, self._plan.robustness, self._plan.reverse)
 
     def _step(self, loss: Tensor, scale: float) -> None:
         if not math.isfinite(float(loss.detach())):

@@ -12,7 +12,7 @@ from datashunt.distil.corpus import Answers, Indices
 from datashunt.distil.losses import absorb_loss, retain_loss
 from datashunt.distil.plan import Plan, Progress
 
-DECAYS = (80.0, 20.0, 5.0)
+DECAYS = (160.0, 80.0, 20.0)
 """L2 penalties tried, on features of unit variance; the fit answers choose. Each result starts the next."""
 
 _ITERATIONS = 50

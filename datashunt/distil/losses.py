@@ -5,8 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+REVERSE_LOG_ZERO = 4.0
+"""-log 0 as the reverse cross-entropy takes it (Wang et al. 2019, A = -4)."""
 
-def absorb_loss(logits: Tensor, target: Tensor, known: Tensor, weight: Tensor, robustness: float) -> Tensor:
+
+def absorb_loss(
+    logits: Tensor, target: Tensor, known: Tensor, weight: Tensor, robustness: float, reverse: float = 0.0
+) -> Tensor:
     """Stage 1: the generalised cross-entropy to the LLM's answer over the labels that it was offered.
 
     Σ_i t_i (1 - p_i^q) / q, with p the softmax over known labels only; its limit at q = 0 is the cross-entropy.
@@ -14,19 +19,27 @@ def absorb_loss(logits: Tensor, target: Tensor, known: Tensor, weight: Tensor, r
     Source: Zhang, Sabuncu, *Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy
     Labels* (NeurIPS 2018), equation 6.
 
+    With `reverse` the reverse cross-entropy is added, which for one-hot targets is 4 (1 - p_target); with q = 0 that is
+    the symmetric cross-entropy of Wang, Ma, Chen, Luo, Yi, Bailey (ICCV 2019).
+
     Args:
         logits: (n, k).
         target: (n, k), rows sum to 1, zero where not known.
         known: (n, k) bool, at least one True in each row.
         weight: (n,) ≥ 0.
         robustness: q in [0, 1].
+        reverse: weight ≥ 0 of the reverse cross-entropy.
 
     Returns:
         The weighted mean, a scalar.
     """
     log_p = torch.log_softmax(logits.float().masked_fill(~known, -torch.inf), dim=1).masked_fill(~known, 0.0)
     per_label = -log_p if robustness == 0 else (1 - torch.exp(robustness * log_p)) / robustness
-    return ((target * per_label).sum(dim=1) * weight).sum() / weight.sum().clamp(min=1e-6)
+    per_answer = (target * per_label).sum(dim=1)
+    if reverse:
+        agreed = (target * log_p.exp() * known).sum(dim=1)
+        per_answer = per_answer + reverse * REVERSE_LOG_ZERO * (1 - agreed)
+    return (per_answer * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
 def retain_loss(logits: Tensor, reference: Tensor) -> Tensor:

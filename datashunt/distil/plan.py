@@ -15,6 +15,7 @@ Progress = Callable[[str, float], None]
 
 Recipe = str
 HEAD: Recipe = "head"
+BLEND: Recipe = "blend"
 FULL: Recipe = "full"
 
 
@@ -49,11 +50,14 @@ class Plan:
         seed: same inputs, seed, threads and machine: same weights.
         parent: content hash of the incumbent, for the card.
         warm: go on from the incumbent, if it was fine-tuned over the same base, instead of starting from the base.
-        recipes: those to try. Without fit answers nothing can be compared, and only the first is trained.
+        recipes: those to try: `head` trains a linear head on the base's features, `full` every layer, and `blend`
+            a linear head on the features of an encoder between the two.
         epochs: most passes over the answers when all layers are trained, from the base.
         warm_epochs: the same when training goes on from an incumbent that was trained so.
         encoder_lr, head_lr: peak learning rates of AdamW; linear warm-up over a tenth, then linear decay.
         batch_items: answers of one step.
+        smoothing: part of the target of an answer without probabilities that is spread over all offered labels.
+        reverse: weight of the reverse cross-entropy; 1 with robustness 0 is the symmetric cross-entropy.
         robustness: q of the generalised cross-entropy in [0, 1]: 0 is cross-entropy, 1 mean absolute error.
         retain_weight: how much a replayed text counts against an answer in stage 2.
         replay_share: replayed texts for each answer; at 0.25 stage 2 costs half a pass of stage 1.
@@ -70,13 +74,15 @@ class Plan:
     seed: int = 0
     parent: str | None = None
     warm: bool = False
-    recipes: tuple[Recipe, ...] = (HEAD, FULL)
+    recipes: tuple[Recipe, ...] = (HEAD, BLEND, FULL)
     epochs: int = 4
     warm_epochs: int = 2
     encoder_lr: float = 1e-4
     head_lr: float = 1e-3
     batch_items: int = 16
-    robustness: float = 0.3
+    smoothing: float = 0.1
+    robustness: float = 0.0
+    reverse: float = 0.0
     retain_weight: float = 0.5
     replay_share: float = 0.25
 

@@ -1,4 +1,8 @@
-"""One distillation from its examples to a bundle's folder: try the recipes, keep the one the fit answers prefer."""
+"""One distillation from its examples to a bundle's folder: try the recipes, keep the one that fits.
+
+The recipe that usually wins with so many answers a label is kept, unless the fit answers say by more than a standard
+error that another is better: with few of them, the likeliest is mostly the luckiest.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from datashunt import evaluate
@@ -20,7 +25,7 @@ from datashunt.distil import corpus
 from datashunt.distil.corpus import Answers, HeldOut, Replay
 from datashunt.distil.full import Trainer, fine_tune
 from datashunt.distil.head import Features, fit_head
-from datashunt.distil.plan import FULL, HEAD, Challenger, Example, Plan, Progress, Recipe
+from datashunt.distil.plan import BLEND, FULL, HEAD, Challenger, Example, Plan, Progress, Recipe
 from datashunt.errors import ModelError
 from datashunt.small import (
     BundleInfo,
@@ -35,6 +40,10 @@ from datashunt.small.network import encode, load_tokenizer
 
 _CHUNK = 32
 """Texts that the incumbent scores between two reports of progress."""
+BETWEEN = 0.75
+"""How far from the base towards the fine-tuned encoder the blend's encoder lies."""
+USUAL = ((8, HEAD), (100, BLEND))
+"""Up to so many answers a label, this recipe usually wins; with more, full fine-tuning (docs/method.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +116,7 @@ def _material(
 ) -> _Material:
     labels = np.array([label for _, label in fit], dtype=np.intp)
     return _Material(
-        answers=corpus.answers(train, tokenizer, len(plan.labels)),
+        answers=corpus.answers(train, tokenizer, len(plan.labels), plan.smoothing),
         fit=HeldOut(encode(tokenizer, [text for text, _ in fit]), labels),
         replay=_replay(plan, replay, len(train), incumbent, tokenizer, progress),
     )
@@ -136,31 +145,46 @@ def _replay(
 def _try_recipes(
     plan: Plan, material: _Material, incumbent: SmallModel | None, tokenizer: Any, progress: Progress
 ) -> list[_Trained]:
-    """Train what can win, linear head first: it is what full fine-tuning starts from.
+    """Train what can win.
 
-    With `plan.warm` training goes on from an incumbent that was fine-tuned over the same base, and the head is not
-    tried again: more answers only favour fine-tuning.
+    With `plan.warm` training goes on from an incumbent that was fine-tuned over the same base, and nothing else is
+    tried: more answers only favour fine-tuning.
     """
     device = choose_device(plan.device, probe())
     precision = "fp32" if plan.precision == "fp32" else training_precision(device, probe())
     network = SequenceClassifier.of_base(plan.base, plan.labels).to(device)
     trainer = Trainer(network, device, precision, tokenizer.pad_token_id or 0)
-    full = FULL in plan.recipes and bool(material.fit.rows)
-    if full and plan.warm and incumbent is not None and _continues(incumbent, plan):
+    if plan.warm and incumbent is not None and _continues(incumbent, plan):
         network.load_state_dict(incumbent.network.state_dict())
         return [_full(plan, trainer, material, plan.warm_epochs, progress)]
-    head = _head(plan, trainer, material, progress)
-    if not full:
-        return [head]
-    tuned = _full(plan, replace(trainer, network=copy.deepcopy(network)), material, plan.epochs, progress)
-    return [head, tuned] if HEAD in plan.recipes else [tuned]
+    found = []
+    if HEAD in plan.recipes:
+        found.append(_head(HEAD, plan, replace(trainer, network=copy.deepcopy(network)), material, progress))
+    if FULL in plan.recipes or BLEND in plan.recipes:
+        tuned = _full(plan, replace(trainer, network=copy.deepcopy(network)), material, plan.epochs, progress)
+        if BLEND in plan.recipes:
+            _move_encoder(network, tuned.network, BETWEEN)
+            found.append(_head(BLEND, plan, trainer, material, progress))
+        if FULL in plan.recipes:
+            found.append(tuned)
+    return found
+
+
+def _move_encoder(network: SequenceClassifier, towards: SequenceClassifier, share: float) -> None:
+    """Move the encoder's weights by this share of the way towards another's.
+
+    Source: Wortsman et al., *Robust fine-tuning of zero-shot models* (CVPR 2022).
+    """
+    with torch.no_grad():
+        for mine, other in zip(network.encoder.parameters(), towards.encoder.parameters(), strict=True):
+            mine.lerp_(other, share)
 
 
 def _continues(incumbent: SmallModel, plan: Plan) -> bool:
     return incumbent.info.recipe == FULL and incumbent.info.base == plan.base
 
 
-def _head(plan: Plan, trainer: Trainer, material: _Material, progress: Progress) -> _Trained:
+def _head(recipe: Recipe, plan: Plan, trainer: Trainer, material: _Material, progress: Progress) -> _Trained:
     started = time.monotonic()
     features = Features(
         answers=trainer.pooled(material.answers.rows, progress, "embed"),
@@ -170,7 +194,7 @@ def _head(plan: Plan, trainer: Trainer, material: _Material, progress: Progress)
     held_out = trainer.pooled(material.fit.rows, progress, "embed")
     head = fit_head(features, material.answers, (held_out, material.fit.labels), plan, progress)
     head.install(trainer.network.head)
-    return _Trained(HEAD, trainer.network, head.logits(held_out), time.monotonic() - started)
+    return _Trained(recipe, trainer.network, head.logits(held_out), time.monotonic() - started)
 
 
 def _full(plan: Plan, trainer: Trainer, material: _Material, epochs: int, progress: Progress) -> _Trained:
@@ -186,7 +210,7 @@ def _finish(plan: Plan, trained: Sequence[_Trained], material: _Material, tokeni
     temperatures = [fit_temperature(one.logits.numpy(), y) for one in trained]
     calibrated = [softmax(one.logits.numpy(), t) for one, t in zip(trained, temperatures, strict=True)]
     likelihoods = [negative_log_likelihood(p, y) for p in calibrated]
-    best = int(np.nanargmin(likelihoods)) if len(y) else 0
+    best = choose([one.recipe for one in trained], calibrated, y, len(material.answers.rows) / len(plan.labels))
     winner = trained[best]
     evaluation = evaluate.evaluation(calibrated[best], y, plan.labels, plan.threshold)
     evaluation["recipes"] = {
@@ -215,3 +239,29 @@ def _finish(plan: Plan, trained: Sequence[_Trained], material: _Material, tokeni
     )
     save(out, winner.network, tokenizer, info)
     return Challenger(out, winner.recipe, temperatures[best], evaluation)
+
+
+def choose(
+    recipes: Sequence[Recipe], calibrated: Sequence[NDArray[np.float32]], labels: NDArray[np.intp], per_label: float
+) -> int:
+    """Which of the trained recipes becomes the bundle.
+
+    Args:
+        recipes: their names, at least one.
+        calibrated: of each, (f, k) probabilities of the fit answers.
+        labels: (f,) class indices of the fit answers.
+        per_label: answers trained on for each label, in the mean.
+
+    Returns:
+        The index of the recipe that is usual with so many answers, or of the likeliest one, if the fit answers are
+        more likely under that by more than a standard error of the difference.
+    """
+    usual = next((recipe for most, recipe in USUAL if per_label <= most), FULL)
+    default = recipes.index(usual) if usual in recipes else len(recipes) - 1
+    if len(labels) < 2:
+        return default
+    rows = np.arange(len(labels))
+    nats = np.stack([np.log(np.maximum(p[rows, labels], 1e-12)) for p in calibrated])
+    best = int(nats.mean(axis=1).argmax())
+    gain = nats[best] - nats[default]
+    return best if gain.mean() > gain.std(ddof=1) / np.sqrt(len(labels)) else default

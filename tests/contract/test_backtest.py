@@ -136,7 +136,6 @@ def test_no_more_calls_are_made_than_may_be(spec: Spec, tmp_path: Path, limit: i
     assert bool(without) == (limit <= 40)  # no bundle yet, and nobody left to ask: held
 
 
-@pytest.mark.xfail(strict=True, reason="the engine asks with one call left, and pruned labels may take a second")
 def test_the_second_call_of_a_pruned_question_counts(
     document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

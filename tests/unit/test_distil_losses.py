@@ -37,6 +37,13 @@ def test_full_robustness_is_the_mean_absolute_error() -> None:
     assert absorb_loss(z, one_hot(1), ALL, ONE, 1.0).item() == pytest.approx(expected.item())
 
 
+def test_the_reverse_cross_entropy_is_four_times_the_probability_of_the_other_labels() -> None:
+    z = logits(0.3, -1.0, 2.0)
+    p = torch.softmax(z, dim=1)[0, 2].item()
+    both = absorb_loss(z, one_hot(2), ALL, ONE, 0.0, reverse=0.5).item()
+    assert both - absorb_loss(z, one_hot(2), ALL, ONE, 0.0).item() == pytest.approx(0.5 * 4 * (1 - p))
+
+
 def test_an_implausible_answer_pulls_less_under_a_robust_loss() -> None:
     pulls = []
     for robustness in (0.0, 0.3, 0.7):

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
+
+from datashunt import classifier
 from datashunt.items import Role
-from datashunt.pipeline.lesson import increment
+from datashunt.pipeline import lesson
+from datashunt.pipeline.lesson import increment, prepare
 from datashunt.store.distillations import StoredAnswer
 
 
 def answers(ids: range) -> list[StoredAnswer]:
     return [StoredAnswer(n, n, f"text {n}", "x", None, Role.TRAIN, "") for n in ids]
+
+
+@pytest.fixture(autouse=True)
+def few_are_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lesson, "FRESH", 20)
 
 
 def test_every_new_answer_is_learned_and_as_many_old_ones_are_rehearsed() -> None:
@@ -39,3 +48,19 @@ def test_a_lesson_is_bounded_newest_first_with_a_third_for_old_answers() -> None
 
 def test_from_the_base_the_newest_answers_fill_the_lesson() -> None:
     assert [answer.id for answer in increment(answers(range(1, 101)), 0, most=30, seed=3)] == list(range(71, 101))
+
+
+def test_a_few_new_answers_are_rehearsed_with_at_least_half_of_what_is_fresh() -> None:
+    chosen = [answer.id for answer in increment(answers(range(1, 101)), 99, most=1000, seed=3)]
+    assert len(chosen) == 11
+    assert chosen[-1] == 100
+
+
+@pytest.mark.parametrize(("known", "warm", "learned"), [(20, False, 20), (21, True, 12)])
+def test_training_starts_from_the_base_until_the_answers_are_many(known: int, warm: bool, learned: int) -> None:
+    spec = classifier.parse({"name": "n", "labels": ["x", "y"], "instruction": "i"})
+    incumbent = object()
+    made = prepare(spec, answers(range(1, known + 1)), [], incumbent, learned_up_to=known - 2, seed=1)  # type: ignore[arg-type]
+    assert made.warm is warm
+    assert len(made.answers.train) == learned
+    assert not prepare(spec, answers(range(1, known + 1)), [], None, learned_up_to=0, seed=1).warm

@@ -1,0 +1,86 @@
+"""What `benchmarks.quality` runs: the streams with the defaults, a plain cascade, and one change at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+HEAD_ONLY: dict[str, Any] = {"recipes": ("head",), "replay_share": 0.0}
+ABLATION_ITEMS, ABLATION_CALLS = 1_500, 400
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One backtest. `options`: fields of `backtest.options.Options`; `threshold`: of a fixed policy."""
+
+    group: str
+    name: str
+    stream: str
+    seed: int = 0
+    items: int | None = None
+    threshold: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Names the case in the results, and its folder."""
+        return f"{self.group}.{self.stream}.{self.name}.{self.seed}".replace(" ", "-")
+
+
+def defaults(seeds: range) -> Iterator[Case]:
+    """Both streams with the defaults, and what a plain cascade needs on HEADLINES."""
+    for seed in seeds:
+        for calls in (1_200, 1_500, 2_700):
+            yield Case("defaults", f"{calls} calls", "isear", seed, options={"max_calls": calls})
+        for calls in (1_500, 2_500, 3_500):
+            yield Case("defaults", f"{calls} calls", "headlines", seed, options={"max_calls": calls})
+        for threshold in (0.7, 0.8, 0.9, 0.95, 0.98):
+            yield Case(
+                "plain cascade", f"{threshold}", "headlines", seed, threshold=threshold, options={"plan": HEAD_ONLY}
+            )
+
+
+CHANGES: dict[str, dict[str, dict[str, Any]]] = {
+    "as it is": {"the defaults": {}},
+    "stages": {
+        "stage 1 only": {"plan": {"replay_share": 0.0}},
+        "stage 2 only, after the first bundle": {"plan": {"warm": True, "warm_epochs": 0}},
+    },
+    "serving": {"two gates": {"gates": 2}},
+    "loss": {
+        "cross-entropy": {"plan": {"smoothing": 0.0}},
+        "generalised, q = 0.3": {"plan": {"smoothing": 0.0, "robustness": 0.3}},
+        "generalised, q = 0.7": {"plan": {"smoothing": 0.0, "robustness": 0.7}},
+        "symmetric": {"plan": {"smoothing": 0.0, "reverse": 1.0}},
+    },
+    "recipe": {
+        "head": {"plan": {"recipes": ("head",)}},
+        "blend": {"plan": {"recipes": ("blend",)}},
+        "full": {"plan": {"recipes": ("full",)}},
+    },
+    "asking": {
+        "margin": {"asking": "margin"},
+        "entropy": {"asking": "entropy"},
+        "disagreement": {"asking": "disagreement"},
+        "diversity": {"asking": "diversity"},
+        "at random": {"asking": "random"},
+        "equal texts asked again": {"reuse": False},
+    },
+    "spending": {"evenly": {"front": 1.0}, "front 2": {"front": 2.0}},
+}
+
+
+def ablations(seeds: range) -> Iterator[Case]:
+    """Both streams' beginnings with one thing changed at a time."""
+    for group, changes in CHANGES.items():
+        for name, options in changes.items():
+            for seed in seeds:
+                yield Case(
+                    group,
+                    name,
+                    "isear",
+                    seed,
+                    items=ABLATION_ITEMS,
+                    options={"max_calls": ABLATION_CALLS, **options},
+                )

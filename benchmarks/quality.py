@@ -1,0 +1,155 @@
+"""How good the method is on recorded streams: accuracy and agreement at given numbers of calls, and ablations.
+
+Each case is one backtest in its own folder below `bench-quality/`: a run that was interrupted goes on, and a case that
+is done is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.cases import Case, ablations, defaults
+from benchmarks.figures import refreshed
+from benchmarks.recorded import STREAMS, beginning
+from datashunt import settings
+from datashunt.backtest.engine import Engine
+from datashunt.backtest.options import Options
+from datashunt.confidence import expected_calibration_error
+from datashunt.errors import DatashuntError
+
+OUT = Path("bench-quality")
+RESULTS = "results.jsonl"
+Row = dict[str, Any]
+
+
+def run(case: Case, out: Path) -> Row:
+    """One backtest, from where it stopped; its figures as JSON values."""
+    stream = STREAMS[case.stream]
+    spec = stream.spec()
+    if case.threshold is not None:
+        spec = spec.model_copy(update={"policy": spec.policy.model_copy(update={"threshold": case.threshold})})
+    recorded = beginning(stream.read(), case.seed, case.items)
+    options = Options(order="file", seed=case.seed, **case.options)
+    started = time.monotonic()
+    engine = Engine(spec, recorded, options, settings.load(), out / case.key)
+    engine.run(lambda *_: None)
+    engine.ledger.close()
+    return {"key": case.key, **figures(engine), "seconds": round(time.monotonic() - started, 1)}
+
+
+def figures(engine: Engine) -> Row:
+    """Accuracy, agreement, calls and calibration of a run. Items without an outcome count as wrong."""
+    decisions, stream = engine.ledger.decisions, engine.stream
+    pairs = list(zip(decisions, stream, strict=True))
+    kept = [(d, i) for d, i in pairs if d.source == "small"]
+    scored = [(d, i) for d, i in pairs if d.small_confidence is not None and i.teacher is not None]
+    return {
+        "items": len(pairs),
+        "calls": sum(d.calls for d in decisions),
+        "accuracy": mean(d.label == i.gold for d, i in pairs),
+        "llm_accuracy": mean(i.teacher == i.gold for _, i in pairs),
+        "agreement": mean(d.label == i.teacher for d, i in pairs),
+        "kept": len(kept) / len(pairs),
+        "kept_accuracy": mean(d.label == i.gold for d, i in kept) if kept else None,
+        "ece": expected_calibration_error(
+            [d.small_confidence for d, _ in scored], [d.small_label == i.teacher for d, i in scored]
+        )
+        if scored
+        else None,
+        "bundles": sum(one.state == "promoted" for one in engine.ledger.trained),
+        "distillations": len(engine.ledger.trained),
+    }
+
+
+def collect(cases: Iterable[Case], out: Path, console: Console) -> list[tuple[Case, Row]]:
+    """Run what is not done yet, showing each; returns all cases with their figures."""
+    out.mkdir(parents=True, exist_ok=True)
+    results = out / RESULTS
+    lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+    done = {row["key"]: row for row in map(json.loads, lines)}
+    found = []
+    for case in cases:
+        row = done.get(case.key)
+        if row is None:
+            row = run(case, out)
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        console.print(
+            f"{case.key}: accuracy {row['accuracy']:.4f}, agreement {row['agreement']:.4f}, {row['calls']:,} calls,"
+            f" {row['seconds']:.0f} s"
+        )
+        found.append((case, row))
+    return found
+
+
+def summary(found: Sequence[tuple[Case, Row]]) -> list[tuple[str, ...]]:
+    """One line for each case over its seeds: mean ± standard deviation."""
+    by_case: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for case, row in found:
+        by_case[case.group, case.stream, case.name].append(row)
+    return [
+        (
+            *names,
+            str(len(rows)),
+            f"{mean(row['calls'] for row in rows):,.0f}",
+            *(_spread([row[name] for row in rows]) for name in ("accuracy", "agreement", "ece")),
+        )
+        for names, rows in by_case.items()
+    ]
+
+
+HEADER = ("what", "stream", "", "seeds", "calls", "accuracy", "agreement", "ECE")
+
+
+def markdown(found: Sequence[tuple[Case, Row]]) -> str:
+    """The same as a table of docs/method.md."""
+    lines = [f"| {' | '.join(HEADER)} |", "|---|---|---|---:|---:|---:|---:|---:|"]
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in summary(found))])
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    return f"{mean(known):.4f}" + (f" ± {stdev(known):.4f}" if len(known) > 1 else "")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the cases, show them, and with `--docs FILE` write the table of that page again."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="three seeds, and the ablations")
+    parser.add_argument("--ablations", action="store_true", help="only the ablations, three seeds")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the runs and results")
+    parser.add_argument("--docs", type=Path, metavar="FILE", help="write the table in FILE, between its markers, again")
+    options = parser.parse_args(arguments)
+    seeds = range(3)
+    cases = [] if options.ablations else list(defaults(seeds if options.full else range(1)))
+    if options.full or options.ablations:
+        cases += list(ablations(seeds))
+    console = Console()
+    try:
+        found = collect(cases, options.out, console)
+    except DatashuntError as error:
+        sys.stderr.write(f"benchmarks: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    table = Table(*HEADER)
+    for cells in summary(found):
+        table.add_row(*cells)
+    console.print(table)
+    if options.docs:
+        options.docs.write_text(refreshed(options.docs.read_text(encoding="utf-8"), markdown(found)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
