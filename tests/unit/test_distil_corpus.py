@@ -69,3 +69,10 @@ def test_steps_waste_little_on_padding_and_differ_between_epochs() -> None:
     padded = sum(len(step) * max(len(rows[i]) for i in step) for step in first)
     assert padded < 1.15 * sum(map(len, rows))
     assert {frozenset(step.tolist()) for step in first} != {frozenset(step.tolist()) for step in second}
+
+
+def test_only_sure_answers_are_smoothed_and_only_over_what_was_offered() -> None:
+    sure, unsure = an_example([0, 1, 0], known=(1, 1, 0)), an_example([0.5, 0.25, 0.25])
+    made = answers([sure, unsure], Words(), 3, smoothing=0.1)
+    assert made.target[0].tolist() == pytest.approx([0.05, 0.95, 0.0])
+    assert made.target[1].tolist() == pytest.approx([0.5, 0.25, 0.25])
