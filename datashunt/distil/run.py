@@ -17,6 +17,7 @@ from torch import Tensor
 from datashunt import evaluate
 from datashunt.confidence import fit_temperature, negative_log_likelihood, softmax
 from datashunt.distil import corpus
+from datashunt.distil.checkpoint import Checkpoint, fingerprint
 from datashunt.distil.corpus import Answers, HeldOut, Replay
 from datashunt.distil.full import Trainer, fine_tune
 from datashunt.distil.head import Features, fit_head
@@ -64,6 +65,7 @@ def distil(
     incumbent: SmallModel | None,
     out: Path,
     progress: Progress,
+    checkpoint: Path | None = None,
 ) -> Challenger:
     """Two-stage confidence distillation.
 
@@ -79,6 +81,8 @@ def distil(
         incumbent: the bundle that serves, with the same labels, or None. It is not changed.
         out: folder of the new bundle.
         progress: called with stage and share done; what it raises ends the distillation.
+        checkpoint: folder where full fine-tuning keeps its state. The same call goes on from what an interrupted
+            one left there.
 
     Raises:
         ModelError: nothing to learn from, other labels, the base cannot be loaded, or training diverged.
@@ -92,7 +96,8 @@ def distil(
         progress("load", 0.0)
         tokenizer = load_tokenizer(plan.base, plan.max_tokens)
         material = _material(plan, train, fit, replay, incumbent, tokenizer, progress)
-        trained = _try_recipes(plan, material, incumbent, tokenizer, progress)
+        kept = checkpoint and Checkpoint(checkpoint, fingerprint(plan, train, fit, replay, incumbent))
+        trained = _try_recipes(plan, material, incumbent, tokenizer, progress, kept)
     return _finish(plan, trained, material, tokenizer, out)
 
 
@@ -134,7 +139,12 @@ def _replay(
 
 
 def _try_recipes(
-    plan: Plan, material: _Material, incumbent: SmallModel | None, tokenizer: Any, progress: Progress
+    plan: Plan,
+    material: _Material,
+    incumbent: SmallModel | None,
+    tokenizer: Any,
+    progress: Progress,
+    kept: Checkpoint | None,
 ) -> list[_Trained]:
     """Train what can win, linear head first: it is what full fine-tuning starts from.
 
@@ -148,11 +158,11 @@ def _try_recipes(
     full = FULL in plan.recipes and bool(material.fit.rows)
     if full and incumbent is not None and incumbent.info.recipe == FULL and incumbent.info.base == plan.base:
         network.load_state_dict(incumbent.network.state_dict())
-        return [_full(plan, trainer, material, plan.warm_epochs, progress)]
+        return [_full(plan, trainer, material, plan.warm_epochs, progress, kept)]
     head = _head(plan, trainer, material, progress)
     if not full:
         return [head]
-    tuned = _full(plan, replace(trainer, network=copy.deepcopy(network)), material, plan.epochs, progress)
+    tuned = _full(plan, replace(trainer, network=copy.deepcopy(network)), material, plan.epochs, progress, kept)
     return [head, tuned] if HEAD in plan.recipes else [tuned]
 
 
@@ -169,9 +179,12 @@ def _head(plan: Plan, trainer: Trainer, material: _Material, progress: Progress)
     return _Trained(HEAD, trainer.network, head.logits(held_out), time.monotonic() - started)
 
 
-def _full(plan: Plan, trainer: Trainer, material: _Material, epochs: int, progress: Progress) -> _Trained:
+def _full(
+    plan: Plan, trainer: Trainer, material: _Material, epochs: int, progress: Progress, kept: Checkpoint | None
+) -> _Trained:
     started = time.monotonic()
-    fine_tune(trainer, material.answers, material.fit, material.replay, plan, progress, epochs=epochs)
+    parts = material.answers, material.fit, material.replay
+    fine_tune(trainer, *parts, plan, progress, epochs=epochs, checkpoint=kept)
     logits = trainer.logits(material.fit.rows, progress, "fit")
     return _Trained(FULL, trainer.network, logits, time.monotonic() - started)
 
