@@ -96,7 +96,7 @@ def distil(
         progress("load", 0.0)
         tokenizer = load_tokenizer(plan.base, plan.max_tokens)
         material = _material(plan, train, fit, replay, incumbent, tokenizer, progress)
-        kept = checkpoint and Checkpoint(checkpoint, fingerprint(plan, train, fit, replay, incumbent))
+        kept = Checkpoint(checkpoint, fingerprint(plan, train, fit, replay, incumbent)) if checkpoint else None
         trained = _try_recipes(plan, material, incumbent, tokenizer, progress, kept)
     return _finish(plan, trained, material, tokenizer, out)
 
