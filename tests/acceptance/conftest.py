@@ -127,7 +127,7 @@ class System:
 
     def log(self, lane: str, which: int) -> str:
         """What the n-th worker of a lane has logged; -1 is the one that was started last."""
-        paths = sorted(self._logs.glob(f"{lane}-*.log"), key=lambda path: path.stat().st_ctime_ns)
+        paths = sorted(self._logs.glob(f"{lane}-*.log"), key=lambda path: int(path.stem.rpartition("-")[2]))
         return paths[which].read_text(errors="replace")
 
     def logs(self) -> str:
