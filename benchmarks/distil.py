@@ -105,6 +105,11 @@ def _measures(pairs: Sequence[tuple[float, float]], tenth: Taught, hundredth: Ta
         ),
         Measure("tenth_s", "the tenth distillation", early, "s"),
         Measure("hundredth_s", "the hundredth distillation", late, "s"),
+        Measure(
+            "growth_judged",
+            "the same as a multiple, with judging",
+            median(hundredth.judged) / median(tenth.judged),
+        ),
         Measure("new", "new answers of each", new),
         Measure("tenth_mb", "peak memory of the process of the tenth", tenth.peak / 2**20, "MiB"),
         Measure("hundredth_mb", "peak memory of the process of the hundredth", hundredth.peak / 2**20, "MiB"),

@@ -37,9 +37,13 @@ REPLAYED = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """What a process told that taught one lesson: seconds of each time, and its peak resident memory in bytes."""
+    """What a process told that taught one lesson: seconds of each time, and its peak resident memory in bytes.
+
+    `judged`: the same with loading the challenger and judging it.
+    """
 
     seconds: tuple[float, ...]
+    judged: tuple[float, ...]
     peak: int
 
 
@@ -87,22 +91,31 @@ def taught(number: int, new: int, rounds: int, threads: int) -> Taught:
     if ended.returncode:
         raise DatashuntError(f"lesson {number} ended with code {ended.returncode}: see what it wrote above")
     told = json.loads(ended.stdout)
-    return Taught(tuple(told["seconds"]), told["peak"])
+    return Taught(tuple(told["seconds"]), tuple(told["judged"]), told["peak"])
 
 
 def _main(arguments: Sequence[str]) -> None:
     number, new, rounds, threads = map(int, arguments)
     settings = Settings(device="cpu", threads=threads)
-    seconds = []
+    seconds, judged = [], []
     with tempfile.TemporaryDirectory(prefix="datashunt-benchmark-") as place:
         model = incumbent(Path(place) / "incumbent", settings)
         for i in range(rounds):
-            this = lesson(number, new, model)
+            this, out = lesson(number, new, model), Path(place) / str(i)
             started = time.perf_counter()
-            lessons.teach(this, settings, Path(place) / str(i), lambda *_: None, Path(place) / f"state-{i}")
+            challenger = lessons.teach(this, settings, out, lambda *_: None, Path(place) / f"state-{i}")
             seconds.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    sys.stdout.write(json.dumps({"seconds": seconds, "peak": peak}) + "\n")
+            lessons.judge(this, challenger, SmallModel.load(out, device="cpu", threads=threads))
+            judged.append(time.perf_counter() - started)
+    sys.stdout.write(json.dumps({"seconds": seconds, "judged": judged, "peak": _peak()}) + "\n")
+
+
+def _peak() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would also count the process that started this one
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

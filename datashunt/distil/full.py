@@ -30,6 +30,9 @@ from datashunt.small.network import Encoded, SequenceClassifier
 FORWARD_TOKENS = 2_048
 """Padded tokens of one pass without gradients: short enough to report progress about twice a second on a CPU."""
 
+MOST_SCORED = 500
+"""Fit answers that are scored after each pass: there are ever more, and a pass must not cost more for it."""
+
 _WEIGHT_DECAY = 0.01
 _LARGEST_GRADIENT = 1.0
 _RETAIN_RATE = 0.5
@@ -97,9 +100,9 @@ def fine_tune(
 ) -> None:
     """Train in place: stage 1, at most `epochs` passes over the answers; stage 2, one over the replay.
 
-    The fit answers are scored after each pass. Stage 1 ends after a pass without gain, and the network is left
-    as it was when they were most likely. A step of stage 2 carries as many answers as replayed texts, so
-    that it does not undo stage 1.
+    After each pass the fit answers are scored, or the same random part of them if there are many. Stage 1 ends after
+    a pass without gain, and the network is left as it was when they were most likely. A step of stage 2 carries as
+    many answers as replayed texts, so that it does not undo stage 1.
 
     With a checkpoint, the state is written after each pass, and a training that was interrupted goes on after its
     last one; on the same machine, in fp32 on a CPU, to the very same weights.
@@ -110,7 +113,7 @@ def fine_tune(
     """
     rng = np.random.default_rng(plan.seed)
     loop = _Loop(trainer, answers, replay, plan, progress)
-    best = _Best(trainer, held_out, progress)
+    best = _Best(trainer, _some(held_out, plan.seed), progress)
     keeper = _Keeper(trainer, loop, best, rng, checkpoint)
     done = keeper.resume()
     if done:
@@ -133,6 +136,14 @@ def held_out_nll(trainer: Trainer, held_out: HeldOut, progress: Progress) -> flo
     """Mean nats of the fit answers, at the temperature that suits them best."""
     logits = trainer.logits(held_out.rows, progress, "fit").numpy()
     return negative_log_likelihood(softmax(logits, fit_temperature(logits, held_out.labels)), held_out.labels)
+
+
+def _some(held_out: HeldOut, seed: int) -> HeldOut:
+    """At most `MOST_SCORED` of them, at random."""
+    if len(held_out.rows) <= MOST_SCORED:
+        return held_out
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(held_out.rows))[:MOST_SCORED])
+    return HeldOut([held_out.rows[i] for i in chosen], held_out.labels[chosen])
 
 
 class _Best:
