@@ -55,6 +55,24 @@ class Registry:
             raise BundleError(f"the bundle cannot be written to {uri}: {error}") from error
         return uri, hashlib.sha256(document).hexdigest()
 
+    def discard(self, key: str) -> int:
+        """Remove all bundles whose keys begin so: those that nobody will ever name. Returns how many there were.
+
+        Raises:
+            BundleError: they cannot be removed.
+        """
+        place = f"{self._url}/{key}"
+        try:
+            system, start = fsspec.core.url_to_fs(place)
+            folder = start.rsplit("/", 1)[0]
+            listed = system.ls(folder, detail=False, refresh=True) if system.exists(folder) else []
+            found = [one for one in listed if str(one).rstrip("/").startswith(start)]
+            for one in found:
+                system.rm(one, recursive=True)
+        except (OSError, ImportError, ValueError) as error:
+            raise BundleError(f"what was begun at {place} cannot be removed: {error}") from error
+        return len(found)
+
     def fetch(self, uri: str, content_hash: str) -> Path:
         """A local folder with the files that were published, their hashes verified at every call.
 

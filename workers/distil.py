@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from workers.app import app, runtime
+from workers.app import app, runtime, stopping
 
 
 @app.task(name="datashunt.distil")  # type: ignore[untyped-decorator]
 def distil(classifier: str, ids: list[int]) -> None:  # noqa: ARG001 - every wake-up has the same shape
     """A wake-up: if no distillation is due any more, nothing happens."""
-    runtime().distiller.run(classifier)
+    runtime().distiller.run(classifier, stop=stopping)

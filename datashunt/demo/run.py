@@ -26,7 +26,7 @@ from datashunt.classifier import Spec
 from datashunt.client import Client
 from datashunt.demo import dataset, live
 from datashunt.demo.dataset import Sentence, label_of
-from datashunt.errors import UsageError
+from datashunt.errors import DatashuntError, UsageError
 from datashunt.report import ItemRecord, Report
 from datashunt.settings import Settings
 from datashunt.simulator import Options as Simulation
@@ -39,6 +39,8 @@ BACKLOG_S = 120.0
 STREAM_S = 410.0
 """Seconds until the last sentence has come: long enough that the small model learns while they do."""
 DRAIN_S = 60.0
+HIDDEN_S = 30.0
+"""How long an older transaction may hide the last outcomes from the cursor of `results`."""
 LOOK_EVERY_S = 1.5
 """How often new sentences are sent and the state is read: both cost CPU that the workers need."""
 SIMULATOR_START_S = 30.0
@@ -49,7 +51,7 @@ class Options:
     """What the demo shall do.
 
     Attributes:
-        out: folder for the report, the outcomes and (while it runs) the servers' data.
+        out: folder for the report, the outcomes and (while it runs) the servers' data; `logs` in it, if it fails.
         items: how many sentences, at most all there are.
         real_llm: ask the endpoint of DATASHUNT_LLM_*, for money; only with `max_usd`.
         max_usd: refuse to start if asking about every item could cost more.
@@ -67,6 +69,7 @@ def run(options: Options) -> Path:
     Raises:
         UsageError: a package is missing, the data cannot be had, or the LLM could cost too much.
         EmbeddedError: a server or a worker does not start.
+        DatashuntError: it was not done in time, or cost too much; the logs are kept.
     """
     console = Console()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -74,10 +77,12 @@ def run(options: Options) -> Path:
     spec = classifier.load(dataset.SPEC)
     _introduce(console, options, spec, sentences)
     data_dir = options.out / "servers"
-    shutil.rmtree(data_dir, ignore_errors=True)
+    for earlier in (data_dir, _logs(options)):
+        shutil.rmtree(earlier, ignore_errors=True)
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, data_dir, ignore_errors=True)
+        stack.enter_context(_kept_if_it_fails(data_dir / "logs", _logs(options)))
         settings = _servers(stack, options, data_dir, sentences)
         runtime = Runtime(settings)
         stack.callback(runtime.close)
@@ -87,7 +92,7 @@ def run(options: Options) -> Path:
         _workers(stack, data_dir, settings)
         with Client(settings) as client:
             _stream(console, client, runtime, spec, sentences, options)
-            _outcomes(client, spec.name, options.out / "outcomes.jsonl")
+            _outcomes(client, runtime, spec.name, options.out / "outcomes.jsonl")
         records = _records(runtime, spec, sentences, options)
         cost_if_all = sum((llm.estimate(spec, sentence.text) for sentence in sentences), Decimal(0))
         seconds = time.monotonic() - started
@@ -95,6 +100,22 @@ def run(options: Options) -> Path:
     page = _write(figures, records, spec, options)
     console.print(report.summary(figures))
     return page
+
+
+def _logs(options: Options) -> Path:
+    """Where the logs of a demo that failed are kept."""
+    return options.out / "logs"
+
+
+@contextlib.contextmanager
+def _kept_if_it_fails(logs: Path, kept: Path) -> Iterator[None]:
+    """Move the logs to where they stay, after whoever writes them was stopped."""
+    try:
+        yield
+    except Exception:
+        if logs.exists():
+            shutil.move(logs, kept)
+        raise
 
 
 def _introduce(console: Console, options: Options, spec: Spec, sentences: Sequence[Sentence]) -> None:
@@ -132,15 +153,16 @@ def _servers(stack: contextlib.ExitStack, options: Options, data_dir: Path, sent
     if not options.real_llm:
         answers = options.out / "answers.jsonl"
         dataset.write_answers(sentences, answers)
-        given["llm_base_url"] = stack.enter_context(_simulator(answers, data_dir))
+        given["llm_base_url"] = stack.enter_context(_simulator(answers, data_dir / "logs"))
         given["llm_api_key"] = SecretStr("simulation")
     return settings_module.load(**given)
 
 
 @contextlib.contextmanager
-def _simulator(answers: Path, data_dir: Path) -> Iterator[str]:
+def _simulator(answers: Path, logs: Path) -> Iterator[str]:
     """A simulated LLM as a process of its own; yields its base URL."""
-    log = data_dir / "simulator.log"
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / "simulator.log"
     options = simulation(answers)
     command = [sys.executable, "-m", "datashunt", "simulate-llm", "--answers", str(answers)]
     command += ["--port", str(options.port), "--latency-ms", str(options.latency_ms), "--sample"]
@@ -167,7 +189,7 @@ def _base_url(process: subprocess.Popen[bytes], log: Path) -> str:
         if urls:
             return urls[0]
         time.sleep(0.05)
-    raise UsageError(f"the simulated LLM did not start: {log.read_text()[-300:]}")
+    raise DatashuntError(f"the simulated LLM did not start: {log.read_text()[-300:]}")
 
 
 def simulation(answers: Path) -> Simulation:
@@ -222,13 +244,13 @@ def _stream(
             snapshot = _snapshot(runtime, spec.name, gold, prices)
             progress.show(snapshot, arrived=sent)
             if options.max_usd is not None and snapshot.cost_usd >= options.max_usd:
-                raise UsageError(f"stopped at ${snapshot.cost_usd:.2f}: --max-usd is reached")
+                raise DatashuntError(f"stopped at ${snapshot.cost_usd:.2f}: --max-usd is reached")
             if sent == len(sentences) and snapshot.open == 0:
                 return
             if time.monotonic() - started > STREAM_S + DRAIN_S:
-                raise UsageError(
+                raise DatashuntError(
                     f"{snapshot.open} items are still on their way after {STREAM_S + DRAIN_S:.0f} s:"
-                    f" see the logs in {options.out / 'servers' / 'logs'}"
+                    f" see the logs in {_logs(options)}"
                 )
             time.sleep(LOOK_EVERY_S)
 
@@ -304,10 +326,26 @@ def _figures(
         )
 
 
-def _outcomes(client: Client, name: str, path: Path) -> None:
+def _outcomes(client: Client, runtime: Runtime, name: str, path: Path) -> None:
+    """Write every outcome. Workers still tick: while one of their transactions is open, the cursor waits for it.
+
+    Raises:
+        DatashuntError: outcomes stayed hidden.
+    """
+    with runtime.store.begin() as tx:
+        missing = int(results.status(tx, classifiers.current(tx, name).id)["states"].get("done", 0))
+    deadline, cursor = time.monotonic() + HIDDEN_S, None
     with path.open("w", encoding="utf-8") as sink:
-        for result in client.results(name):
-            sink.write(json.dumps(result.to_json(), ensure_ascii=False) + "\n")
+        while True:
+            for result in client.results(name, cursor):
+                sink.write(json.dumps(result.to_json(), ensure_ascii=False) + "\n")
+                cursor = result.cursor
+                missing -= 1
+            if missing <= 0:
+                return
+            if time.monotonic() > deadline:
+                raise DatashuntError(f"{missing} outcomes cannot be read: a transaction stays open in PostgreSQL")
+            time.sleep(0.2)
 
 
 def _write(figures: Report, records: Sequence[ItemRecord], spec: Spec, options: Options) -> Path:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from datashunt.confidence import fit_temperature, negative_log_likelihood, softmax
+from datashunt.distil.checkpoint import Checkpoint, State
 from datashunt.distil.corpus import Answers, HeldOut, Indices, Replay, steps
 from datashunt.distil.losses import absorb_loss, retain_loss
 from datashunt.distil.plan import Plan, Progress
@@ -28,6 +31,8 @@ FORWARD_TOKENS = 2_048
 
 FEWEST_TO_STOP_BY = 200
 """Fit answers below which their likelihood is too noisy to stop by: then all passes are made, and the last counts."""
+MOST_SCORED = 500
+"""Fit answers that are scored after each pass: there are ever more, and a pass must not cost more for it."""
 
 _WEIGHT_DECAY = 0.01
 _LARGEST_GRADIENT = 1.0
@@ -92,30 +97,44 @@ def fine_tune(
     progress: Progress,
     *,
     epochs: int,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Train in place: stage 1, at most `epochs` passes over the answers; stage 2, one over the replay.
 
-    The fit answers are scored after each pass. Stage 1 ends after a pass without gain, and the network is left
-    as it was when they were most likely. A step of stage 2 carries as many answers as replayed texts, so
-    that it does not undo stage 1.
+    After each pass the fit answers are scored, or the same random part of them if there are many. If there are at
+    least FEWEST_TO_STOP_BY, stage 1 ends after a pass without gain, and the network is left as it was when they were
+    most likely. A step of stage 2 carries as
+    many answers as replayed texts, so that it does not undo stage 1.
+
+    With a checkpoint, the state is written after each pass, and a training that was interrupted goes on after its
+    last one; on the same machine, in fp32 on a CPU, to the very same weights.
 
     Raises:
         ModelError: the loss became infinite or nan.
+        OSError: the checkpoint cannot be written.
     """
     rng = np.random.default_rng(plan.seed)
     loop = _Loop(trainer, answers, replay, plan, progress)
-    best = _Best(trainer, held_out, progress)
-    for epoch in range(epochs):
+    stops = len(held_out.rows) >= FEWEST_TO_STOP_BY
+    best = _Best(trainer, _some(held_out, plan.seed), progress)
+    keeper = _Keeper(trainer, loop, best, rng, checkpoint)
+    done = keeper.resume()
+    if done:
+        progress("resume", min(done / epochs, 1.0))
+    for epoch in range(done, epochs):
         loop.absorb(steps(answers.rows, plan.batch_items, rng), epoch, epochs)
-        if not best.improved() and len(held_out.rows) >= FEWEST_TO_STOP_BY:
+        if not best.improved() and stops:
+            keeper.keep(epochs)
             break
-    if len(held_out.rows) >= FEWEST_TO_STOP_BY:
+        keeper.keep(epoch + 1)
+    if stops:
         best.restore()
-    if len(replay.rows):
+    if len(replay.rows) and done <= epochs:
         loop.retain(rng)
         best.improved()
-        if len(held_out.rows) >= FEWEST_TO_STOP_BY:
+        if stops:
             best.restore()
+        keeper.keep(epochs + 1)
 
 
 def held_out_nll(trainer: Trainer, held_out: HeldOut, progress: Progress) -> float:
@@ -124,25 +143,33 @@ def held_out_nll(trainer: Trainer, held_out: HeldOut, progress: Progress) -> flo
     return negative_log_likelihood(softmax(logits, fit_temperature(logits, held_out.labels)), held_out.labels)
 
 
+def _some(held_out: HeldOut, seed: int) -> HeldOut:
+    """At most `MOST_SCORED` of them, at random."""
+    if len(held_out.rows) <= MOST_SCORED:
+        return held_out
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(held_out.rows))[:MOST_SCORED])
+    return HeldOut([held_out.rows[i] for i in chosen], held_out.labels[chosen])
+
+
 class _Best:
     """The weights under which the held-out answers were most likely so far."""
 
     def __init__(self, trainer: Trainer, held_out: HeldOut, progress: Progress) -> None:
         self._trainer, self._held_out, self._progress = trainer, held_out, progress
-        self._nll = math.inf
-        self._weights: dict[str, Tensor] = {}
+        self.nll = math.inf
+        self.weights: dict[str, Tensor] = {}
 
     def improved(self) -> bool:
         nll = held_out_nll(self._trainer, self._held_out, self._progress)
-        if not nll < self._nll:
+        if not nll < self.nll:
             return False
-        self._nll = nll
+        self.nll = nll
         trained = self._trainer.network.named_parameters()
-        self._weights = {name: p.detach().clone() for name, p in trained if p.requires_grad}
+        self.weights = {name: p.detach().clone() for name, p in trained if p.requires_grad}
         return True
 
     def restore(self) -> None:
-        self._trainer.network.load_state_dict(self._weights, strict=False)
+        self._trainer.network.load_state_dict(self.weights, strict=False)
 
 
 class _Loop:
@@ -157,7 +184,7 @@ class _Loop:
         encoder = [p for p in network.encoder.parameters() if p.requires_grad]
         self._rates = (plan.encoder_lr, plan.head_lr)
         groups = [{"params": encoder}, {"params": list(network.head.parameters())}]
-        self._optimiser = torch.optim.AdamW(groups, lr=0.0, weight_decay=_WEIGHT_DECAY, fused=True)
+        self.optimiser = torch.optim.AdamW(groups, lr=0.0, weight_decay=_WEIGHT_DECAY, fused=True)
 
     def absorb(self, cut: list[Indices], epoch: int, epochs: int) -> None:
         self._trainer.train()
@@ -190,12 +217,68 @@ class _Loop:
     def _step(self, loss: Tensor, scale: float) -> None:
         if not math.isfinite(float(loss.detach())):
             raise ModelError("training diverged (the loss is not a number): lower the learning rate")
-        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * scale
-        self._optimiser.zero_grad()
+        self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._trainer.network.parameters(), _LARGEST_GRADIENT)
-        self._optimiser.step()
+        self.optimiser.step()
+
+
+class _Keeper:
+    """Writes down where a training stands after each pass, and puts it back.
+
+    After a pass that is gone on from, the network has its best weights, so they are kept once.
+    """
+
+    def __init__(
+        self, trainer: Trainer, loop: _Loop, best: _Best, rng: np.random.Generator, checkpoint: Checkpoint | None
+    ) -> None:
+        self._trainer, self._loop, self._best, self._rng = trainer, loop, best, rng
+        self._checkpoint = checkpoint
+
+    def keep(self, done: int) -> None:
+        """Passes done: as many as there are at most when stage 1 has ended, one more after stage 2."""
+        if self._checkpoint is None or not self._best.weights:
+            return
+        moments = self._loop.optimiser.state_dict()["state"]
+        tensors = {f"weights.{name}": weight for name, weight in self._best.weights.items()}
+        tensors |= {f"adam.{i}.{name}": part for i, one in moments.items() for name, part in one.items()}
+        tensors["dropout"] = torch.get_rng_state()
+        if self._on_cuda:
+            tensors["dropout.cuda"] = torch.cuda.get_rng_state(self._trainer.device)
+        facts = {"done": done, "nll": self._best.nll, "rng": self._rng.bit_generator.state}
+        self._checkpoint.save(State(tensors, facts))
+
+    def resume(self) -> int:
+        """Put back the last state that was kept; returns the passes that it has behind it, 0 to begin."""
+        state = None if self._checkpoint is None else self._checkpoint.load()
+        if state is None:
+            return 0
+        device = self._trainer.device
+        self._best.nll = float(state.facts["nll"])
+        self._best.weights = {name: tensor.to(device) for name, tensor in _below("weights", state.tensors).items()}
+        self._best.restore()
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _below("adam", state.tensors).items():
+            number, _, part = name.partition(".")
+            moments.setdefault(int(number), {})[part] = tensor
+        optimiser = self._loop.optimiser
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
+        torch.set_rng_state(state.tensors["dropout"])
+        if self._on_cuda:
+            torch.cuda.set_rng_state(state.tensors["dropout.cuda"], device)
+        rng: Any = state.facts["rng"]
+        self._rng.bit_generator.state = rng
+        return int(state.facts["done"])
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self._trainer.device.startswith("cuda")
+
+
+def _below(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{part}."): one for name, one in tensors.items() if name.startswith(f"{part}.")}
 
 
 def _warm_up(total: int) -> int:

@@ -22,6 +22,7 @@ from torch import Tensor
 from datashunt import evaluate
 from datashunt.confidence import fit_temperature, negative_log_likelihood, softmax
 from datashunt.distil import corpus
+from datashunt.distil.checkpoint import Checkpoint, fingerprint
 from datashunt.distil.corpus import Answers, HeldOut, Replay
 from datashunt.distil.full import Trainer, fine_tune
 from datashunt.distil.head import Features, fit_head
@@ -73,6 +74,7 @@ def distil(
     incumbent: SmallModel | None,
     out: Path,
     progress: Progress,
+    checkpoint: Path | None = None,
 ) -> Challenger:
     """Two-stage confidence distillation.
 
@@ -88,6 +90,8 @@ def distil(
         incumbent: the bundle that serves, with the same labels, or None. It is not changed.
         out: folder of the new bundle.
         progress: called with stage and share done; what it raises ends the distillation.
+        checkpoint: folder where full fine-tuning keeps its state. The same call goes on from what an interrupted
+            one left there.
 
     Raises:
         ModelError: nothing to learn from, other labels, the base cannot be loaded, or training diverged.
@@ -101,7 +105,8 @@ def distil(
         progress("load", 0.0)
         tokenizer = load_tokenizer(plan.base, plan.max_tokens)
         material = _material(plan, train, fit, replay, incumbent, tokenizer, progress)
-        trained = _try_recipes(plan, material, incumbent, tokenizer, progress)
+        kept = Checkpoint(checkpoint, fingerprint(plan, train, fit, replay, incumbent)) if checkpoint else None
+        trained = _try_recipes(plan, material, incumbent, tokenizer, progress, kept)
     return _finish(plan, trained, material, tokenizer, out)
 
 
@@ -143,7 +148,12 @@ def _replay(
 
 
 def _try_recipes(
-    plan: Plan, material: _Material, incumbent: SmallModel | None, tokenizer: Any, progress: Progress
+    plan: Plan,
+    material: _Material,
+    incumbent: SmallModel | None,
+    tokenizer: Any,
+    progress: Progress,
+    kept: Checkpoint | None,
 ) -> list[_Trained]:
     """Train what can win.
 
@@ -156,12 +166,13 @@ def _try_recipes(
     trainer = Trainer(network, device, precision, tokenizer.pad_token_id or 0)
     if plan.warm and incumbent is not None and _continues(incumbent, plan):
         network.load_state_dict(incumbent.network.state_dict())
-        return [_full(plan, trainer, material, plan.warm_epochs, progress)]
+        return [_full(plan, trainer, material, plan.warm_epochs, progress, kept)]
     found = []
     if HEAD in plan.recipes:
         found.append(_head(HEAD, plan, replace(trainer, network=copy.deepcopy(network)), material, progress))
     if FULL in plan.recipes or BLEND in plan.recipes:
-        tuned = _full(plan, replace(trainer, network=copy.deepcopy(network)), material, plan.epochs, progress)
+        apart = replace(trainer, network=copy.deepcopy(network))
+        tuned = _full(plan, apart, material, plan.epochs, progress, kept)
         if BLEND in plan.recipes:
             _move_encoder(network, tuned.network, BETWEEN)
             found.append(_head(BLEND, plan, trainer, material, progress))
@@ -197,9 +208,12 @@ def _head(recipe: Recipe, plan: Plan, trainer: Trainer, material: _Material, pro
     return _Trained(recipe, trainer.network, head.logits(held_out), time.monotonic() - started)
 
 
-def _full(plan: Plan, trainer: Trainer, material: _Material, epochs: int, progress: Progress) -> _Trained:
+def _full(
+    plan: Plan, trainer: Trainer, material: _Material, epochs: int, progress: Progress, kept: Checkpoint | None
+) -> _Trained:
     started = time.monotonic()
-    fine_tune(trainer, material.answers, material.fit, material.replay, plan, progress, epochs=epochs)
+    parts = material.answers, material.fit, material.replay
+    fine_tune(trainer, *parts, plan, progress, epochs=epochs, checkpoint=kept)
     logits = trainer.logits(material.fit.rows, progress, "fit")
     return _Trained(FULL, trainer.network, logits, time.monotonic() - started)
 

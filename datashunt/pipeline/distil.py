@@ -1,12 +1,12 @@
 """The distil lane: learn from the answers, judge the challenger, and switch to it if it wins.
 
-A distillation is a lease with a heartbeat; what is learned and how it is judged is `lesson`'s.
+A distillation is a lease with a heartbeat; what is learned and how it is judged is `lesson`'s. What it has on disk is
+in one folder of this host, `DATA_DIR/distil/CLASSIFIER-RUN`, until the run has ended.
 """
 
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from datashunt import certificate
-from datashunt.errors import DatashuntError
+from datashunt.errors import BundleError, DatashuntError, StoreError
 from datashunt.pipeline import lesson as lessons
 from datashunt.pipeline.lesson import DELTA, Judgement, Lesson
 from datashunt.pipeline.models import Models
@@ -23,26 +23,50 @@ from datashunt.registry import Registry
 from datashunt.settings import Settings
 from datashunt.store import Connection, Store, bundles, classifiers, distillations
 from datashunt.store.classifiers import Bundle, Registered
+from datashunt.store.distillations import Claim
 from datashunt.telemetry import event
 
 if TYPE_CHECKING:
+    from datashunt.distil import Challenger
     from datashunt.small import SmallModel
 
 MOST_REPLAYED = 2_000
 """Texts on which the challenger is held to the incumbent: it bounds the cost of a distillation."""
+
+BEAT_S = 1.0
 
 
 class LeaseLost(DatashuntError):
     """Another worker took this distillation over: stop, and touch nothing."""
 
 
+class Stopped(DatashuntError):
+    """This worker was asked to end."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A claimed distillation."""
+    """A claimed distillation, its folder, and whether this process was asked to end."""
 
-    row: int
+    claim: Claim
     token: UUID
     known: Registered
+    folder: Path
+    stop: Callable[[], bool]
+
+    @property
+    def row(self) -> int:
+        return self.claim.row
+
+    @property
+    def bundle(self) -> Path:
+        """Where the challenger is written: another attempt's is never touched."""
+        return self.folder / f"bundle-{self.token.hex[:8]}"
+
+    @property
+    def key(self) -> str:
+        """Where challengers of this run are published, but for the end of the name, which is the attempt's."""
+        return f"{self.known.name}/{self.row}-"
 
 
 class Distiller:
@@ -54,43 +78,101 @@ class Distiller:
         self._registry = registry
         self._settings = settings
 
-    def run(self, classifier: str) -> str | None:
-        """Run the due distillation; returns how it ended (`promoted`, `rejected`, …), None if none was due.
+    def run(self, classifier: str, *, stop: Callable[[], bool] = lambda: False) -> str | None:
+        """Run the due distillation; returns how it ended, None if none was due.
+
+        That is `promoted`, `rejected`, `overtaken` (by another promotion) or `failed`; or, with the run left to
+        others, `lease_lost` or `stopped`.
+
+        Args:
+            classifier: its name.
+            stop: whether this process shall end. The run is then due again at once, and whoever takes it on this
+                host goes on from its checkpoint.
 
         Raises:
-            UnknownClassifier, StoreError: nothing was changed; tick comes again.
+            UnknownClassifier, StoreError: what was done is on this host; tick comes again.
         """
+        if stop():
+            return None
         with self._store.begin() as tx:
             known = classifiers.current(tx, classifier)
             token = uuid4()
-            row = distillations.claim(tx, known, token, lease_s=self._settings.distil_lease_s)
-        if row is None:
+            claim = distillations.claim(tx, known, token, lease_s=self._settings.distil_lease_s)
+        if claim is None:
             return None
-        run = _Run(row, token, known)
-        workdir = Path(tempfile.mkdtemp(prefix="datashunt-distil-"))
+        folder = self._settings.data_dir.absolute() / "distil" / f"{classifier}-{claim.row}"
+        run = _Run(claim, token, known, folder, stop)
         try:
-            state = self._distil(run, workdir)
-        except LeaseLost:
-            state = "overtaken"
-        except (DatashuntError, RuntimeError, ValueError, OSError) as error:
-            event("distillation_failed", classifier=classifier, run=row, exc_info=True)
-            self._finish(run, state="failed", error=f"{type(error).__name__}: {error}"[:1000])
-            state = "failed"
+            state = self._attempt(run)
         finally:
-            shutil.rmtree(workdir, ignore_errors=True)
-        event("distilled", classifier=classifier, run=row, state=state)
+            shutil.rmtree(run.bundle, ignore_errors=True)
+        if state not in {"lease_lost", "stopped"}:
+            shutil.rmtree(folder, ignore_errors=True)
+        event("distilled", classifier=classifier, run=claim.row, state=state)
         return state
 
-    def _distil(self, run: _Run, workdir: Path) -> str:
+    def _attempt(self, run: _Run) -> str:
+        try:
+            self._clear(run)
+            return self._distil(run)
+        except LeaseLost:
+            return "lease_lost"
+        except Stopped:
+            return "stopped" if self._hand_back(run) else "lease_lost"
+        except StoreError:
+            raise  # nothing is known to be wrong with the run: its lease runs out, and it is tried again
+        except (DatashuntError, RuntimeError, ValueError, OSError) as error:
+            event("distillation_failed", classifier=run.known.name, run=run.row, exc_info=True)
+            told = f"{type(error).__name__}: {error}"[:1000]
+            return "failed" if self._finish(run, state="failed", error=told) else "lease_lost"
+
+    def _clear(self, run: _Run) -> None:
+        """Remove what attempts left behind that were killed: bundles of this run, and all of runs that have ended."""
+        for other in run.folder.parent.glob(f"{run.known.name}-*"):
+            name, _, row = other.name.rpartition("-")
+            if name == run.known.name and row.isdigit() and other != run.folder:
+                shutil.rmtree(other, ignore_errors=True)
+        for bundle in run.folder.glob("bundle-*"):
+            shutil.rmtree(bundle, ignore_errors=True)
+        if run.claim.attempts > 1:
+            self._discard(run.key)
+
+    def _discard(self, key: str) -> None:
+        """Remove what was published and never committed; it only takes up space, so trouble is not passed on."""
+        try:
+            self._registry.discard(key)
+        except BundleError as error:
+            event("not_discarded", key=key, error=str(error))
+
+    def _distil(self, run: _Run) -> str:
+        beat = self._heartbeat(run)
         with self._store.begin() as tx:
-            stored = distillations.answers(tx, run.known)
-            replay = distillations.confident_texts(tx, run.known, MOST_REPLAYED)
+            stored = distillations.answers(tx, run.known, up_to=run.claim.up_to_answer)
+            replay = distillations.confident_texts(tx, run.known, MOST_REPLAYED, up_to=run.claim.up_to_score)
             learned_up_to = distillations.learned_up_to(tx, run.known)
         incumbent = self._models.get(run.known.incumbent) if run.known.incumbent else None
         lesson = lessons.prepare(run.known.spec, stored, replay, incumbent, learned_up_to=learned_up_to, seed=run.row)
-        challenger = lessons.teach(lesson, self._settings, workdir / "bundle", self._heartbeat(run))
-        judgement = lessons.judge(lesson, challenger, self._load(challenger.folder))
-        uri, content_hash = self._registry.publish(challenger.folder, f"{run.known.name}/{run.row}-{run.token.hex[:8]}")
+        challenger = lessons.teach(lesson, self._settings, run.bundle, beat, run.folder)
+        judgement = lessons.judge(lesson, challenger, self._load(challenger.folder), beat)
+        key = f"{run.key}{run.token.hex[:8]}"
+        try:
+            published = self._registry.publish(challenger.folder, key)
+            return self._commit(run, lesson, challenger, judgement, published, max(answer.id for answer in stored))
+        except (LeaseLost, BundleError):
+            self._discard(key)
+            raise
+
+    def _commit(
+        self,
+        run: _Run,
+        lesson: Lesson,
+        challenger: Challenger,
+        judgement: Judgement,
+        published: tuple[str, str],
+        learned_up_to: int,
+    ) -> str:
+        """Write down the published challenger, switch to it if it won, and end the run, all or nothing."""
+        uri, content_hash = published
         with self._store.begin() as tx:
             bundle = bundles.add(
                 tx,
@@ -107,7 +189,7 @@ class Distiller:
                 run.row,
                 run.token,
                 state=state,
-                up_to_answer=max(answer.id for answer in stored),
+                up_to_answer=learned_up_to,
                 counts=lesson.answers.counts,
                 bundle_id=bundle.id,
                 verdict=judgement.verdict.to_json(),
@@ -122,14 +204,19 @@ class Distiller:
         return SmallModel.load(folder, device=settings.device, precision=settings.precision, threads=settings.threads)
 
     def _heartbeat(self, run: _Run) -> Callable[[str, float], None]:
-        """A progress callback that renews the lease at most once a second and stops work that is not ours."""
-        last = 0.0
+        """A progress callback that renews the lease, and stops work that is not ours or has to end.
+
+        It writes once a second at most, and when another stage begins.
+        """
+        last, before = 0.0, ""
 
         def beat(stage: str, progress: float) -> None:
-            nonlocal last
-            if time.monotonic() - last < 1.0:
+            nonlocal last, before
+            if run.stop():
+                raise Stopped(f"distillation {run.row} is left to another worker")
+            if stage == before and time.monotonic() - last < BEAT_S:
                 return
-            last = time.monotonic()
+            last, before = time.monotonic(), stage
             with self._store.begin() as tx:
                 ours = distillations.heartbeat(
                     tx,
@@ -175,6 +262,10 @@ class Distiller:
         )
         return "promoted"
 
-    def _finish(self, run: _Run, *, state: str, error: str) -> None:
+    def _finish(self, run: _Run, *, state: str, error: str) -> bool:
         with self._store.begin() as tx:
-            distillations.finish(tx, run.row, run.token, state=state, error=error)
+            return distillations.finish(tx, run.row, run.token, state=state, error=error)
+
+    def _hand_back(self, run: _Run) -> bool:
+        with self._store.begin() as tx:
+            return distillations.hand_back(tx, run.row, run.token)

@@ -34,6 +34,8 @@ goes on from the incumbent, so that its cost stays bounded."""
 MARGIN = 0.01
 DELTA = 0.10
 COVERAGE = 0.99
+CHUNK = 64
+"""Texts that are judged between two reports of progress: seconds, however long they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +134,17 @@ def prepare(
     )
 
 
-def teach(lesson: Lesson, settings: Settings, out: Path, progress: Progress) -> Challenger:
+def teach(
+    lesson: Lesson, settings: Settings, out: Path, progress: Progress, checkpoint: Path | None = None
+) -> Challenger:
     """Train and calibrate a challenger into the folder `out`.
+
+    Args:
+        lesson: what to learn from.
+        settings: device, precision and threads.
+        out: folder of the bundle.
+        progress: called with stage and share done.
+        checkpoint: folder where the training keeps its state, and goes on from the one it finds.
 
     Raises:
         ModelError: there is nothing to learn from, or training diverged; or what `progress` raises.
@@ -162,19 +173,28 @@ def teach(lesson: Lesson, settings: Settings, out: Path, progress: Progress) -> 
         lesson.incumbent,
         out,
         progress,
+        checkpoint,
     )
 
 
-def judge(lesson: Lesson, challenger: Challenger, model: SmallModel) -> Judgement:
-    """Compare the challenger, loaded as `model`, with the incumbent on the judge answers."""
+def _silent(_stage: str, _share: float) -> None:
+    """Nobody listens."""
+
+
+def judge(lesson: Lesson, challenger: Challenger, model: SmallModel, progress: Progress = _silent) -> Judgement:
+    """Compare the challenger, loaded as `model`, with the incumbent on the judge answers.
+
+    Raises:
+        ModelError: there is no training answer; or what `progress` raises.
+    """
     spec, answers = lesson.spec, lesson.answers
     labels, threshold = spec.label_names, spec.policy.threshold
     said = _indices(answers.judge, labels)
     texts = [answer.text for answer in answers.judge]
-    probabilities = model.probabilities(texts)
+    probabilities = _scored(model, texts, progress, "judge")
     verdict = evaluate.judge(
         probabilities,
-        None if lesson.incumbent is None else lesson.incumbent.probabilities(texts),
+        None if lesson.incumbent is None else _scored(lesson.incumbent, texts, progress, "judge incumbent"),
         said,
         labels,
         majority=majority(answers.train, labels),
@@ -189,15 +209,24 @@ def judge(lesson: Lesson, challenger: Challenger, model: SmallModel) -> Judgemen
             **challenger.evaluation,
             "judge": evaluate.evaluation(probabilities, said, labels, threshold),
         },
-        prune_cut=_prune_cut(spec, model, answers.fit),
+        prune_cut=_prune_cut(spec, model, answers.fit, progress),
     )
 
 
-def _prune_cut(spec: Spec, model: SmallModel, fit: Sequence[StoredAnswer]) -> float | None:
+def _scored(model: SmallModel, texts: Sequence[str], progress: Progress, stage: str) -> NDArray[np.float32]:
+    """Calibrated probabilities (n, k) of n texts."""
+    parts = []
+    for start in range(0, max(len(texts), 1), CHUNK):
+        progress(stage, start / max(len(texts), 1))
+        parts.append(model.probabilities(texts[start : start + CHUNK]))
+    return np.concatenate(parts)
+
+
+def _prune_cut(spec: Spec, model: SmallModel, fit: Sequence[StoredAnswer], progress: Progress) -> float | None:
     """The cut of the conformal label set, from fit answers that this bundle escalates."""
     if not spec.prompt.hard or not fit:
         return None
-    probabilities = model.probabilities([answer.text for answer in fit])
+    probabilities = _scored(model, [answer.text for answer in fit], progress, "prune")
     escalated = probabilities.max(axis=1) < spec.policy.threshold
     return prune.calibrate(probabilities[escalated], _indices(fit, spec.label_names)[escalated], COVERAGE)
 

@@ -16,11 +16,16 @@ from datashunt.store.classifiers import Registered
 MAX_ANSWERS = 50_000
 """Most answers one distillation reads, newest first: it bounds memory, and old ones have been learned."""
 
+LONGEST_WAIT_S = 3_600.0
+"""Longest time after a failure until the next try."""
+
 
 def make_due(tx: Connection, classifier: Registered, *, judges: int) -> int | None:
     """Open a distillation if enough new answers are there and none is open; returns its row.
 
-    Answers given under a soft prior teach nothing (see `answers`), so they are not counted.
+    Answers given under a soft prior teach nothing (see `answers`), so they are not counted. Failures in a row under
+    one version of the file double the time until the next try, up to an hour: a base that cannot be loaded fails
+    each time, and at full cost.
 
     Args:
         tx: the transaction.
@@ -29,14 +34,20 @@ def make_due(tx: Connection, classifier: Registered, *, judges: int) -> int | No
     """
     due: int | None = tx.execute(
         text(
-            "INSERT INTO distillations (classifier_id, spec_version, state)"
-            " SELECT :classifier, :version, 'due' WHERE :needed <= ("
+            "WITH ended AS (SELECT max(id) AS newest, coalesce(max(up_to_answer), 0) AS learned FROM distillations"
+            "     WHERE classifier_id = :classifier AND state IN ('promoted', 'rejected', 'overtaken')),"
+            " failed AS (SELECT count(*) AS times, max(finished_at) AS last FROM distillations, ended"
+            "     WHERE classifier_id = :classifier AND state = 'failed' AND spec_version = :version"
+            "       AND id > coalesce(newest, 0))"
+            " INSERT INTO distillations (classifier_id, spec_version, state)"
+            " SELECT :classifier, :version, 'due' FROM ended, failed WHERE :needed <= ("
             "  SELECT count(*) FROM answers WHERE classifier_id = :classifier AND labels_hash = :labels"
-            "     AND role = 'train' AND NOT had_prior AND id > coalesce((SELECT max(up_to_answer) FROM distillations"
-            "     WHERE classifier_id = :classifier AND state IN ('promoted', 'rejected', 'overtaken')), 0))"
+            "     AND role = 'train' AND NOT had_prior AND id > learned)"
             " AND :judges <= (SELECT count(*) FROM (SELECT FROM answers WHERE classifier_id = :classifier"
             "     AND labels_hash = :labels AND role = 'judge' AND NOT had_prior AND requested_model = :model"
             "     AND prompt_hash = :prompt LIMIT :judges) AS enough)"
+            " AND (times = 0 OR now() >= last + make_interval("
+            "     secs => least(CAST(:longest AS float8), :every_s * power(2.0::float8, least(times, 30)))))"
             " ON CONFLICT DO NOTHING RETURNING id"
         ),
         {
@@ -47,19 +58,45 @@ def make_due(tx: Connection, classifier: Registered, *, judges: int) -> int | No
             "judges": judges,
             "model": classifier.spec.llm.model,
             "prompt": classifier.prompt_hash,
+            "every_s": classifier.spec.distil.every_s,
+            "longest": LONGEST_WAIT_S,
         },
     ).scalar_one_or_none()
     return due
 
 
-def claim(tx: Connection, classifier: Registered, token: UUID, *, lease_s: float) -> int | None:
-    """Take the due distillation of a classifier; None when there is none, or somebody runs it."""
-    row: int | None = tx.execute(
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A distillation that is ours, and what it may see: so that a second attempt learns from the same.
+
+    Attributes:
+        row: the run. attempts: how often it was claimed, this time included.
+        up_to_answer, up_to_score: ids of the newest answer and score of the time of the first attempt.
+    """
+
+    row: int
+    attempts: int
+    up_to_answer: int
+    up_to_score: int
+
+
+def claim(tx: Connection, classifier: Registered, token: UUID, *, lease_s: float) -> Claim | None:
+    """Take the due distillation of a classifier; None when there is none, or somebody runs it.
+
+    What an earlier attempt could see stays all that this one sees, unless the file or the incumbent changed meanwhile.
+    """
+    row = tx.execute(
         text(
             "UPDATE distillations SET state = 'running', lease_token = :token, attempts = attempts + 1,"
             " lease_until = now() + make_interval(secs => :lease_s), started_at = now(), error = NULL,"
+            " up_to_answer = coalesce(CASE WHEN same THEN up_to_answer END,"
+            "   (SELECT max(id) FROM answers), 0),"
+            " up_to_score = coalesce(CASE WHEN same THEN up_to_score END, (SELECT max(id) FROM scores), 0),"
             " spec_version = :version, incumbent_id = :incumbent, stage = 'reading answers', progress = 0"
-            " WHERE classifier_id = :classifier AND state = 'due' RETURNING id"
+            " FROM (SELECT id AS due, spec_version = :version"
+            "         AND incumbent_id IS NOT DISTINCT FROM CAST(:incumbent AS bigint) AS same"
+            "        FROM distillations WHERE classifier_id = :classifier AND state = 'due' FOR UPDATE) AS found"
+            " WHERE id = due RETURNING id, attempts, up_to_answer, up_to_score"
         ),
         {
             "classifier": classifier.id,
@@ -68,8 +105,20 @@ def claim(tx: Connection, classifier: Registered, token: UUID, *, lease_s: float
             "version": classifier.version,
             "incumbent": classifier.incumbent.id if classifier.incumbent else None,
         },
-    ).scalar_one_or_none()
-    return row
+    ).one_or_none()
+    return None if row is None else Claim(*row)
+
+
+def hand_back(tx: Connection, row: int, token: UUID) -> bool:
+    """Make a run that is still ours due again, at once and as if this attempt had not been; False if it is not ours."""
+    moved = tx.execute(
+        text(
+            "UPDATE distillations SET state = 'due', attempts = attempts - 1, announced_at = '-infinity',"
+            " lease_token = NULL, lease_until = NULL WHERE id = :row AND lease_token = :token AND state = 'running'"
+        ),
+        {"row": row, "token": token},
+    )
+    return moved.rowcount == 1
 
 
 def heartbeat(tx: Connection, row: int, token: UUID, *, lease_s: float, stage: str, progress: float) -> bool:
@@ -134,8 +183,8 @@ class StoredAnswer:
     fingerprint: str
 
 
-def answers(tx: Connection, classifier: Registered) -> list[StoredAnswer]:
-    """The newest answers under the current labels, oldest first.
+def answers(tx: Connection, classifier: Registered, *, up_to: int) -> list[StoredAnswer]:
+    """The newest answers under the current labels with ids up to this one, oldest first.
 
     Held-out answers must be of the LLM and the prompt that are in force. Those given under a soft prior are
     left out: they would teach the small model its own opinion.
@@ -144,7 +193,7 @@ def answers(tx: Connection, classifier: Registered) -> list[StoredAnswer]:
         text(
             "SELECT a.id, a.item_id, texts.text, a.label, a.probabilities, a.role, a.fingerprint"
             "  FROM answers a JOIN texts ON texts.item_id = a.item_id"
-            " WHERE a.classifier_id = :classifier AND a.labels_hash = :labels AND NOT a.had_prior"
+            " WHERE a.classifier_id = :classifier AND a.labels_hash = :labels AND NOT a.had_prior AND a.id <= :up_to"
             "   AND (a.role = 'train' OR (a.requested_model = :model AND a.prompt_hash = :prompt))"
             " ORDER BY a.id DESC LIMIT :most"
         ),
@@ -153,6 +202,7 @@ def answers(tx: Connection, classifier: Registered) -> list[StoredAnswer]:
             "labels": classifier.spec.labels_hash,
             "model": classifier.spec.llm.model,
             "prompt": classifier.prompt_hash,
+            "up_to": up_to,
             "most": MAX_ANSWERS,
         },
     ).all()
@@ -181,18 +231,21 @@ def learned_up_to(tx: Connection, classifier: Registered) -> int:
     return newest or 0
 
 
-def confident_texts(tx: Connection, classifier: Registered, most: int) -> list[str]:
-    """Texts that the incumbent kept and nobody holds out: what it must not forget; newest first."""
+def confident_texts(tx: Connection, classifier: Registered, most: int, *, up_to: int) -> list[str]:
+    """Texts that the incumbent kept and nobody holds out: what it must not forget; newest first.
+
+    Scores with ids up to `up_to` count.
+    """
     if classifier.incumbent is None:
         return []
     rows = tx.execute(
         text(
             "SELECT texts.text FROM scores JOIN texts USING (item_id)"
-            " WHERE scores.bundle_id = :bundle AND scores.kept AND NOT EXISTS ("
+            " WHERE scores.bundle_id = :bundle AND scores.kept AND scores.id <= :up_to AND NOT EXISTS ("
             "   SELECT FROM asks WHERE asks.item_id = scores.item_id AND asks.role <> 'train')"
             " ORDER BY scores.id DESC LIMIT :most"
         ),
-        {"bundle": classifier.incumbent.id, "most": most},
+        {"bundle": classifier.incumbent.id, "up_to": up_to, "most": most},
     )
     return list(rows.scalars())
 

@@ -363,7 +363,10 @@ class Promotion(Base):
 
 
 class Distillation(Base):
-    """One run of two-stage confidence distillation: a lease with a heartbeat; one open run a classifier."""
+    """One run of two-stage confidence distillation: a lease with a heartbeat; one open run a classifier.
+
+    `up_to_answer`, `up_to_score`: what it may see, fixed by its first attempt.
+    """
 
     __tablename__ = "distillations"
     id: Mapped[int] = _row_id()
@@ -377,6 +380,7 @@ class Distillation(Base):
     stage: Mapped[str | None]
     progress: Mapped[float | None]
     up_to_answer: Mapped[int | None] = mapped_column(BigInteger)
+    up_to_score: Mapped[int | None] = mapped_column(BigInteger)
     n_train: Mapped[int | None]
     n_fit: Mapped[int | None]
     n_judge: Mapped[int | None]

@@ -125,6 +125,11 @@ class System:
     def done(self) -> int:
         return int(self.one("SELECT count(*) FROM items WHERE state = 'done'"))
 
+    def log(self, lane: str, which: int) -> str:
+        """What the n-th worker of a lane has logged; -1 is the one that was started last."""
+        paths = sorted(self._logs.glob(f"{lane}-*.log"), key=lambda path: int(path.stem.rpartition("-")[2]))
+        return paths[which].read_text(errors="replace")
+
     def logs(self) -> str:
         return "\n".join(
             f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in sorted(self._logs.iterdir())
@@ -199,6 +204,11 @@ def system(
         except BaseException:
             sys.stderr.write(made.logs())
             raise
+
+
+def kept_states(system: System) -> list[Path]:
+    """Where trainings have written down how far they are."""
+    return list((system.settings.data_dir / "distil").glob("*/checkpoint.safetensors"))
 
 
 def until(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from datashunt.items import Wake
 from datashunt.simulator import Request, Response
-from tests.acceptance.conftest import System, until
+from tests.acceptance.conftest import System, kept_states, plain_items, until
 
 Hook = dict[str, Callable[[Request], Response | None]]
 
@@ -157,3 +157,22 @@ def test_a_worker_that_is_asked_to_stop_drains_and_exits_0(system: System) -> No
     until(lambda: system.done() == 500, "the rest")
     system.assert_sound(500)
     assert system.simulator.ledger["served"] == 500
+
+
+def test_a_distillation_that_is_asked_to_stop_exits_0_at_once_and_is_gone_on_with(system: System) -> None:
+    system.apply(distil={"every_s": 0.5, "min_new_answers": 150}, small_model={"max_tokens": 16})
+    system.start("score")
+    system.start("llm")
+    worker = system.start("distil")
+    system.client.submit("tone", plain_items(600))
+    until(lambda: kept_states(system) != [], "a run that has written down where it stands")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=15) == 0
+    assert system.rows("SELECT state, attempts FROM distillations ORDER BY id LIMIT 1") == [("due", 0)]
+    assert '"state": "stopped"' in system.log("distil", -1)
+    assert kept_states(system) != []
+    system.start("distil")
+    first = "SELECT state, attempts FROM distillations ORDER BY id LIMIT 1"
+    until(lambda: system.rows(first) in ([("promoted", 1)], [("rejected", 1)]), "the next worker to end it")
+    assert '"stage": "resume"' in system.log("distil", -1)
+    until(lambda: kept_states(system) == [], "its state to be removed")

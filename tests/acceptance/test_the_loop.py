@@ -17,7 +17,7 @@ from celery import Celery
 from sqlalchemy import text
 
 from datashunt.demo.run import environment
-from tests.acceptance.conftest import System, plain_items, until
+from tests.acceptance.conftest import System, kept_states, plain_items, until
 
 QUICK = {"every_s": 0.5, "min_new_answers": 150}
 
@@ -29,13 +29,14 @@ def test_what_the_llm_answered_is_learned_and_then_kept_even_if_a_distillation_i
     victim = system.start("distil")
     system.client.submit("tone", plain_items(600))
     until(lambda: system.done() == 600, "every item to be asked while there is no bundle")
-    until(lambda: system.rows("SELECT 1 FROM distillations WHERE progress > 0 AND state = 'running'") != [], "a run")
+    until(lambda: kept_states(system) != [], "a run that has written down where it stands")
     victim.kill()
     victim.wait()
     system.start("distil")
     until(lambda: system.rows("SELECT 1 FROM promotions") != [], "a promoted bundle", timeout_s=200)
     state, attempts = system.rows("SELECT state, attempts FROM distillations ORDER BY id LIMIT 1")[0]
     assert (state, attempts >= 2) == ("promoted", True)
+    until(lambda: '"stage": "resume"' in system.log("distil", -1), "the second worker to go on where the first was")
     until(lambda: _kept_one(system), "a running worker to load the new bundle")
     system.client.submit("tone", plain_items(200, start=600))
     items = int(system.one("SELECT count(*) FROM items"))

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 from tiny import LABELS, WORDS, example, texts, tiny_base
 
 from datashunt.classifier import digest
-from datashunt.distil import Challenger, Example, Plan, distil
+from datashunt.distil import Challenger, Example, Plan, distil, full
 from datashunt.distil.run import choose
 from datashunt.errors import ModelError
 from datashunt.small import SmallModel, read_info
@@ -168,8 +168,8 @@ def test_labels_that_were_not_offered_are_not_unlearned(bench: Bench, recipe: st
     pruned = [
         Example(e.text, e.target, e.weight, np.array([True, True, False])) for e in bench.train if e.target[2] == 0
     ]
-    full = [e for e in bench.train if e.target[2] == 1]
-    challenger = bench.distil(train=pruned + full, recipes=(recipe,), epochs=8)
+    whole = [e for e in bench.train if e.target[2] == 1]
+    challenger = bench.distil(train=pruned + whole, recipes=(recipe,), epochs=8)
     model = SmallModel.load(challenger.folder, device="cpu", precision="fp32")
     thirds = [f"the phone is {word}" for word in WORDS[2]]
     assert (model.probabilities(thirds).argmax(axis=1) == 2).all()
@@ -261,3 +261,15 @@ def test_an_incumbent_of_other_labels_is_refused(bench: Bench) -> None:
 def test_a_learning_rate_that_diverges_says_so(bench: Bench) -> None:
     with pytest.raises(ModelError, match="diverged"):
         bench.distil(recipes=("full",), encoder_lr=1e30, head_lr=1e30)
+
+
+def test_a_pass_costs_no_more_however_many_fit_answers_there_are(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibration and the choice between recipes still use them all."""
+    monkeypatch.setattr(full, "MOST_SCORED", 10)
+    scored: list[int] = []
+    nll = full.held_out_nll
+    monkeypatch.setattr(full, "held_out_nll", lambda *given: scored.append(len(given[1].rows)) or nll(*given))
+    challenger = bench.distil()
+    assert set(scored) == {10}
+    assert challenger.evaluation["n"] == 60
+    assert agreement(challenger.folder) > 0.85

@@ -119,3 +119,16 @@ def test_a_place_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path, fold
     (tmp_path / "models").write_text("a file, not a folder")
     with pytest.raises(BundleError, match="cannot be written"):
         Registry(str(tmp_path / "models"), tmp_path / "cache").publish(folder, "a/1")
+
+
+def test_what_was_published_under_a_key_is_discarded_and_its_neighbours_stay(registry: Registry, folder: Path) -> None:
+    gone = [registry.publish(folder, f"sentiment/1-{end}") for end in ("a", "b")]
+    kept = [registry.publish(folder, key) for key in ("sentiment/11-a", "other/1-a")]
+    assert registry.discard("sentiment/1-") == 2
+    assert registry.discard("sentiment/1-") == 0
+    assert registry.discard("nobody/1-") == 0
+    for uri, content_hash in kept:
+        registry.fetch(uri, content_hash)
+    for uri, _ in gone:
+        system, root = fsspec.core.url_to_fs(uri)
+        assert not system.exists(root)

@@ -17,7 +17,7 @@ from lanes import LABELS, NAME, FakeLLM, FakeModel, FakeModels, World, reply
 import datashunt.distil
 import datashunt.small
 from datashunt.distil import Challenger
-from datashunt.errors import ModelError
+from datashunt.errors import ModelError, StoreError
 from datashunt.items import Item
 from datashunt.pipeline import distil as lane
 from datashunt.pipeline import lesson
@@ -52,7 +52,11 @@ class Training:
         incumbent: Any,
         out: Path,
         progress: Callable[[str, float], None],
+        checkpoint: Path,
     ) -> Challenger:
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        (checkpoint / "state").write_text("kept")
+        self.checkpoint = checkpoint
         self.given = {"plan": plan, "train": train, "fit": fit, "replay": replay, "incumbent": incumbent}
         self.meanwhile()
         progress("absorb", 0.5)
@@ -95,11 +99,11 @@ def make_due(world: World) -> None:
         assert distillations.make_due(tx, world.known(), judges=0) is not None
 
 
-def distil(world: World, incumbent: FakeModel | None = None) -> str | None:
+def distil(world: World, incumbent: FakeModel | None = None, stop: Callable[[], bool] = lambda: False) -> str | None:
     model = incumbent or FakeModel()
     model.info = SimpleNamespace(recipe="head")  # type: ignore[attr-defined]
     models: Any = FakeModels(*[model] * 5)
-    return Distiller(world.store, models, world.runtime.registry, world.settings).run(NAME)
+    return Distiller(world.store, models, world.runtime.registry, world.settings).run(NAME, stop=stop)
 
 
 def run_row(world: World) -> Any:
@@ -208,10 +212,110 @@ def test_a_lost_lease_writes_nothing(
     if not beats:
         monkeypatch.setattr(lane.Distiller, "_heartbeat", lambda *_: lambda *__: None)
     training.meanwhile = lambda: due.change("UPDATE distillations SET lease_token = gen_random_uuid()")
-    assert distil(due) == "overtaken"
+    assert distil(due) == "lease_lost"
     assert due.states("distillations") == {"running": 1}
     for table in ("bundles", "certificates", "delta_ledger", "promotions"):
         assert due.one(f"SELECT count(*) FROM {table}") == 0
+    assert published(due) == []
+    assert on_disk(due) == [f"{NAME}-{run_row(due).id}", "state"]  # whoever runs it now may need it
+
+
+def published(world: World) -> list[str]:
+    """The bundles that lie in the registry."""
+    return sorted(path.name for path in (world.settings.data_dir / "models" / NAME).glob("*"))
+
+
+def on_disk(world: World) -> list[str]:
+    """What runs keep on this host."""
+    return sorted(path.name for path in (world.settings.data_dir / "distil").rglob("*"))
+
+
+@pytest.mark.parametrize("how", ["promoted", "rejected", "overtaken", "failed"])
+def test_a_run_that_has_ended_leaves_nothing_on_this_host(due: World, training: Training, how: str) -> None:
+    if how == "rejected":
+        training.model = Wrong()
+    if how == "overtaken":
+        training.meanwhile = lambda: due.bundle() and None
+    if how == "failed":
+        training.meanwhile = lambda: _raise(ModelError("the base is gone"))
+    assert distil(due) == how
+    assert on_disk(due) == []
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_a_run_that_is_stopped_is_due_again_at_once_and_keeps_its_state(due: World, training: Training) -> None:
+    asked: list[bool] = []
+    training.meanwhile = lambda: asked.append(True)
+    assert distil(due, stop=lambda: bool(asked)) == "stopped"
+    (row,) = due.rows("SELECT id, state, attempts, lease_token, error FROM distillations")
+    assert row[1:] == ("due", 0, None, None)
+    assert on_disk(due) == [f"{NAME}-{row.id}", "state"]
+    assert [wake.lane for wake in due.runtime.ticker.run()] == ["distil"]
+    assert distil(due, stop=lambda: True) is None
+    training.meanwhile = lambda: None
+    assert distil(due) == "promoted"
+
+
+def test_a_run_that_is_stopped_after_it_lost_its_lease_changes_nothing(due: World, training: Training) -> None:
+    training.meanwhile = lambda: due.change("UPDATE distillations SET lease_token = gen_random_uuid()")
+    calls: list[None] = []
+    assert distil(due, stop=lambda: len(calls) == 1 or bool(calls.append(None))) == "lease_lost"
+    assert due.states("distillations") == {"running": 1}
+
+
+def test_a_database_that_goes_away_fails_no_run(due: World, training: Training) -> None:
+    training.meanwhile = lambda: _raise(StoreError("PostgreSQL cannot be used"))
+    with pytest.raises(StoreError):
+        distil(due)
+    assert due.states("distillations") == {"running": 1}
+    assert on_disk(due) == [f"{NAME}-{run_row(due).id}", "state"]
+
+
+def test_what_a_killed_attempt_left_behind_is_removed(
+    due: World, training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed after it had published its bundle; other runs were killed before, of another classifier too."""
+
+    class Killed(BaseException):
+        pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lane.Distiller, "_commit", lambda *_: _raise(Killed()))  # type: ignore[arg-type]
+        patch.setattr(lane.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            distil(due)
+    (orphan,) = published(due)
+    row = run_row(due).id
+    folder = due.settings.data_dir / "distil"
+    for other in (f"{NAME}-9{row}", f"{NAME}-more-{row}", "neighbour-1"):
+        (folder / other).mkdir()
+    due.change("UPDATE distillations SET state = 'due', lease_token = NULL, lease_until = NULL")
+    assert distil(due) == "promoted"
+    assert [name for name in published(due) if name == orphan] == []
+    assert len(published(due)) == 1
+    assert on_disk(due) == ["neighbour-1", f"{NAME}-more-{row}"]
+
+
+def test_judging_many_answers_keeps_the_lease(due: World, training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    due.apply(distil={"min_new_answers": 1}, prompt={"pruning": "hard"})
+    due.bundle()
+    monkeypatch.setattr(lesson, "CHUNK", 10)
+    monkeypatch.setattr(lane, "BEAT_S", 0.0)
+    beats: list[str] = []
+    beat = distillations.heartbeat
+
+    def seen(*given: Any, **more: Any) -> bool:
+        beats.append(more["stage"])
+        return beat(*given, **more)
+
+    monkeypatch.setattr(distillations, "heartbeat", seen)
+    incumbent = FakeModel()
+    distil(due, incumbent)
+    assert beats == ["absorb", *["judge"] * 3, *["judge incumbent"] * 3, *["prune"] * 3]
+    assert max(map(len, incumbent.batches)) == 10
 
 
 @pytest.mark.parametrize("error", [ModelError("the base is gone"), RuntimeError("CUDA out of memory"), OSError("full")])

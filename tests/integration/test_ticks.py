@@ -100,7 +100,7 @@ def test_a_call_whose_worker_died_is_booked_as_unknown_and_uses_up_an_attempt(wo
 
 
 def test_an_ask_whose_calls_never_come_back_is_a_dead_letter(world: World) -> None:
-    world.score(DOUBT)
+    world.score(*[DOUBT] * 3)  # the third is new
     world.change("UPDATE asks SET attempts = :n", n=world.settings.llm_max_attempts - 1)
     abandon(world)
     assert tick(world) == []
@@ -136,7 +136,7 @@ def abandon(world: World) -> None:
 
 
 def test_a_call_that_is_still_within_its_deadline_is_left_alone(world: World) -> None:
-    world.score(DOUBT)
+    world.score(*[DOUBT] * 3)  # the third is new
     seen = []
 
     def meanwhile(_: object) -> object:
@@ -321,22 +321,55 @@ def test_answers_that_were_learned_do_not_count_again(world: World) -> None:
     assert tick(world) == []
 
 
-def test_a_failed_distillation_is_due_again(world: World) -> None:
+def earlier(world: World, seconds: float) -> None:
+    """As if every distillation had ended so much earlier."""
+    world.change("UPDATE distillations SET finished_at = finished_at - make_interval(secs => :s)", s=seconds)
+
+
+def test_failures_in_a_row_double_the_time_until_a_distillation_is_due_again_up_to_an_hour(world: World) -> None:
+    world.apply(distil={"min_new_answers": 2, "every_s": 600})
+    learn(world, 2)
+    assert len(tick(world)) == 1
+    for wait in (1_200, 2_400, 3_600, 3_600):
+        finish(world, "failed")
+        earlier(world, wait - 30)
+        assert tick(world) == []
+        earlier(world, 31)
+        assert len(tick(world)) == 1
+    assert world.states("distillations") == {"failed": 4, "due": 1}
+
+
+def test_a_new_version_of_the_file_is_tried_at_once(world: World) -> None:
     world.apply(distil={"min_new_answers": 2})
     learn(world, 2)
     tick(world)
     finish(world, "failed")
+    assert tick(world) == []
+    world.apply(distil={"min_new_answers": 2}, small_model={"base": "another"})
     assert len(tick(world)) == 1
-    assert world.states("distillations") == {"failed": 1, "due": 1}
+
+
+def test_a_distillation_that_ends_well_ends_the_waiting(world: World) -> None:
+    world.apply(distil={"min_new_answers": 1, "every_s": 600})
+    learn(world, 1)
+    tick(world)
+    finish(world, "failed")
+    earlier(world, 2_000)
+    tick(world)
+    finish(world, "rejected")
+    world.score(*[DOUBT] * 2)  # the second is new
+    world.change("UPDATE asks SET role = 'train', propensity = NULL")
+    world.ask(FakeLLM())
+    assert len(tick(world)) == 1
 
 
 def finish(world: World, state: str) -> None:
     token = uuid4()
     with world.store.begin() as tx:
-        row = distillations.claim(tx, world.known(), token, lease_s=60)
-        assert row is not None
-        learned = None if state == "failed" else world.one("SELECT max(id) FROM answers")
-        assert distillations.finish(tx, row, token, state=state, up_to_answer=learned)
+        claim = distillations.claim(tx, world.known(), token, lease_s=60)
+        assert claim is not None
+        learned = None if state == "failed" else claim.up_to_answer
+        assert distillations.finish(tx, claim.row, token, state=state, up_to_answer=learned)
 
 
 def test_only_one_worker_claims_a_distillation(world: World) -> None:
@@ -349,6 +382,46 @@ def test_only_one_worker_claims_a_distillation(world: World) -> None:
         assert distillations.claim(tx, world.known(), uuid4(), lease_s=60) is None
 
 
+def test_a_second_attempt_sees_what_the_first_one_saw(world: World) -> None:
+    world.apply(distil={"min_new_answers": 1})
+    learn(world, 2)
+    tick(world)
+    first = claim_run(world)
+    world.score(*[DOUBT] * 3)  # the third is new
+    world.ask(FakeLLM())
+    expire(world, "distillations")
+    tick(world)
+    second = claim_run(world)
+    assert (second.up_to_answer, second.up_to_score) == (first.up_to_answer, first.up_to_score)
+    with world.store.begin() as tx:
+        assert len(distillations.answers(tx, world.known(), up_to=second.up_to_answer)) == 2
+        assert len(distillations.answers(tx, world.known(), up_to=second.up_to_answer + 1)) == 3
+
+
+@pytest.mark.parametrize("what", ["file", "incumbent"])
+def test_a_second_attempt_under_another_file_or_incumbent_sees_all_there_is(world: World, what: str) -> None:
+    world.apply(distil={"min_new_answers": 1})
+    learn(world, 2)
+    tick(world)
+    first = claim_run(world)
+    world.score(*[DOUBT] * 3)  # the third is new
+    world.ask(FakeLLM())
+    if what == "incumbent":
+        world.bundle()
+    else:
+        world.apply(distil={"min_new_answers": 1}, small_model={"max_tokens": 32})
+    expire(world, "distillations")
+    tick(world)
+    assert claim_run(world).up_to_answer == first.up_to_answer + 1
+
+
+def claim_run(world: World) -> distillations.Claim:
+    with world.store.begin() as tx:
+        claim = distillations.claim(tx, world.known(), uuid4(), lease_s=60)
+    assert claim is not None
+    return claim
+
+
 def test_an_expired_distillation_is_due_again_and_fails_the_third_time(world: World) -> None:
     world.apply(distil={"min_new_answers": 1})
     learn(world, 1)
@@ -356,8 +429,10 @@ def test_an_expired_distillation_is_due_again_and_fails_the_third_time(world: Wo
     for attempt in (1, 2, 3):
         token = uuid4()
         with world.store.begin() as tx:
-            row = distillations.claim(tx, world.known(), token, lease_s=60)
-        assert row == due.ids[0]
+            claim = distillations.claim(tx, world.known(), token, lease_s=60)
+        assert claim is not None
+        row = claim.row
+        assert (row, claim.attempts) == (due.ids[0], attempt)
         expire(world, "distillations")
         wakes = tick(world)
         with world.store.begin() as tx:
@@ -376,11 +451,11 @@ def test_a_distillation_with_a_heartbeat_is_left_alone(world: World) -> None:
     tick(world)
     token = uuid4()
     with world.store.begin() as tx:
-        row = distillations.claim(tx, world.known(), token, lease_s=60)
-        assert row is not None
+        claim = distillations.claim(tx, world.known(), token, lease_s=60)
+        assert claim is not None
     expire(world, "distillations")
     with world.store.begin() as tx:
-        assert distillations.heartbeat(tx, row, token, lease_s=60, stage="absorb", progress=0.5)
+        assert distillations.heartbeat(tx, claim.row, token, lease_s=60, stage="absorb", progress=0.5)
     assert tick(world) == []
     assert world.rows("SELECT state, stage, progress FROM distillations") == [("running", "absorb", 0.5)]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import figures, memory, score_lane, submit
+from benchmarks import distil, figures, lessons, memory, score_lane, submit
 from benchmarks.__main__ import ALL
 from benchmarks.command import parser, write
 from benchmarks.figures import BEGIN, END, Measure, Result
@@ -29,7 +29,7 @@ def value(result: Result, name: str) -> float:
 
 
 def test_every_benchmark_is_run_by_the_whole() -> None:
-    assert set(ALL) == {submit.benchmark, score_lane.benchmark, memory.benchmark}
+    assert set(ALL) == {submit.benchmark, score_lane.benchmark, memory.benchmark, distil.benchmark}
 
 
 def test_options_are_parsed() -> None:
@@ -56,6 +56,24 @@ def test_memory_may_grow_until_it_has_settled_and_not_after() -> None:
     growth = next(measure for measure in RESULTS[2].measures if measure.name == "growth")
     assert growth.value == pytest.approx(0.05)
     assert growth.reached is False
+
+
+def test_a_distillation_is_judged_by_its_medians() -> None:
+    tenth = lessons.Taught((10.0, 12.0, 11.0), (13.0, 13.0, 13.0), 2**30)
+    hundredth = lessons.Taught((33.0, 22.0, 20.0), (39.0, 39.0, 39.0), 2**31)
+    pairs = [(11.0, 10.0), (24.0, 20.0), (10.5, 10.0)]
+    found = Result("distil", True, 1.0, distil._measures(pairs, tenth, hundredth, 200))
+    assert value(found, "overhead") == pytest.approx(1.1)
+    assert value(found, "growth") == pytest.approx(2.0)
+    assert value(found, "growth_judged") == pytest.approx(3.0)
+    assert (value(found, "tenth_mb"), value(found, "hundredth_mb")) == (1024.0, 2048.0)
+
+
+def test_answers_of_a_lesson_are_the_same_each_time_and_a_fifth_is_held_out() -> None:
+    made = lessons.answers(60)
+    assert made == lessons.answers(60)
+    assert {answer.label for answer in made} == set(lessons.LABELS)
+    assert [answer.role for answer in made].count("train") == 48
 
 
 @pytest.mark.parametrize(
