@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FRONT = 2.0
+FRONT = 4.0
 """How much earlier than evenly calls are spent."""
 AUDIT_SHARE = 0.1
 """Largest part of the calls left that goes to audits once a bundle serves."""

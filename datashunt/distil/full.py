@@ -115,7 +115,6 @@ def fine_tune(
     """
     rng = np.random.default_rng(plan.seed)
     loop = _Loop(trainer, answers, replay, plan, progress)
-    stops = len(held_out.rows) >= FEWEST_TO_STOP_BY
     best = _Best(trainer, _some(held_out, plan.seed), progress)
     keeper = _Keeper(trainer, loop, best, rng, checkpoint)
     done = keeper.resume()
@@ -123,17 +122,15 @@ def fine_tune(
         progress("resume", min(done / epochs, 1.0))
     for epoch in range(done, epochs):
         loop.absorb(steps(answers.rows, plan.batch_items, rng), epoch, epochs)
-        if not best.improved() and stops:
+        if not best.improved():
             keeper.keep(epochs)
             break
         keeper.keep(epoch + 1)
-    if stops:
-        best.restore()
+    best.restore()
     if len(replay.rows) and done <= epochs:
         loop.retain(rng)
         best.improved()
-        if stops:
-            best.restore()
+        best.restore()
         keeper.keep(epochs + 1)
 
 
@@ -152,7 +149,7 @@ def _some(held_out: HeldOut, seed: int) -> HeldOut:
 
 
 class _Best:
-    """The weights under which the held-out answers were most likely so far."""
+    """The weights under which the held-out answers were most likely so far; with few of them, the last ones."""
 
     def __init__(self, trainer: Trainer, held_out: HeldOut, progress: Progress) -> None:
         self._trainer, self._held_out, self._progress = trainer, held_out, progress
@@ -160,10 +157,11 @@ class _Best:
         self.weights: dict[str, Tensor] = {}
 
     def improved(self) -> bool:
-        nll = held_out_nll(self._trainer, self._held_out, self._progress)
-        if not nll < self.nll:
-            return False
-        self.nll = nll
+        if len(self._held_out.rows) >= FEWEST_TO_STOP_BY:
+            nll = held_out_nll(self._trainer, self._held_out, self._progress)
+            if not nll < self.nll:
+                return False
+            self.nll = nll
         trained = self._trainer.network.named_parameters()
         self.weights = {name: p.detach().clone() for name, p in trained if p.requires_grad}
         return True
@@ -247,7 +245,8 @@ class _Keeper:
         tensors["dropout"] = torch.get_rng_state()
         if self._on_cuda:
             tensors["dropout.cuda"] = torch.cuda.get_rng_state(self._trainer.device)
-        facts = {"done": done, "nll": self._best.nll, "rng": self._rng.bit_generator.state}
+        nll = self._best.nll if math.isfinite(self._best.nll) else None
+        facts = {"done": done, "nll": nll, "rng": self._rng.bit_generator.state}
         self._checkpoint.save(State(tensors, facts))
 
     def resume(self) -> int:
@@ -256,7 +255,8 @@ class _Keeper:
         if state is None:
             return 0
         device = self._trainer.device
-        self._best.nll = float(state.facts["nll"])
+        nll = state.facts["nll"]
+        self._best.nll = math.inf if nll is None else float(nll)
         self._best.weights = {name: tensor.to(device) for name, tensor in _below("weights", state.tensors).items()}
         self._best.restore()
         moments: dict[int, dict[str, Tensor]] = {}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny import LABELS, example, texts, tiny_base
 
 from datashunt.classifier import digest
-from datashunt.distil import Challenger, Plan, checkpoint, distil
+from datashunt.distil import Challenger, Plan, checkpoint, distil, full
 from datashunt.distil.checkpoint import Checkpoint, State
 from datashunt.small import SmallModel
 
@@ -41,6 +41,7 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         precision="fp32",
         recipes=("full",),
         epochs=3,
+        warm=True,
         encoder_lr=2e-4,
         head_lr=2e-3,
         batch_items=8,
@@ -53,6 +54,7 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def after_every_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_WORK_FOR_WRITING", 0.0)
+    monkeypatch.setattr(full, "FEWEST_TO_STOP_BY", len(FIT))
 
 
 def train(
@@ -130,6 +132,16 @@ def test_a_training_from_the_base_goes_on_too_though_its_head_is_fitted_again(
     train(lesson, tmp_path / "whole", None, **both)
     interrupted(lesson, tmp_path, 2, **both)
     assert "resume" in seen_in(lesson, tmp_path / "out", tmp_path, **both)
+    assert same(weights(tmp_path / "out"), weights(tmp_path / "whole"))
+
+
+def test_with_few_fit_answers_the_last_pass_counts_and_is_gone_on_from(
+    lesson: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(full, "FEWEST_TO_STOP_BY", len(FIT) + 1)
+    train(lesson, tmp_path / "whole", None)
+    interrupted(lesson, tmp_path, 2)
+    assert "resume" in seen_in(lesson, tmp_path / "out", tmp_path)
     assert same(weights(tmp_path / "out"), weights(tmp_path / "whole"))
 
 

@@ -19,7 +19,7 @@ from datashunt.distil.run import choose
 from datashunt.errors import ModelError
 from datashunt.small import SmallModel, read_info
 
-RATES = {"encoder_lr": 2e-3, "head_lr": 2e-2, "batch_items": 8, "epochs": 10}
+RATES = {"encoder_lr": 2e-3, "head_lr": 2e-2, "batch_items": 8, "epochs": 20}
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,7 @@ def test_progress_runs_from_stage_to_stage_and_stays_within_its_bounds(bench: Be
     bench.stages.clear()
     bench.distil("second", incumbent=incumbent, replay=texts(60, 3)[0])
     seen = list(dict.fromkeys(stage for stage, _ in bench.stages))
-    assert seen == ["load", "replay", "embed", "head", "absorb", "fit", "retain"]
+    assert seen == ["load", "replay", "embed", "head", "absorb", "retain", "fit"]
     assert all(0 <= share <= 1 for _, share in bench.stages)
 
 
@@ -263,9 +263,22 @@ def test_a_learning_rate_that_diverges_says_so(bench: Bench) -> None:
         bench.distil(recipes=("full",), encoder_lr=1e30, head_lr=1e30)
 
 
+def test_few_fit_answers_neither_stop_a_training_nor_choose_its_pass(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[int] = []
+    monkeypatch.setattr(full, "held_out_nll", lambda *given: scored.append(1) or float(len(scored)))
+    bench.distil(recipes=("full",), epochs=3)
+    assert scored == []
+    monkeypatch.setattr(full, "FEWEST_TO_STOP_BY", len(bench.fit))
+    bench.distil("again", recipes=("full",), epochs=3)
+    assert len(scored) == 2  # the second pass was no better, so there was no third
+
+
 def test_a_pass_costs_no_more_however_many_fit_answers_there_are(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibration and the choice between recipes still use them all."""
     monkeypatch.setattr(full, "MOST_SCORED", 10)
+    monkeypatch.setattr(full, "FEWEST_TO_STOP_BY", 10)
     scored: list[int] = []
     nll = full.held_out_nll
     monkeypatch.setattr(full, "held_out_nll", lambda *given: scored.append(len(given[1].rows)) or nll(*given))
