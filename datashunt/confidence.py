@@ -109,6 +109,24 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: 
     return sum(bar.n * abs(bar.accuracy - bar.confidence) for bar in bars) / total
 
 
+def chance_calibration_error(confidence: ArrayLike, bins: int = 15) -> float:
+    """What the expected calibration error would be, in the mean, of confidences that are exactly right.
+
+    With few items the error is mostly chance: in each bin the accuracy strays from the mean confidence with
+    σ² = Σ c (1 - c) / n², and E|N(0, σ)| = σ √(2 / π). nan for no items.
+
+    Args:
+        confidence: (n,) in [0, 1].
+        bins: as for `expected_calibration_error`.
+    """
+    c = np.asarray(confidence, dtype=np.float64)
+    if not c.size:
+        return float("nan")
+    place = np.clip(np.ceil(c * bins).astype(int) - 1, 0, bins - 1)
+    variance = np.bincount(place, weights=c * (1.0 - c), minlength=bins)
+    return float(np.sqrt(variance).sum() * np.sqrt(2.0 / np.pi) / c.size)
+
+
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 10) -> list[Bin]:
     """The bars of a reliability diagram, lowest confidence first; empty bins are left out.
 

@@ -21,6 +21,7 @@ from scipy.stats import binom
 from datashunt.certificate import upper_bound
 from datashunt.confidence import (
     brier_score,
+    chance_calibration_error,
     expected_calibration_error,
     negative_log_likelihood,
     reliability,
@@ -163,9 +164,10 @@ def evaluation(
     """What a model card says of (n, k) calibrated probabilities against (n,) answers, as JSON values.
 
     Returns:
-        n, agreement, nll (nats), ece, brier; threshold, coverage (share with confidence ≥ threshold), kept,
-        kept_disagreement and its upper bound at 1 - delta; reliability bars; labels → n, recall, precision.
-        A figure that needs items and has none is None.
+        n, agreement, nll (nats), ece, ece_by_chance (what so few answers would show of a perfect calibration),
+        brier; threshold, coverage (share with confidence ≥ threshold), kept, kept_disagreement and its upper bound
+        at 1 - delta; reliability bars; labels → n, recall, precision, and ece of the items where it was the first
+        choice. A figure that needs items and has none, or an ece over fewer than 30, is None.
     """
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(answers, dtype=np.intp)
     right = _right(p, y, len(labels))
@@ -179,6 +181,7 @@ def evaluation(
             "agreement": _mean(right),
             "nll": negative_log_likelihood(p, y),
             "ece": expected_calibration_error(confidence, right),
+            "ece_by_chance": chance_calibration_error(confidence),
             "brier": brier_score(p, y),
             "threshold": threshold,
             "coverage": _mean(kept),
@@ -192,6 +195,7 @@ def evaluation(
                     "n": int((y == i).sum()),
                     "recall": _mean(right[y == i]),
                     "precision": _mean(right[chosen == i]),
+                    "ece": _ece(confidence[chosen == i], right[chosen == i]),
                 }
                 for i, name in enumerate(labels)
             },
@@ -280,6 +284,10 @@ def _less_likely(challenger: ArrayLike, incumbent: ArrayLike, y: Indices) -> boo
 def _label(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], of_label: NDArray[np.bool_]) -> LabelVerdict:
     n = int(of_label.sum())
     return LabelVerdict(n, _mean(ours[of_label]), _mean(theirs[of_label]), n >= FEWEST_JUDGES)
+
+
+def _ece(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    return expected_calibration_error(confidence, right) if len(right) >= FEWEST_JUDGES else float("nan")
 
 
 def _right(probabilities: ArrayLike, answers: Indices, k: int) -> NDArray[np.bool_]:

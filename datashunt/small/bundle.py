@@ -107,9 +107,9 @@ def model_card(info: BundleInfo) -> str:
     if evaluation:
         lines += ["## Evaluation on held-out LLM answers", "", "| measure | value |", "|---|---|"]
         lines += [f"| {name} | {_cell(value)} |" for name, value in evaluation.items() if _is_number(value)]
-        lines += ["", "| label | n | recall | precision |", "|---|---|---|---|"]
+        lines += ["", "| label | n | recall | precision | ece |", "|---|---|---|---|---|"]
         lines += [
-            f"| {_cell(name)} | {row['n']} | {_cell(row['recall'])} | {_cell(row['precision'])} |"
+            f"| {_cell(name)} | {row['n']} | {_cell(row['recall'])} | {_cell(row['precision'])} | {_cell(row['ece'])} |"
             for name, row in evaluation.get("labels", {}).items()
         ]
     return "\n".join(lines).rstrip() + "\n"

@@ -26,7 +26,12 @@ INFO = small.BundleInfo(
     max_tokens=12,
     created_at="2026-01-01T00:00:00+00:00",
     trained_on={"train": 10, "fit": 2, "replay": 0},
-    evaluation={"n": 2, "agreement": 0.5, "ece": None, "labels": {"bad": {"n": 2, "recall": 0.5, "precision": None}}},
+    evaluation={
+        "n": 2,
+        "agreement": 0.5,
+        "ece": None,
+        "labels": {"bad": {"n": 2, "recall": 0.5, "precision": None, "ece": None}},
+    },
 )
 
 

@@ -11,6 +11,7 @@ from datashunt.confidence import (
     HIGHEST,
     LOWEST,
     brier_score,
+    chance_calibration_error,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
@@ -116,3 +117,15 @@ def test_likelihood_and_brier_score_of_known_predictions() -> None:
     assert np.isfinite(negative_log_likelihood(p, [0, 1]))
     assert np.isnan(negative_log_likelihood(np.zeros((0, 2)), []))
     assert np.isnan(brier_score(np.zeros((0, 2)), []))
+
+
+@pytest.mark.parametrize("n", [60, 2_000])
+def test_by_chance_a_perfect_calibration_shows_as_much_error_as_is_foretold(n: int) -> None:
+    rng = np.random.default_rng(1)
+    confidence = rng.uniform(0.3, 1.0, n)
+    seen = [expected_calibration_error(confidence, rng.random(n) < confidence) for _ in range(300)]
+    assert np.mean(seen) == pytest.approx(chance_calibration_error(confidence), rel=0.1)
+
+
+def test_by_chance_there_is_no_error_over_no_items() -> None:
+    assert np.isnan(chance_calibration_error([]))

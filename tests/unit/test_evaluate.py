@@ -164,9 +164,16 @@ def test_an_evaluation_counts_what_is_kept_and_how_much_of_it_disagrees() -> Non
     assert card["agreement"] == 0.9
     assert (card["kept"], card["coverage"], card["kept_disagreement"]) == (5, 0.5, 0.2)
     assert card["kept_disagreement_upper"] == upper_bound(1, 5, 0.1)
-    assert card["labels"]["no"] == {"n": 6, "recall": 5 / 6, "precision": 1.0}
-    assert card["labels"]["maybe"] == {"n": 0, "recall": None, "precision": None}
+    assert card["labels"]["no"] == {"n": 6, "recall": 5 / 6, "precision": 1.0, "ece": None}
+    assert card["labels"]["maybe"] == {"n": 0, "recall": None, "precision": None, "ece": None}
     assert sum(bar["n"] for bar in card["reliability"]) == 10
+
+
+def test_a_label_with_enough_answers_has_its_own_calibration_error() -> None:
+    answers = np.array([0] * 40 + [1] * 10)
+    card = evaluation(predictions(wrong(answers, 8), confidence=0.9), answers, LABELS, 0.5)
+    assert card["labels"]["no"]["ece"] == pytest.approx(0.1)  # 32 chosen, all right
+    assert card["labels"]["yes"]["ece"] is None
 
 
 def test_an_evaluation_on_nothing_is_valid_json_without_figures() -> None:
