@@ -187,7 +187,7 @@ def system(
                 llm_api_key=SecretStr("simulation"),
                 llm_deadline_s=20.0,
                 score_lease_s=3.0,
-                distil_lease_s=5.0,
+                distil_lease_s=20.0,  # a busy machine may starve a training for as long
                 stand_still_s=2.0,
                 tick_every_s=0.5,
                 reload_every_s=1.0,
