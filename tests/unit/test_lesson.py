@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from datashunt import classifier
@@ -13,6 +16,10 @@ from datashunt.store.distillations import StoredAnswer
 
 def answers(ids: range) -> list[StoredAnswer]:
     return [StoredAnswer(n, n, f"text {n}", "x", None, Role.TRAIN, "") for n in ids]
+
+
+def served(recipe: str, base: str = "auto") -> Any:
+    return SimpleNamespace(info=SimpleNamespace(recipe=recipe, base=base))
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +66,14 @@ def test_a_few_new_answers_are_rehearsed_with_at_least_half_of_what_is_fresh() -
 @pytest.mark.parametrize(("known", "warm", "learned"), [(20, False, 20), (21, True, 12)])
 def test_training_starts_from_the_base_until_the_answers_are_many(known: int, warm: bool, learned: int) -> None:
     spec = classifier.parse({"name": "n", "labels": ["x", "y"], "instruction": "i"})
-    incumbent = object()
-    made = prepare(spec, answers(range(1, known + 1)), [], incumbent, learned_up_to=known - 2, seed=1)  # type: ignore[arg-type]
+    made = prepare(spec, answers(range(1, known + 1)), [], served("full"), learned_up_to=known - 2, seed=1)
     assert made.warm is warm
     assert len(made.answers.train) == learned
     assert not prepare(spec, answers(range(1, known + 1)), [], None, learned_up_to=0, seed=1).warm
+
+
+@pytest.mark.parametrize("incumbent", [served("head"), served("blend"), served("full", base="another")])
+def test_what_cannot_be_gone_on_from_leaves_all_answers_to_the_base(incumbent: Any) -> None:
+    spec = classifier.parse({"name": "n", "labels": ["x", "y"], "instruction": "i"})
+    made = prepare(spec, answers(range(1, 101)), [], incumbent, learned_up_to=98, seed=1)
+    assert (made.warm, len(made.answers.train)) == (False, 100)
