@@ -33,7 +33,7 @@ def defaults(seeds: range) -> Iterator[Case]:
     for seed in seeds:
         for calls in (1_200, 1_500, 2_700):
             yield Case("defaults", f"{calls} calls", "isear", seed, options={"max_calls": calls})
-        for calls in (1_500, 2_500, 3_500):
+        for calls in (1_500, 3_000):
             yield Case("defaults", f"{calls} calls", "headlines", seed, options={"max_calls": calls})
         for threshold in (0.7, 0.8, 0.9, 0.95, 0.98):
             yield Case(

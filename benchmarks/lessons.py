@@ -1,8 +1,8 @@
 """Lessons out of the life of a classifier: the n-th distillation of a sequence that gets as many new answers each time.
 
 Nothing before it is trained: the incumbent is the packaged encoder with a head that it fitted once, said to be
-fine-tuned, so that training goes on from it. Started as `python -m benchmarks.lessons NUMBER NEW ROUNDS THREADS`, this
-is a process of its own that teaches one lesson so often and tells its seconds and its peak memory as JSON.
+fine-tuned, so that training may go on from it. Started as `python -m benchmarks.lessons NUMBER NEW ROUNDS THREADS`,
+this is a process of its own that teaches one lesson so often and tells its seconds and its peak memory as JSON.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from pathlib import Path
 from benchmarks.texts import WORDS, texts
 from datashunt import classifier
 from datashunt.classifier import Spec
+from datashunt.distil.plan import FULL
 from datashunt.errors import DatashuntError
 from datashunt.items import Role
 from datashunt.pipeline import lesson as lessons
-from datashunt.pipeline.lesson import FULL, Lesson
+from datashunt.pipeline.lesson import Lesson
 from datashunt.settings import Settings
 from datashunt.small import SmallModel
 from datashunt.store.distillations import StoredAnswer

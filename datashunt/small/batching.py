@@ -34,11 +34,24 @@ def token_batches(lengths: Sequence[int], budget: int) -> list[NDArray[np.intp]]
     return batches
 
 
-def pad(rows: Sequence[Sequence[int]], pad_id: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids (n, longest) and the mask of real tokens, both int64 on `device`."""
-    longest = max(1, *map(len, rows))
-    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=np.int64)
+def pad(
+    rows: Sequence[Sequence[int]], pad_id: int, device: str, *, grid: tuple[int, int] = (1, 1)
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (n, longest) and the mask of real tokens, both int64 on `device`.
+
+    Args:
+        rows: n token lists.
+        pad_id: the token that fills.
+        device: where to.
+        grid: n and the longest are rounded up to multiples of these, with rows of one token at the end: kernels that
+            are compiled for each shape then meet few shapes.
+    """
+    count, longest = (
+        -(-size // step) * step for size, step in zip((len(rows), max(1, *map(len, rows))), grid, strict=True)
+    )
+    ids = np.full((count, longest), pad_id, dtype=np.int64)
+    mask = np.zeros((count, longest), dtype=np.int64)
+    mask[len(rows) :, 0] = 1
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row
         mask[i, : len(row)] = 1

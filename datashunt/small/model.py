@@ -26,6 +26,10 @@ BATCH_TOKENS = 8_192
 _CPU_TOKENS = 1_024
 """The most on a CPU, whose caches larger batches overflow (docs/benchmarks.md: 8,192 is a third slower)."""
 
+_GRID = (8, 4)
+"""Rows and tokens that a batch is rounded up to where oneDNN compiles a kernel for each shape (bf16 on a CPU): half as
+fast again, and memory that stays where it is (docs/benchmarks.md)."""
+
 
 class SmallModel:
     """Scores texts with one bundle. One thread at a time; `device` and `precision` say what was chosen."""
@@ -94,9 +98,9 @@ class SmallModel:
         encoded = self.encode(texts)
         out = np.empty((len(encoded), self.network.head.in_features), dtype=np.float32)
         for batch in token_batches([len(row) for row in encoded], _CPU_TOKENS):
-            ids, mask = pad([encoded[i] for i in batch], self.tokenizer.pad_token_id or 0, self.device)
+            ids, mask = self._padded([encoded[i] for i in batch])
             with _onednn(self.precision != "fp32"):
-                out[batch] = self.network.pooled(ids, mask).float().cpu().numpy()
+                out[batch] = self.network.pooled(ids, mask)[: len(batch)].float().cpu().numpy()
         return out
 
     def encode(self, texts: Sequence[str]) -> Encoded:
@@ -114,10 +118,15 @@ class SmallModel:
     @torch.inference_mode()
     def forward(self, rows: Encoded) -> torch.Tensor:
         """Logits (n, k), on the CPU, of one padded batch."""
-        ids, mask = pad(rows, self.tokenizer.pad_token_id or 0, self.device)
+        ids, mask = self._padded(rows)
         with _onednn(self.precision != "fp32"):
             logits: torch.Tensor = self.network(input_ids=ids, attention_mask=mask).logits
-        return logits.float().cpu()
+        return logits[: len(rows)].float().cpu()
+
+    def _padded(self, rows: Encoded) -> tuple[torch.Tensor, torch.Tensor]:
+        compiled = self.device == "cpu" and self.precision != "fp32"
+        grid = _GRID if compiled else (1, 1)
+        return pad(rows, self.tokenizer.pad_token_id or 0, self.device, grid=grid)
 
 
 @contextmanager
@@ -125,7 +134,7 @@ def _onednn(enabled: bool) -> Iterator[None]:
     """Whether oneDNN serves what runs inside.
 
     It keeps what it compiles for each new shape, scattered among the activations on the heap, so that memory grows with
-    every batch. In fp32 it is no faster than torch's own kernels; bf16 on a CPU needs it.
+    every batch of another shape. In fp32 it is no faster than torch's own kernels; bf16 on a CPU needs it.
     """
     # not torch.backends.mkldnn.flags: that sets TF32 too, and warns where there is none
     before = torch.backends.mkldnn.enabled

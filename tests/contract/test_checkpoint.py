@@ -208,3 +208,17 @@ def test_writing_takes_a_fortieth_of_the_time_at_most(tmp_path: Path, monkeypatc
 def _write(path: Path, now: list[float]) -> None:
     path.write_bytes(b"")
     now[0] += 0.25
+
+
+@pytest.mark.parametrize("saved", [1, 2, 3])
+@pytest.mark.parametrize("fewest", [0, 1_000])
+def test_passes_without_gain_are_gone_on_from_too(
+    lesson: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fewest: int, saved: int
+) -> None:
+    """With enough fit answers they end a stage and are undone; with few they count, and must not be undone."""
+    monkeypatch.setattr(full, "FEWEST_TO_STOP_BY", fewest)
+    monkeypatch.setattr(full, "held_out_nll", lambda *_: 1.0)
+    train(lesson, tmp_path / "whole", None)
+    interrupted(lesson, tmp_path, saved)
+    assert "resume" in seen_in(lesson, tmp_path / "out", tmp_path)
+    assert same(weights(tmp_path / "out"), weights(tmp_path / "whole"))

@@ -100,7 +100,7 @@ def test_a_call_whose_worker_died_is_booked_as_unknown_and_uses_up_an_attempt(wo
 
 
 def test_an_ask_whose_calls_never_come_back_is_a_dead_letter(world: World) -> None:
-    world.score(*[DOUBT] * 3)  # the third is new
+    world.score(DOUBT)
     world.change("UPDATE asks SET attempts = :n", n=world.settings.llm_max_attempts - 1)
     abandon(world)
     assert tick(world) == []
@@ -136,7 +136,7 @@ def abandon(world: World) -> None:
 
 
 def test_a_call_that_is_still_within_its_deadline_is_left_alone(world: World) -> None:
-    world.score(*[DOUBT] * 3)  # the third is new
+    world.score(DOUBT)
     seen = []
 
     def meanwhile(_: object) -> object:

@@ -47,3 +47,10 @@ def test_texts_without_tokens_still_make_a_batch(rows: list[list[int]]) -> None:
     ids, mask = pad(rows, 0, "cpu")
     assert ids.shape == (len(rows), 1)
     assert np.asarray(mask).sum() == 0
+
+
+def test_a_grid_rounds_rows_and_tokens_up_and_the_rows_that_fill_have_one_token() -> None:
+    ids, mask = pad([[7, 8, 9, 4, 2], [5]], 1, "cpu", grid=(4, 4))
+    assert ids.shape == mask.shape == (4, 8)
+    assert ids[0].tolist() == [7, 8, 9, 4, 2, 1, 1, 1]
+    assert mask.sum(dim=1).tolist() == [5, 1, 1, 1]
