@@ -45,7 +45,8 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "as it is": {"the defaults": {}},
     "stages": {
         "stage 1 only": {"plan": {"replay_share": 0.0}},
-        "stage 2 only, after the first bundle": {"plan": {"warm": True, "warm_epochs": 0}},
+        # Training goes on only from `full`: with any other incumbent this would be both stages again.
+        "full, stage 2 only after the first bundle": {"plan": {"recipes": ("full",), "warm": True, "warm_epochs": 0}},
     },
     "serving": {"two gates": {"gates": 2}},
     "loss": {

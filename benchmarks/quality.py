@@ -57,9 +57,9 @@ def figures(engine: Engine) -> Row:
     return {
         "items": len(pairs),
         "calls": sum(d.calls for d in decisions),
-        "accuracy": mean(d.label == i.gold for d, i in pairs),
-        "llm_accuracy": mean(i.teacher == i.gold for _, i in pairs),
-        "agreement": mean(d.label == i.teacher for d, i in pairs),
+        "accuracy": mean(d.label is not None and d.label == i.gold for d, i in pairs),
+        "llm_accuracy": mean(i.teacher is not None and i.teacher == i.gold for _, i in pairs),
+        "agreement": mean(d.label is not None and d.label == i.teacher for d, i in pairs),
         "kept": len(kept) / len(pairs),
         "kept_accuracy": mean(d.label == i.gold for d, i in kept) if kept else None,
         "ece": expected_calibration_error(

@@ -95,6 +95,7 @@ def choose_threshold(
     """
     least = audits_needed(alpha, delta)
     chosen = None
+    confidence = confidence.astype(np.float64)  # as `shunt.decide` compares: tested is what would be kept
     for threshold in candidates:
         kept = confidence >= threshold
         n, k = int(kept.sum()), int((kept & wrong).sum())

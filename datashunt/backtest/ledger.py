@@ -91,9 +91,9 @@ class Ledger:
         with (folder / DECISIONS).open("ab") as file:
             file.truncate(kept)
         if state:
-            lines = (folder / DECISIONS).read_text(encoding="utf-8").splitlines()
-            for line in lines:
-                self._count(Decision(**json.loads(line)))
+            with (folder / DECISIONS).open(encoding="utf-8", newline="\n") as lines:  # an id may hold U+2028
+                for line in lines:
+                    self._count(_decision(json.loads(line)))
             self.trained = [Trained(**entry) for entry in state["trained"]]
             self._count_new()
         self._identity = identity
@@ -146,3 +146,8 @@ class Ledger:
                 " choose another --out, or remove it"
             )
         return state
+
+
+def _decision(entry: dict[str, Any]) -> Decision:
+    offered = entry["offered"]
+    return Decision(**{**entry, "offered": None if offered is None else tuple(offered)})

@@ -24,7 +24,8 @@ class Options:
         seed: of the order, the audit draws and the training.
         max_calls: spend at most so many calls over the whole stream.
         alpha, delta: keep what is certified: at most alpha of the kept disagree, with probability ≥ 1 - delta.
-        gates: 1, or 2: the first bundle that served keeps what it is sure of before the incumbent is asked.
+        gates: 1, or 2: the first bundle that served keeps what it is sure of before the incumbent is asked;
+            not with `alpha`.
         batch: items of one decision, at most those of one claim.
         front, asking, reuse: with `max_calls`: how much earlier than evenly they are spent, by which rule of
             `asking`, and whether an answer is used again for an equal text.
@@ -57,6 +58,8 @@ class Options:
         _expect(self.alpha is None or 0 < self.alpha < 1, "alpha", self.alpha, "a fraction inside (0, 1)")
         _expect(0 < self.delta < 1, "delta", self.delta, "a probability inside (0, 1)")
         _expect(self.alpha is None or self.max_calls is None, "alpha", self.alpha, "it without max-calls")
+        # What the first bundle keeps would be uncertified.
+        _expect(self.alpha is None or self.gates == 1, "gates", self.gates, "1 with alpha")
 
 
 def ordered(items: Sequence[Recorded], options: Options) -> list[Recorded]:

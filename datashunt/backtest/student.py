@@ -153,6 +153,9 @@ class Student:
         promoted = wins and (
             self._options.alpha is None or certified is not None or self.certified_threshold() == _NOTHING
         )
+        verdict = judgement.verdict.to_json()
+        if wins and not promoted:
+            verdict["reason"] = f"has no certificate, unlike the bundle that serves; {verdict['reason']}"
         return Trained(
             number=number,
             at_item=decided,
@@ -162,7 +165,7 @@ class Student:
             recipe=challenger.recipe,
             prune_cut=judgement.prune_cut,
             threshold=self._spec.policy.threshold,
-            verdict=judgement.verdict.to_json(),
+            verdict=verdict,
             counts={str(role): n for role, n in lesson.answers.counts.items()},
             seconds=time.monotonic() - started,
             certificate=certified,

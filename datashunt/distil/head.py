@@ -54,7 +54,7 @@ def fit_head(
         features: of answers and replay.
         answers: what to absorb.
         held_out: features (f, d) and class indices (f,) of the fit answers; f = 0 takes the middle penalty.
-        plan: robustness and retain_weight are read.
+        plan: robustness, reverse and retain_weight are read.
         progress: called once an iteration.
     """
     # One centre and one scale for all dimensions: the penalty keeps its meaning, the geometry stays.
@@ -90,7 +90,8 @@ def _minimise(
     def cost() -> float:
         optimiser.zero_grad()
         head = Head(weight, bias)
-        loss = absorb_loss(head.logits(features), answers.target, answers.known, answers.weight, plan.robustness)
+        logits = head.logits(features)
+        loss = absorb_loss(logits, answers.target, answers.known, answers.weight, plan.robustness, plan.reverse)
         if replay is not None:
             kept = plan.retain_weight * len(replay[0]) / share
             loss = (loss + kept * retain_loss(head.logits(replay[0]), replay[1])) / (1 + kept)

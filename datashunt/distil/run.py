@@ -79,8 +79,7 @@ def distil(
     """Two-stage confidence distillation.
 
     Stage 1 absorbs the LLM's answers; stage 2 keeps the incumbent's probabilities on texts where it was
-    confident. Each recipe is trained and calibrated, and the one under which the fit answers are most likely
-    becomes the bundle.
+    confident. Each recipe is trained and calibrated, and `choose` says which becomes the bundle.
 
     Args:
         plan: the labels, the base, and how to train.

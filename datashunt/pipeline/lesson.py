@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from datashunt.distil import Challenger, Example, Progress
     from datashunt.small import SmallModel
 
+FULL = "full"
+"""The recipe of an incumbent from which training can go on."""
 FRESH = 3_000
 """Training answers up to which every distillation starts from the base, which gives the better bundle; with more it
-goes on from the incumbent, so that its cost stays bounded."""
+goes on from an incumbent that was fine-tuned over that base, so that its cost stays bounded."""
 MARGIN = 0.01
 DELTA = 0.10
 COVERAGE = 0.99
@@ -121,7 +123,7 @@ def prepare(
     """
     parted = Answers.part(stored)
     held_out = {answer.text for answer in (*parted.fit, *parted.judge)}
-    warm = incumbent is not None and len(parted.train) > min(FRESH, spec.distil.max_answers)
+    warm = len(parted.train) > min(FRESH, spec.distil.max_answers) and _goes_on(incumbent, spec)
     train = increment(parted.train, learned_up_to if warm else 0, most=spec.distil.max_answers, seed=seed)
     return Lesson(
         spec=spec,
@@ -132,6 +134,11 @@ def prepare(
         warm=warm,
         changes=changes or {},
     )
+
+
+def _goes_on(incumbent: SmallModel | None, spec: Spec) -> bool:
+    """Whether training can go on from it; else the base would get only a part of the answers."""
+    return incumbent is not None and incumbent.info.recipe == FULL and incumbent.info.base == spec.small_model.base
 
 
 def teach(

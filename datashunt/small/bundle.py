@@ -22,7 +22,7 @@ class BundleInfo:
     Attributes:
         labels: class names; index i of every probability vector speaks of label i.
         temperature: logits are divided by it before the softmax.
-        recipe: how it was trained: `head` or `full`.
+        recipe: how it was trained: `head`, `blend` or `full`.
         threshold: the policy's threshold when it was trained; serving uses the current one.
         base: the encoder it started from, as the classifier file names it.
         max_tokens: longer texts are cut.

@@ -215,6 +215,26 @@ def test_a_fine_tuned_incumbent_is_trained_further_and_stays_as_it_was(bench: Be
     assert read_info(second.folder).trained_on["replay"] == 30
 
 
+def test_without_a_warm_pass_a_fine_tuned_incumbent_only_retains(bench: Bench) -> None:
+    incumbent = SmallModel.load(bench.distil("first", recipes=("full",)).folder, device="cpu", precision="fp32")
+    bench.stages.clear()
+    bench.distil("second", incumbent=incumbent, replay=texts(40, 3)[0], warm=True, warm_epochs=0)
+    stages = {stage for stage, _ in bench.stages}
+    assert "retain" in stages
+    assert not stages & {"absorb", "head"}
+
+
+@pytest.mark.parametrize("recipe", ["head", "blend", "full"])
+def test_each_recipe_is_taught_by_the_reverse_cross_entropy_if_told(bench: Bench, recipe: str) -> None:
+    plain = bench.distil("plain", recipes=(recipe,), smoothing=0.0)
+    symmetric = bench.distil("symmetric", recipes=(recipe,), smoothing=0.0, reverse=1.0)
+    one, other = (
+        SmallModel.load(made.folder, device="cpu", precision="fp32").network.head.weight for made in (plain, symmetric)
+    )
+    assert not torch.equal(one, other)
+    assert agreement(symmetric.folder) > 0.85
+
+
 def test_without_fit_answers_the_usual_recipe_is_taken_uncalibrated(bench: Bench) -> None:
     challenger = bench.distil(fit=[])
     assert challenger.recipe == "blend"

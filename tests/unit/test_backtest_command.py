@@ -66,6 +66,7 @@ def write(folder: Path, items: int = 40, **changes: Any) -> None:
         (("--threshold", "nan"), ("--threshold", "found nan", "[0, 1]")),
         (("--order", "backwards"), ("--order", "backwards", "file", "random")),
         (("--gates", "3"), ("--gates", "found 3", "1 or 2")),
+        (("--gates", "2", "--alpha", "0.1"), ("--gates", "found 2", "1 with alpha")),
         (("--seed", "-1"), ("--seed", "found -1", "0 or more")),
         (("--teacher", "nobody"), ("stream.jsonl", "nobody", "llm")),
         (("--gold", "nobody"), ("stream.jsonl", "nobody")),

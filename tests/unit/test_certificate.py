@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from datashunt import shunt
 from datashunt.certificate import audits_needed, choose_threshold, lifetime_share, upper_bound
 
 
@@ -91,6 +92,17 @@ def test_a_threshold_is_chosen_where_the_risk_is_low() -> None:
 def test_too_few_held_out_items_certify_nothing() -> None:
     confidence = np.full(audits_needed(0.05, 0.1) - 1, 0.99)
     assert choose_threshold([0.5], confidence, confidence < 0, alpha=0.05, delta=0.1) is None
+
+
+def test_a_threshold_between_two_float32_keeps_what_the_shunt_would_keep() -> None:
+    above = np.float32(0.9)
+    below = np.nextafter(above, np.float32(0))
+    threshold = float(below) + (float(above) - float(below)) / 4  # float32 would round it down to `below`
+    probabilities = np.array([[below, 1 - below]] * 10 + [[above, 1 - above]] * 50, dtype=np.float32)
+    confidence = probabilities.max(axis=1)
+    choice = choose_threshold([threshold], confidence, confidence < 0, alpha=0.1, delta=0.1)
+    assert choice is not None
+    assert choice.n == shunt.decide(probabilities, threshold).keep.sum() == 50
 
 
 def test_the_shares_of_all_renewals_are_one_in_all() -> None:

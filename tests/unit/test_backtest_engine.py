@@ -1,0 +1,159 @@
+"""A whole backtest with stand-ins for its bundles: calls, equal texts, gates, targets, and going on after a kill."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from backtest_stubs import LABELS, SETTINGS, School, honest, items, recording, spec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from datashunt.backtest.engine import Engine
+from datashunt.backtest.ledger import Decision
+from datashunt.backtest.options import Options
+from datashunt.backtest.recording import Recorded
+from datashunt.backtest.student import Student
+
+
+@pytest.fixture
+def school(monkeypatch: pytest.MonkeyPatch) -> School:
+    return School(monkeypatch)
+
+
+def run(made: Sequence[Recorded], folder: Path, file: dict[str, Any] | None = None, **options: Any) -> Engine:
+    engine = Engine(spec(**(file or {})), recording(made), Options(**options), SETTINGS, folder)
+    try:
+        engine.run(lambda *_: None)
+    finally:
+        engine.ledger.close()
+    return engine
+
+
+def with_twins(n: int, each: int, seed: int = 0) -> list[Recorded]:
+    """n items, of which `each` have the same text; later ones have another recorded answer."""
+    made = items(n, seed=seed)
+    return [replace(item, text=made[place - place % each].text) for place, item in enumerate(made)]
+
+
+@given(st.integers(1, 700), st.integers(1, 600), st.integers(1, 3), st.integers(0, 5), st.sampled_from([16, 128]))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_more_calls_are_made_than_may_be_and_none_is_left_while_there_is_use_for_it(
+    school: School, limit: int, n: int, each: int, seed: int, batch: int
+) -> None:
+    made = with_twins(n, each, seed)
+    with TemporaryDirectory() as place:
+        engine = run(made, Path(place), max_calls=limit, seed=seed, batch=batch)
+    decisions = engine.ledger.decisions
+    calls = sum(one.calls for one in decisions)
+    assert calls == engine.ledger.calls <= limit
+    assert [one.id for one in decisions] == [item.id for item in engine.stream]
+    if each == 1:
+        assert calls == min(limit, n)
+    for one in decisions:
+        assert (one.answer is not None) == (one.reason is not None)
+        assert one.label is not None or (one.bundle is None and calls == limit)
+
+
+class TestEqualTexts:
+    def test_are_asked_once_and_anew_only_for_a_held_out_answer(self, school: School, tmp_path: Path) -> None:
+        engine = run(with_twins(900, 3), tmp_path, max_calls=700)
+        texts = [item.text for item in engine.stream]
+        taught = Counter(texts[d.position] for d in engine.ledger.decisions if d.role == "train" and d.calls)
+        assert max(taught.values()) == 1
+        reused = [d for d in engine.ledger.decisions if d.answer is not None and not d.calls]
+        assert len(reused) > 50
+        assert {d.role for d in reused} == {"train"}
+
+    def test_get_the_answer_that_was_given_first(self, school: School, tmp_path: Path) -> None:
+        engine = run(with_twins(900, 3), tmp_path, max_calls=700)
+        first: dict[str, str] = {}
+        for one, item in zip(engine.ledger.decisions, engine.stream, strict=True):
+            if one.role == "train" and one.answer is not None:
+                assert one.answer == first.setdefault(item.text, one.answer)
+            if one.calls:
+                assert one.answer == item.teacher
+
+    @pytest.mark.parametrize("options", [{}, {"max_calls": 700, "reuse": False}])
+    def test_are_asked_again_without_a_limit_or_if_told(
+        self, school: School, tmp_path: Path, options: dict[str, Any]
+    ) -> None:
+        decisions = run(with_twins(600, 3), tmp_path, **options).ledger.decisions
+        assert all(one.calls == 1 for one in decisions if one.answer is not None)
+
+    def test_of_held_out_answers_teach_nothing_and_are_not_replayed(self, school: School, tmp_path: Path) -> None:
+        run(with_twins(1_200, 2), tmp_path, max_calls=700)
+        assert len(school.lessons) > 1
+        assert any(lesson.replay for lesson in school.lessons)
+        for lesson in school.lessons:
+            held_out = {answer.text for answer in (*lesson.answers.fit, *lesson.answers.judge)}
+            assert held_out
+            assert not held_out & {answer.text for answer in lesson.answers.train}
+            assert not held_out & set(lesson.replay)
+
+
+def test_a_kill_between_batch_and_distillation_is_followed_by_that_distillation(
+    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = items(800)
+    whole = run(made, tmp_path / "whole").ledger
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Student, "distil", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(made, tmp_path / "killed")
+    stopped = Engine(spec(), recording(made), Options(), SETTINGS, tmp_path / "killed").ledger
+    stopped.close()
+    assert (len(stopped.decisions), stopped.trained) == (whole.trained[0].at_item, [])
+
+    again = run(made, tmp_path / "killed").ledger
+    assert again.decisions == whole.decisions
+    assert [replace(one, seconds=0.0) for one in again.trained] == [replace(one, seconds=0.0) for one in whole.trained]
+
+
+def test_of_two_gates_the_first_keeps_what_it_is_sure_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def contrary(text: str) -> tuple[str, float]:
+        """Never sure, and of another opinion where the first bundle is sure."""
+        label, confidence = honest(text)
+        return (LABELS[label == "x"], 0.55) if confidence >= 0.95 else (label, min(confidence, 0.75))
+
+    School(monkeypatch, honest, contrary)
+    monkeypatch.setattr("datashunt.evaluate._decide", lambda *_: (True, "whatever"))
+    made = items(900)
+    newest, both = (run(made, tmp_path / str(gates), gates=gates).ledger for gates in (1, 2))
+    last = newest.trained[-1].number
+    assert last > 1
+    assert not [d for d in newest.decisions if d.source == "small" and d.bundle == last]
+    kept = [d for d in both.decisions if d.source == "small" and d.bundle is not None and d.bundle > 1]
+    said = {item.id: honest(item.text) for item in made}
+    assert kept
+    for one in kept:
+        label, confidence = said[one.id]
+        assert (one.label, confidence >= 0.8) == (label, True)
+
+
+def of_bundle(decisions: Sequence[Decision], number: int | None) -> list[Decision]:
+    return [one for one in decisions if one.bundle == number]
+
+
+def test_with_a_target_only_what_is_certified_is_kept(school: School, tmp_path: Path) -> None:
+    ledger = run(items(3_000), tmp_path, {"min_new_answers": 300}, alpha=0.05).ledger
+    thresholds = {
+        one.number: one.certificate["threshold"] if one.certificate else float("inf") for one in ledger.trained
+    }
+    uncertified = [number for number, threshold in thresholds.items() if threshold == float("inf")]
+    assert of_bundle(ledger.decisions, uncertified[0])  # one served before there was a certificate
+    for number, threshold in thresholds.items():
+        for one in of_bundle(ledger.decisions, number):
+            assert (one.source == "small") == (one.small_confidence >= threshold)
+    assert any(one.source == "small" for one in ledger.decisions)
+    first = min(number for number, threshold in thresholds.items() if threshold != float("inf"))
+    assert all(one.certificate for one in ledger.trained if one.number >= first and one.state == "promoted")

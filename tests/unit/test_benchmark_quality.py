@@ -1,0 +1,163 @@
+"""The benchmark of quality: its cases, its figures of a run, and its table."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from benchmarks import quality
+from benchmarks.cases import CHANGES, Case, ablations, defaults
+from benchmarks.figures import BEGIN, END
+from benchmarks.recorded import STREAMS, beginning
+from datashunt.backtest.options import Options
+from datashunt.backtest.recording import Recorded, Recording
+from datashunt.distil import Plan
+from datashunt.errors import UsageError
+
+CASES = [*defaults(range(3)), *ablations(range(3))]
+
+
+def row(case: Case, **more: Any) -> dict[str, Any]:
+    return {"key": case.key, "calls": 400, "accuracy": 0.5, "agreement": 0.6, "ece": 0.02, "seconds": 1.0, **more}
+
+
+class TestCases:
+    def test_have_names_of_their_own_that_may_be_files(self) -> None:
+        keys = [case.key for case in CASES]
+        assert len(set(keys)) == len(keys)
+        for key in keys:
+            assert re.fullmatch(r"[\w.,=-]+", key)
+            assert len(key) < 200
+
+    def test_are_runs_that_can_be(self) -> None:
+        for case in CASES:
+            assert case.stream in STREAMS
+            options = Options(order="file", seed=case.seed, **case.options)
+            assert set(options.plan) <= {field.name for field in fields(Plan)}
+            assert (case.threshold is None) != (options.max_calls is None)
+
+    def test_of_an_ablation_change_one_thing(self) -> None:
+        usual = {"max_calls": 400}
+        for case in ablations(range(1)):
+            changed = {name: value for name, value in case.options.items() if usual.get(name) != value}
+            assert len(changed) == (0 if case.group == "as it is" else 1)
+        assert {case.group for case in ablations(range(1))} == set(CHANGES)
+
+    def test_that_retain_only_go_on_from_what_can_be_gone_on_from(self) -> None:
+        plans = [case.options.get("plan", {}) for case in ablations(range(1))]
+        assert [plan["recipes"] for plan in plans if plan.get("warm")] == [("full",)]
+
+
+def an_engine(*outcomes: tuple[str | None, str, str | None, str | None]) -> Any:
+    """Items as (label, source, teacher, gold); the small model kept, and scored, what has source `small`."""
+    decisions, stream = [], []
+    for n, (label, source, teacher, gold) in enumerate(outcomes):
+        small = source == "small"
+        decisions.append(
+            SimpleNamespace(
+                label=label, source=source if label else None, calls=int(not small),
+                small_label=label if small else None, small_confidence=0.9 if small else None,
+            )
+        )  # fmt: skip
+        stream.append(Recorded(n + 1, f"i{n}", f"text {n}", teacher, gold))
+    trained = [SimpleNamespace(state="promoted"), SimpleNamespace(state="rejected")]
+    return SimpleNamespace(ledger=SimpleNamespace(decisions=decisions, trained=trained), stream=stream)
+
+
+class TestFigures:
+    def test_are_shares_of_all_items(self) -> None:
+        made = quality.figures(an_engine(("x", "small", "x", "y"), ("x", "llm", "x", "x"), ("y", "small", "x", "y")))
+        assert (made["items"], made["calls"], made["bundles"], made["distillations"]) == (3, 1, 1, 2)
+        assert made["accuracy"] == pytest.approx(2 / 3)
+        assert made["agreement"] == pytest.approx(2 / 3)
+        assert made["llm_accuracy"] == pytest.approx(1 / 3)
+        assert (made["kept"], made["kept_accuracy"]) == (pytest.approx(2 / 3), 0.5)
+        assert made["ece"] == pytest.approx(0.4)
+
+    def test_take_an_item_without_an_outcome_for_wrong_even_if_nobody_knows_better(self) -> None:
+        made = quality.figures(an_engine((None, "llm", None, None), ("x", "llm", "x", "x")))
+        assert (made["accuracy"], made["agreement"], made["llm_accuracy"]) == (0.5, 0.5, 0.5)
+
+    def test_of_a_run_that_never_scored_have_no_calibration(self) -> None:
+        made = quality.figures(an_engine(("x", "llm", "x", "x")))
+        assert (made["ece"], made["kept_accuracy"]) == (None, None)
+
+
+class TestCollecting:
+    def test_does_not_run_again_what_is_done(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ran = []
+
+        def run(case: Case, out: Path) -> dict[str, Any]:
+            if len(ran) == 2:
+                raise KeyboardInterrupt
+            ran.append(case.key)
+            return row(case)
+
+        monkeypatch.setattr(quality, "run", run)
+        console = Console(file=io.StringIO())
+        with pytest.raises(KeyboardInterrupt):
+            quality.collect(CASES[:3], tmp_path, console)
+        assert ran == [case.key for case in CASES[:2]]
+        ran[:] = []
+        found = quality.collect(CASES[:4], tmp_path, console)
+        assert ran == [case.key for case in CASES[2:4]]
+        assert found == [(case, row(case)) for case in CASES[:4]]
+        lines = (tmp_path / quality.RESULTS).read_text().splitlines()
+        assert [json.loads(line)["key"] for line in lines] == [case.key for case in CASES[:4]]
+        assert "accuracy 0.5000" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+class TestTheTable:
+    def test_has_one_line_for_each_case_over_its_seeds(self) -> None:
+        one, two = (Case("loss", "plain", "isear", seed) for seed in (0, 1))
+        other = Case("loss", "robust", "isear")
+        found = [
+            (one, row(one, accuracy=0.5, calls=399)),
+            (two, row(two, accuracy=0.7, calls=401)),
+            (other, row(other)),
+        ]
+        assert quality.summary(found) == [
+            ("loss", "isear", "plain", "2", "400", "0.6000 ± 0.1414", "0.6000 ± 0.0000", "0.0200 ± 0.0000"),
+            ("loss", "isear", "robust", "1", "400", "0.5000", "0.6000", "0.0200"),
+        ]
+
+    def test_shows_that_there_is_no_figure(self) -> None:
+        case = Case("loss", "plain", "isear")
+        assert quality.summary([(case, row(case, ece=None))])[0][-1] == "–"
+
+    def test_is_written_as_markdown_of_as_many_columns(self) -> None:
+        case = Case("loss", "plain", "isear")
+        lines = quality.markdown([(case, row(case))]).splitlines()
+        assert len(lines) == 3
+        assert {line.count("|") for line in lines} == {len(quality.HEADER) + 1}
+
+    def test_replaces_that_of_the_page(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        page = tmp_path / "method.md"
+        page.write_text(f"# Method\n{BEGIN}\nold\n{END}\n")
+        monkeypatch.setattr(quality, "run", lambda case, out: row(case))
+        quality.main(["--out", str(tmp_path / "out"), "--docs", str(page)])
+        assert "| defaults | isear | 1200 calls | 1 | 400 | 0.5000 |" in page.read_text()
+        assert "old" not in page.read_text()
+
+
+class TestStreams:
+    def test_that_are_not_there_say_where_they_should_be(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATASHUNT_STREAMS", str(tmp_path))
+        with pytest.raises(UsageError, match="set DATASHUNT_STREAMS"):
+            STREAMS["isear"].read()
+
+    def test_begin_with_the_same_items_however_many(self) -> None:
+        made = Recording(tuple(Recorded(n, f"i{n}", "t", "x", "x") for n in range(50)), 0, (), "f")
+        whole, part = beginning(made, 1, None), beginning(made, 1, 20)
+        assert part.items == whole.items[:20]
+        assert set(whole.items) == set(made.items)
+        assert whole.items != made.items
+        assert len({one.fingerprint for one in (made, whole, part, beginning(made, 2, 20))}) == 4
