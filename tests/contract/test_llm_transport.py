@@ -121,12 +121,18 @@ def test_an_endpoint_that_is_not_there_bills_nothing() -> None:
 
 
 def test_a_broken_connection_is_not_used_again(endpoint: Callable[[Behaviour], LLM]) -> None:
+    ended = threading.Semaphore(0)
+
     def one_reply_a_connection(connection: socket.socket, over: threading.Event) -> None:
         read_request(connection)
         connection.sendall(HEAD + BODY)
+        connection.shutdown(socket.SHUT_RDWR)
+        ended.release()
 
     llm = endpoint(one_reply_a_connection)
-    assert [llm.ask(PROMPT, "m", deadline_s=20).label for _ in range(3)] == ["a"] * 3
+    for _ in range(3):
+        assert llm.ask(PROMPT, "m", deadline_s=20).label == "a"
+        assert ended.acquire(timeout=20)  # the client can see it before it asks again
 
 
 def test_sixty_four_threads_ask_at_the_same_time(endpoint: Callable[[Behaviour], LLM]) -> None:
