@@ -24,6 +24,8 @@ CALL = 20_000
 """Lines of one submission; each is one transaction."""
 SHOWN = 20
 TIMED_OUT = 3
+READABLE_S = 5.0
+"""How long `wait` waits for other transactions of the server, so that `results` then gives every outcome."""
 
 
 def register(app: typer.Typer) -> None:
@@ -93,11 +95,13 @@ def wait(
 ) -> None:
     """Wait until no item of a classifier is queued, scoring or asked."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    done_at = None
     with runtime() as made:
         while True:
-            found = _open(made, name)
+            found, readable = _open(made, name)
             left = found.moving + (found.audits if audits else 0)
-            if left == 0:
+            done_at = done_at or (time.monotonic() if left == 0 else None)
+            if left == 0 and (readable or (done_at and time.monotonic() - done_at > READABLE_S)):
                 break
             if deadline is not None and time.monotonic() > deadline:
                 err.print(f"datashunt: {left} items of {name} are still on their way after {timeout_s:g} s")
@@ -109,9 +113,11 @@ def wait(
     print(f"{name}: {state['states'].get('done', 0)} done, {dead} dead, {held} held")
 
 
-def _open(made: Runtime, name: str) -> results.Open:
+def _open(made: Runtime, name: str) -> tuple[results.Open, bool]:
+    """What is on its way, and whether `results` gives all the outcomes there are."""
     with made.store.begin() as tx:
-        return results.still_open(tx, classifiers.current(tx, name).id)
+        known = classifiers.current(tx, name)
+        return results.still_open(tx, known.id), results.all_readable(tx, known.id)
 
 
 def results_(

@@ -27,6 +27,9 @@ from datashunt.settings import PREFIX, Settings, load
 
 DETACH_S = 180.0
 DOWN_S = 120.0
+"""How long `down` waits before it reports that something does not end."""
+AFTER_CALL_S = 15.0
+"""A worker that is asked to end finishes its call, which is paid for, and has so long to store it."""
 
 
 class _Given:
@@ -91,7 +94,10 @@ def serve(data_dir: Path, *, workers: bool, ready: Callable[[Urls], object] = la
             ready(urls)
             commands = worker_commands(folder.path) if workers else ()
             env = _child_environment(settings, folder, urls)
-            Supervisor(commands, logs=folder.logs, env=env).run(stop, heal=servers.start)
+            supervisor = Supervisor(
+                commands, logs=folder.logs, env=env, shutdown_timeout_s=settings.llm_deadline_s + AFTER_CALL_S
+            )
+            supervisor.run(stop, heal=servers.start)
         finally:
             servers.stop()
     return urls

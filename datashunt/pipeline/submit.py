@@ -125,7 +125,7 @@ def check(position: int, entry: object, max_text_bytes: int) -> Entry | Refusal:
     fault = fault_of_id(key)
     if fault is not None:
         return Refusal(position, None, *fault)
-    fault = fault_of_text(text, max_text_bytes) or fault_of_meta(meta)
+    fault = fault_of_text(text, max_text_bytes) or fault_of_meta(meta, max_text_bytes)
     if fault is not None:
         return Refusal(position, key, *fault)
     return Entry(position, Item(key, text, meta), hashlib.sha256(text.encode()).digest())
@@ -163,7 +163,7 @@ def fault_of_text(text: object, max_bytes: int) -> tuple[str, str] | None:
     return None
 
 
-def fault_of_meta(meta: object) -> tuple[str, str] | None:
+def fault_of_meta(meta: object, max_bytes: int) -> tuple[str, str] | None:
     """Reason and detail if this cannot be stored as JSON beside the item, else None."""
     if meta is None:
         return None
@@ -173,8 +173,11 @@ def fault_of_meta(meta: object) -> tuple[str, str] | None:
         encoded = json.dumps(dict(meta), allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
         return "bad_meta", f"meta is no JSON: {error}"
-    if _NUL.search(encoded) or _utf8(encoded) is None:
+    stored = _utf8(encoded)
+    if _NUL.search(encoded) or stored is None:
         return "bad_meta", "meta holds a character that JSON in PostgreSQL cannot hold"
+    if len(stored) > max_bytes:
+        return "too_large", f"meta has {len(stored)} bytes as JSON, at most {max_bytes} are allowed"
     return None
 
 

@@ -130,6 +130,19 @@ def still_open(tx: Connection, classifier_id: int) -> Open:
     return Open(*row)
 
 
+def all_readable(tx: Connection, classifier_id: int) -> bool:
+    """Whether `stream` gives every outcome there is: no transaction older than the newest of them is open."""
+    return bool(
+        tx.execute(
+            text(
+                "SELECT coalesce(max(xact) < (pg_snapshot_xmin(pg_current_snapshot())::text)::bigint, true)"
+                " FROM outcomes WHERE classifier_id = :classifier"
+            ),
+            {"classifier": classifier_id},
+        ).scalar_one()
+    )
+
+
 _STATUS = text("""
     SELECT (SELECT jsonb_object_agg(state, n) FROM (
                 SELECT state, count(*) AS n FROM items WHERE classifier_id = :c GROUP BY state) s) AS states,

@@ -221,3 +221,22 @@ def test_a_receipt_can_be_read_again_by_its_submission(world: World, client: Cli
     given = client.submit(NAME, [{"id": "a", "text": "x"}, {"id": "b"}], submission_id="s1")
     assert client.receipt("s1") == given
     assert client.receipt("s2") is None
+
+
+def test_outcomes_are_all_readable_when_no_older_transaction_is_open(world: World) -> None:
+    def readable() -> bool:
+        with world.store.begin() as tx:
+            return results.all_readable(tx, world.known().id)
+
+    assert readable()
+    with another_transaction(world):
+        world.score(KEEP)
+        assert not readable()
+    assert until_true(readable)
+
+
+def until_true(condition: Callable[[], bool]) -> bool:
+    give_up = time.monotonic() + PATIENCE_S
+    while not (held := condition()) and time.monotonic() < give_up:
+        pass
+    return held

@@ -71,9 +71,16 @@ def test_a_refusal_does_not_repeat_the_text() -> None:
 
 
 def test_meta_may_hold_a_backslash_before_what_looks_like_an_escape() -> None:
-    assert fault_of_meta({"path": "C:\\u0000"}) is None
-    assert fault_of_meta({"path": "C:\\\0"}) is not None
-    assert fault_of_meta({"\0": 1}) is not None
+    assert fault_of_meta({"path": "C:\\u0000"}, 100) is None
+    assert fault_of_meta({"path": "C:\\\0"}, 100) is not None
+    assert fault_of_meta({"\0": 1}, 100) is not None
+
+
+def test_meta_has_the_limit_of_texts() -> None:
+    fault = fault_of_meta({"note": "x" * 100}, 100)
+    assert fault is not None
+    assert fault[0] == "too_large"
+    assert fault_of_meta({"note": "x" * 80}, 100) is None
 
 
 @given(st.text())
