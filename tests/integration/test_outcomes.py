@@ -229,6 +229,7 @@ def test_outcomes_are_all_readable_when_no_older_transaction_is_open(world: Worl
             return results.all_readable(tx, world.known().id)
 
     assert readable()
+    world.bundle()
     with another_transaction(world):
         world.score(KEEP)
         assert not readable()
