@@ -104,17 +104,17 @@ def markdown(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def refreshed(page: str, section: str) -> str:
+def refreshed(page: str, section: str, begin: str = BEGIN) -> str:
     """The page with another section between its two markers.
 
     Raises:
         ValueError: the page has not both markers, in order.
     """
-    before, begin, rest = page.partition(BEGIN)
+    before, found, rest = page.partition(begin)
     _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no section between {BEGIN!r} and {END!r}: add both lines where it shall stand")
-    return f"{before}{BEGIN}\n{section}\n{END}{after}"
+    if not found or not end:
+        raise ValueError(f"the page has no section between {begin!r} and {END!r}: add both lines where it shall stand")
+    return f"{before}{begin}\n{section}\n{END}{after}"
 
 
 def machine() -> str:

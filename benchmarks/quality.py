@@ -29,6 +29,7 @@ from datashunt.confidence import expected_calibration_error
 from datashunt.errors import DatashuntError
 
 OUT = Path("bench-quality")
+BEGIN = "<!-- figures: written by `python -m benchmarks.quality --docs docs/method.md` -->"
 RESULTS = "results.jsonl"
 Row = dict[str, Any]
 
@@ -148,7 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table.add_row(*cells)
     console.print(table)
     if options.docs:
-        options.docs.write_text(refreshed(options.docs.read_text(encoding="utf-8"), markdown(found)), encoding="utf-8")
+        options.docs.write_text(
+            refreshed(options.docs.read_text(encoding="utf-8"), markdown(found), BEGIN), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from benchmarks import quality
 from benchmarks.cases import CHANGES, Case, ablations, defaults
-from benchmarks.figures import BEGIN, END
+from benchmarks.figures import END
 from benchmarks.recorded import STREAMS, beginning
 from datashunt.backtest.options import Options
 from datashunt.backtest.recording import Recorded, Recording
@@ -141,7 +141,7 @@ class TestTheTable:
 
     def test_replaces_that_of_the_page(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         page = tmp_path / "method.md"
-        page.write_text(f"# Method\n{BEGIN}\nold\n{END}\n")
+        page.write_text(f"# Method\n{quality.BEGIN}\nold\n{END}\n")
         monkeypatch.setattr(quality, "run", lambda case, out: row(case))
         quality.main(["--out", str(tmp_path / "out"), "--docs", str(page)])
         assert "| defaults | isear | 1200 calls | 1 | 400 | 0.5000 |" in page.read_text()
