@@ -130,7 +130,8 @@ class Engine:
     def _settle(self, scored: Scored, item: Recorded, known: Registered, calls_left: int) -> Decision:
         """What becomes of one item; only here its recorded answer is looked at, and only if it is asked.
 
-        A pruned question may take a second call, so the last one offers all labels.
+        A pruned question may take a second call, so the last one offers all labels. With no call left, what a bundle
+        says is kept.
         """
         offered = None if scored.offered is None or calls_left < 2 else tuple(scored.offered)
         known_answer = self._answered.get(item.text) if self._reuses(scored) else None
@@ -138,13 +139,14 @@ class Engine:
         answer = (known_answer or item.teacher) if asked else None
         fell_back = asked and offered is not None and answer not in offered
         calls = 0 if known_answer is not None or not asked else 1 + int(fell_back)
-        label = scored.label if scored.keep else answer
+        kept = scored.keep or (not asked and scored.label is not None)
+        label = scored.label if kept else answer
         return Decision(
             position=scored.row,
             id=item.id,
             label=label,
-            source=None if label is None else "small" if scored.keep else "llm",
-            confidence=scored.confidence if scored.keep else None,
+            source=None if label is None else "small" if kept else "llm",
+            confidence=scored.confidence if kept else None,
             bundle=known.incumbent.version if known.incumbent else None,
             small_label=scored.label,
             small_confidence=scored.confidence,
@@ -179,7 +181,9 @@ class Engine:
         return spending.Budget(self._calls_left(), len(self._stream) - start)
 
     def _due(self) -> bool:
-        """As tick decides it: enough new answers to learn from, and enough to judge by."""
+        """As tick decides it: enough new answers to learn from, and enough to judge by; and somebody left to serve."""
+        if len(self.ledger.decisions) == len(self._stream):
+            return False
         needed = self._spec.distil.min_new_answers
         if self._options.max_calls is not None:
             needed = spending.new_answers_due(self._options.max_calls, needed, self.ledger.learned)

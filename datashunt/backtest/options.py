@@ -55,6 +55,7 @@ class Options:
         _expect(self.gates in {1, 2}, "gates", self.gates, "1 or 2")
         _expect(self.asking in asking.RULES, "asking", self.asking, f"one of {', '.join(asking.RULES)}")
         _expect(self.max_calls is None or self.max_calls >= 1, "max-calls", self.max_calls, "1 or more")
+        _expect(self.front > 0, "front", self.front, "a number above 0")
         _expect(self.alpha is None or 0 < self.alpha < 1, "alpha", self.alpha, "a fraction inside (0, 1)")
         _expect(0 < self.delta < 1, "delta", self.delta, "a probability inside (0, 1)")
         _expect(self.alpha is None or self.max_calls is None, "alpha", self.alpha, "it without max-calls")

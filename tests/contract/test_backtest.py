@@ -149,6 +149,8 @@ def test_the_second_call_of_a_pruned_question_counts(
     engine.run(lambda *_: None)
     engine.ledger.close()
     assert 2 <= engine.ledger.calls <= 3
+    sources = [decision.source for decision in engine.ledger.decisions]
+    assert set(sources) == {"llm", "small"}  # with no call left, what the bundle says is kept
 
 
 @pytest.fixture(scope="module")
