@@ -68,7 +68,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
         "at random": {"asking": "random"},
         "equal texts asked again": {"reuse": False},
     },
-    "spending": {"evenly": {"front": 1.0}, "front 2": {"front": 2.0}, "front 8": {"front": 8.0}},
+    "spending": {"evenly": {"learning": 0}, "fast, no end": {"learning": 1_000}},
 }
 
 

@@ -114,7 +114,7 @@ class Engine:
         """The same decisions, but what is most worth a question is asked, as many as this batch may ask."""
         urgency = asking.RULES[self._options.asking](self._evidence(batch, probabilities))
         audited = np.array([one.propensity is not None for one in scored])
-        limit = spending.threshold_for(urgency, audited, self._budget(start).quota(len(batch), self._options.front))
+        limit = spending.threshold_for(urgency, audited, self._budget(start).quota(len(batch)))
         return [replace(one, keep=bool(u <= limit)) for one, u in zip(scored, urgency, strict=True)]
 
     def _evidence(self, batch: Sequence[Recorded], probabilities: NDArray[np.float32]) -> asking.Batch:
@@ -178,7 +178,8 @@ class Engine:
         return 2 * len(self._stream) if limit is None else limit - self.ledger.calls
 
     def _budget(self, start: int) -> spending.Budget:
-        return spending.Budget(self._calls_left(), len(self._stream) - start)
+        fast = spending.fast_calls(self._options.max_calls or 0, len(self._spec.labels), self._options.learning)
+        return spending.Budget(self._calls_left(), len(self._stream) - start, max(0, fast - self.ledger.calls))
 
     def _due(self) -> bool:
         """As tick decides it: enough new answers to learn from, and enough to judge by; and somebody left to serve."""

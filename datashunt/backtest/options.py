@@ -27,7 +27,7 @@ class Options:
         gates: 1, or 2: the first bundle that served keeps what it is sure of before the incumbent is asked;
             not with `alpha`.
         batch: items of one decision, at most those of one claim.
-        front, asking, reuse: with `max_calls`: how much earlier than evenly they are spent, by which rule of
+        learning, asking, reuse: with `max_calls`: for how many answers a label calls are made fast, by which rule of
             `asking`, and whether an answer is used again for an equal text.
         plan: fields of `distil.Plan` to change, for ablations.
     """
@@ -39,7 +39,7 @@ class Options:
     delta: float = 0.1
     gates: int = 1
     batch: int = 128
-    front: float = spending.FRONT
+    learning: int = spending.LEARNING
     asking: str = "confidence"
     reuse: bool = True
     plan: dict[str, Any] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Options:
         _expect(self.gates in {1, 2}, "gates", self.gates, "1 or 2")
         _expect(self.asking in asking.RULES, "asking", self.asking, f"one of {', '.join(asking.RULES)}")
         _expect(self.max_calls is None or self.max_calls >= 1, "max-calls", self.max_calls, "1 or more")
-        _expect(self.front > 0, "front", self.front, "a number above 0")
+        _expect(self.learning >= 0, "learning", self.learning, "0 or more")
         _expect(self.alpha is None or 0 < self.alpha < 1, "alpha", self.alpha, "a fraction inside (0, 1)")
         _expect(0 < self.delta < 1, "delta", self.delta, "a probability inside (0, 1)")
         _expect(self.alpha is None or self.max_calls is None, "alpha", self.alpha, "it without max-calls")

@@ -1,7 +1,8 @@
 """How a limited number of calls is spread over a stream. Pure; numpy only.
 
-Of C calls left for R items left, a batch of b gets C · (1 - ((R - b) / R) ** front). A front of 1 spreads them
-evenly; more asks more in the beginning, where an answer also teaches for longer.
+An answer does two things: it replaces a doubtful label, and it teaches. The first answers teach most, and the earlier
+they come the longer they do; later ones are worth most where the small model still doubts. So the first calls are made
+fast, half of each batch, until there are enough to learn from, and the others are spread evenly over what is left.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FRONT = 4.0
-"""How much earlier than evenly calls are spent."""
+LEARNING = 150
+"""Answers for each label, cold start included, that are asked for fast."""
+LEARNING_SHARE = 0.75
+"""Largest part of all calls that is made fast."""
+LEARNING_RATE = 0.5
+"""Part of each batch that is asked meanwhile."""
 AUDIT_SHARE = 0.1
 """Largest part of the calls left that goes to audits once a bundle serves."""
 LESSONS = 8
@@ -25,22 +30,31 @@ FEWEST_NEW = 50
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Calls that may still be made, and items that are still to come, this batch included."""
+    """Calls that may still be made, and items that are still to come, this batch included.
+
+    `fast`: those of the calls that are made fast, to learn from.
+    """
 
     calls: int
     items: int
+    fast: int = 0
 
-    def quota(self, batch: int, front: float = FRONT) -> int:
+    def quota(self, batch: int) -> int:
         """How many items of a batch are asked while a bundle serves; every call is spent at the end."""
         if batch >= self.items:
             return min(self.calls, batch)
-        share = 1.0 - ((self.items - batch) / self.items) ** front
-        return min(int(self.calls * share + 0.5), batch)
+        even = int(self.calls * batch / self.items + 0.5)
+        return min(max(even, min(self.fast, int(batch * LEARNING_RATE + 0.5))), self.calls, batch)
 
     def audit_rate(self, policy_rate: float, batch: int) -> float:
         """The policy's rate, or less where audits would eat more than their part of the calls; 0 near the end."""
         rate = min(policy_rate, AUDIT_SHARE * self.calls / max(1, self.items))
         return rate if self.calls > 4 * rate * batch else 0.0
+
+
+def fast_calls(max_calls: int, labels: int, per_label: int = LEARNING) -> int:
+    """How many of all calls are made fast."""
+    return min(int(LEARNING_SHARE * max_calls), labels * per_label)
 
 
 def new_answers_due(max_calls: int, policy_due: int, learned: int) -> int:

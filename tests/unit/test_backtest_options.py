@@ -22,7 +22,7 @@ ITEMS = [Recorded(n, f"i{n}", f"text {n}", "x", None) for n in range(50)]
         ({"gates": 3}, "gates", "3", "1 or 2"),
         ({"asking": "nicely"}, "asking", "nicely", "one of confidence, margin"),
         ({"max_calls": 0}, "max-calls", "0", "1 or more"),
-        ({"front": 0.0}, "front", "0.0", "above 0"),
+        ({"learning": -1}, "learning", "-1", "0 or more"),
         ({"alpha": 0.0}, "alpha", "0.0", "inside (0, 1)"),
         ({"alpha": float("nan")}, "alpha", "nan", "inside (0, 1)"),
         ({"alpha": 0.1, "delta": 1.0}, "delta", "1.0", "inside (0, 1)"),

@@ -11,50 +11,52 @@ from datashunt.backtest.spending import (
     AUDIT_SHARE,
     FEWEST_NEW,
     GROWTH,
+    LEARNING,
     LESSONS,
     Budget,
+    fast_calls,
     new_answers_due,
     threshold_for,
 )
 
 counts = st.integers(0, 5_000)
-fronts = st.sampled_from([1.0, 2.0, 4.0, 8.0])
 urgencies = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=60)
 
 
-def spend(calls: int, items: int, batch: int, front: float) -> list[int]:
+def spend(calls: int, items: int, batch: int, fast: int) -> list[int]:
     """What each batch of a stream gets, when each spends its quota."""
     spent = []
     while items:
-        quota = Budget(calls, items).quota(min(batch, items), front)
+        quota = Budget(calls, items, fast).quota(min(batch, items))
         spent.append(quota)
-        calls, items = calls - quota, max(0, items - batch)
+        calls, items, fast = calls - quota, max(0, items - batch), max(0, fast - quota)
     return spent
 
 
 class TestQuota:
-    @given(counts, st.integers(1, 3_000), st.integers(1, 256), fronts)
+    @given(counts, st.integers(1, 3_000), st.integers(1, 256), counts)
     def test_all_calls_are_spent_over_a_stream_or_every_item_is_asked(
-        self, calls: int, items: int, batch: int, front: float
+        self, calls: int, items: int, batch: int, fast: int
     ) -> None:
-        assert sum(spend(calls, items, batch, front)) == min(calls, items)
+        assert sum(spend(calls, items, batch, fast)) == min(calls, items)
 
-    @given(counts, st.integers(1, 3_000), st.integers(1, 256), fronts)
+    @given(counts, st.integers(1, 3_000), st.integers(1, 256), counts)
     def test_no_batch_gets_more_than_it_has_items_or_there_are_calls(
-        self, calls: int, items: int, batch: int, front: float
+        self, calls: int, items: int, batch: int, fast: int
     ) -> None:
-        quota = Budget(calls, items).quota(min(batch, items), front)
+        quota = Budget(calls, items, fast).quota(min(batch, items))
         assert 0 <= quota <= min(calls, batch)
 
-    def test_a_front_of_one_is_even(self) -> None:
-        assert spend(calls=200, items=1_000, batch=100, front=1.0) == [20] * 10
+    def test_without_fast_calls_they_are_spread_evenly(self) -> None:
+        assert spend(calls=200, items=1_000, batch=100, fast=0) == [20] * 10
 
-    def test_a_larger_front_asks_earlier(self) -> None:
-        first = [spend(calls=200, items=1_000, batch=100, front=front)[0] for front in (1.0, 2.0, 4.0, 8.0)]
-        assert first == sorted(first)
-        assert first[0] < first[-1]
-        early = spend(calls=200, items=1_000, batch=100, front=4.0)
-        assert early == sorted(early, reverse=True)
+    def test_fast_calls_come_first_half_a_batch_at_a_time_and_the_rest_is_even(self) -> None:
+        assert spend(calls=200, items=1_000, batch=100, fast=120) == [50, 50, 20, 11, 12, 11, 12, 11, 12, 11]
+
+    def test_no_more_than_three_quarters_of_all_calls_are_fast(self) -> None:
+        assert fast_calls(1_000, labels=7) == 750
+        assert fast_calls(2_000, labels=7) == 7 * LEARNING
+        assert fast_calls(1_000, labels=2, per_label=0) == 0
 
     def test_nothing_is_left_to_ask_without_calls(self) -> None:
         assert Budget(0, 100).quota(50) == 0
