@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 LEARNING = 150
 """Answers for each label, cold start included, that are asked for fast."""
-LEARNING_SHARE = 0.75
+LEARNING_SHARE = 0.85
 """Largest part of all calls that is made fast."""
 LEARNING_RATE = 0.5
 """Part of each batch that is asked meanwhile."""
@@ -22,8 +22,8 @@ AUDIT_SHARE = 0.1
 """Largest part of the calls left that goes to audits once a bundle serves."""
 LESSONS = 8
 """The first distillations are due at the latest when an eighth of all calls brought new answers."""
-GROWTH = 4
-"""Later ones are due when the answers grew by a quarter: another tenth teaches little and costs as much time."""
+GROWTH = 6
+"""Later ones are due when the answers grew by a sixth: fewer teach little and cost as much time."""
 FEWEST_NEW = 50
 """New answers below which no distillation is worth its time."""
 
