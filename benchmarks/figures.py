@@ -98,7 +98,7 @@ def series_table(result: Result) -> Table:
 
 def markdown(results: Sequence[Result]) -> str:
     """The results as a section of docs/benchmarks.md, without its markers."""
-    lines = [f"{_counts(results[0].full).capitalize()}, on {machine()}.", ""]
+    lines = [f"{_counts_of(results).capitalize()}, on {machine()}.", ""]
     lines += ["| benchmark | measure | value | target | |", "|---|---|---:|---:|---|"]
     lines += [f"| {one.benchmark} | {' | '.join(m.cells())} |" for one in results for m in one.measures]
     return "\n".join(lines)
@@ -134,6 +134,13 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _counts_of(results: Sequence[Result]) -> str:
+    reduced = [one.benchmark for one in results if not one.full]
+    if reduced and len(reduced) < len(results):
+        return f"{_counts(True)}, but reduced ones of {', '.join(reduced)}"
+    return _counts(not reduced)
 
 
 def _counts(full: bool) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,12 @@ def value(result: Result, name: str) -> float:
 
 def test_every_benchmark_is_run_by_the_whole() -> None:
     assert set(ALL) == {submit.benchmark, score_lane.benchmark, memory.benchmark, distil.benchmark}
+
+
+def test_a_table_of_mixed_counts_says_which_are_reduced() -> None:
+    full = replace(RESULTS[0], full=True)
+    assert figures.markdown([full, RESULTS[1]]).startswith("Full counts, but reduced ones of submit, on ")
+    assert figures.markdown(RESULTS).startswith("Reduced counts, on ")
 
 
 def test_options_are_parsed() -> None:
