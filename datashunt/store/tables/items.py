@@ -1,8 +1,4 @@
-"""The tables: one for each of the design's words. Imports nothing of datashunt but the states.
-
-PostgreSQL is the one truth; these rows outlive every process. Times are the database's own. Probability
-vectors are `real[]` in the label order of their spec version; a NULL element is a label that was not offered.
-"""
+"""Classifiers, submissions, items, and all that happens to an item."""
 
 from __future__ import annotations
 
@@ -12,62 +8,19 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    ARRAY,
-    REAL,
     BigInteger,
     CheckConstraint,
     ForeignKey,
-    ForeignKeyConstraint,
     Identity,
     Index,
-    MetaData,
-    Numeric,
     SmallInteger,
-    Text,
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from datashunt.items import AskState, ItemState, Reason, Role, Source
-
-NOW = text("now()")
-XACT = text("(pg_current_xact_id()::text)::bigint")
-LIVE_ASK = "state IN ('waiting', 'calling')"
-OPEN_DISTILLATION = "state IN ('due', 'running')"
-
-
-class Base(DeclarativeBase):
-    """Declarative base: names every constraint, so that a migration can name it too."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it as a plain class attribute
-        datetime: TIMESTAMP(timezone=True),
-        str: Text(),
-        Decimal: Numeric(18, 9),
-        dict[str, Any]: JSONB(),
-        list[float]: ARRAY(REAL(), dimensions=1),
-        list[str]: ARRAY(Text(), dimensions=1),
-        float: REAL(),
-    }
-
-
-def _row_id() -> Mapped[int]:
-    return mapped_column(BigInteger, Identity(always=True), primary_key=True)
-
-
-def _one_of(column: str, values: type[Any] | tuple[str, ...]) -> CheckConstraint:
-    listed = ", ".join(f"'{value}'" for value in values)
-    return CheckConstraint(f"{column} IN ({listed})", name=column)
+from datashunt.store.tables.base import LIVE_ASK, NOW, XACT, Base, one_of, row_id
 
 
 class Classifier(Base):
@@ -130,7 +83,7 @@ class ItemRow(Base):
     """
 
     __tablename__ = "items"
-    id: Mapped[int] = _row_id()
+    id: Mapped[int] = row_id()
     classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"))
     key: Mapped[str]
     text_hash: Mapped[bytes]
@@ -148,8 +101,8 @@ class ItemRow(Base):
     done_at: Mapped[datetime | None]
     __table_args__ = (
         UniqueConstraint("classifier_id", "key"),
-        _one_of("state", ItemState),
-        _one_of("source", Source),
+        one_of("state", ItemState),
+        one_of("source", Source),
         CheckConstraint("(state = 'done') = (outcome_id IS NOT NULL AND label IS NOT NULL)", name="outcome"),
         Index("ix_items_queued", "classifier_id", "priority", "id", postgresql_where=text("state = 'queued'")),
         Index("ix_items_scoring", "lease_until", postgresql_where=text("state = 'scoring'")),
@@ -175,7 +128,7 @@ class ScoreRow(Base):
     """What one bundle said of one item, and what was decided at which threshold."""
 
     __tablename__ = "scores"
-    id: Mapped[int] = _row_id()
+    id: Mapped[int] = row_id()
     item_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("items.id"), index=True)
     bundle_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("bundles.id"))
     spec_version: Mapped[int]
@@ -196,7 +149,7 @@ class AskRow(Base):
     """
 
     __tablename__ = "asks"
-    id: Mapped[int] = _row_id()
+    id: Mapped[int] = row_id()
     item_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("items.id"), index=True)
     classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"))
     score_id: Mapped[int | None] = mapped_column(BigInteger)
@@ -215,9 +168,9 @@ class AskRow(Base):
     lease_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     __table_args__ = (
-        _one_of("state", AskState),
-        _one_of("reason", Reason),
-        _one_of("role", Role),
+        one_of("state", AskState),
+        one_of("reason", Reason),
+        one_of("role", Role),
         CheckConstraint("(propensity IS NULL) = (role = 'train')", name="held_out"),
         CheckConstraint("propensity IS NULL OR (offered IS NULL AND prior IS NULL)", name="reference"),
         Index("uq_asks_open", "item_id", unique=True, postgresql_where=text(LIVE_ASK)),
@@ -230,7 +183,7 @@ class CallRow(Base):
     """One HTTP request, written before it is sent and settled after it, whatever happened to the lease."""
 
     __tablename__ = "calls"
-    id: Mapped[int] = _row_id()
+    id: Mapped[int] = row_id()
     ask_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("asks.id"), index=True)
     item_id: Mapped[int] = mapped_column(BigInteger)
     classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"), index=True)
@@ -253,7 +206,7 @@ class CallRow(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     settled_at: Mapped[datetime | None]
     __table_args__ = (
-        _one_of("state", ("sent", "answered", "failed", "unknown")),
+        one_of("state", ("sent", "answered", "failed", "unknown")),
         CheckConstraint("(state = 'sent') = (settled_at IS NULL)", name="settled"),
         Index("ix_calls_sent", "created_at", postgresql_where=text("state = 'sent'")),
     )
@@ -263,7 +216,7 @@ class AnswerRow(Base):
     """What the LLM said about one item: at most one for each ask."""
 
     __tablename__ = "answers"
-    id: Mapped[int] = _row_id()
+    id: Mapped[int] = row_id()
     ask_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("asks.id"), unique=True)
     call_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("calls.id"))
     item_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("items.id"), index=True)
@@ -282,7 +235,7 @@ class AnswerRow(Base):
     fingerprint: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     __table_args__ = (
-        _one_of("role", Role),
+        one_of("role", Role),
         Index("ix_answers_learning", "classifier_id", "labels_hash", "role", "id"),
     )
 
@@ -291,7 +244,7 @@ class OutcomeRow(Base):
     """History of outcomes. `xact` with `id` is the cursor of `results`: no committed row is ever skipped."""
 
     __tablename__ = "outcomes"
-    id: Mapped[int] = _row_id()
+    id: Mapped[int] = row_id()
     xact: Mapped[int] = mapped_column(BigInteger, server_default=XACT)
     item_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("items.id"), index=True)
     classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"))
@@ -305,14 +258,14 @@ class OutcomeRow(Base):
     score_id: Mapped[int | None] = mapped_column(BigInteger)
     answer_id: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
-    __table_args__ = (_one_of("source", Source), Index("ix_outcomes_cursor", "classifier_id", "xact", "id"))
+    __table_args__ = (one_of("source", Source), Index("ix_outcomes_cursor", "classifier_id", "xact", "id"))
 
 
 class DeadLetter(Base):
     """An item or ask that could not be finished, with its reason."""
 
     __tablename__ = "dead_letters"
-    id: Mapped[int] = _row_id()
+    id: Mapped[int] = row_id()
     classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"))
     item_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("items.id"))
     ask_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("asks.id"))
@@ -323,115 +276,6 @@ class DeadLetter(Base):
     __table_args__ = (
         Index("ix_dead_letters_open", "classifier_id", "id", postgresql_where=text("replayed_at IS NULL")),
     )
-
-
-class BundleRow(Base):
-    """One version of the small model. `version` counts within the classifier and is what people see."""
-
-    __tablename__ = "bundles"
-    id: Mapped[int] = _row_id()
-    classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"))
-    version: Mapped[int]
-    spec_version: Mapped[int]
-    labels_hash: Mapped[str]
-    labels: Mapped[list[str]]
-    state: Mapped[str]
-    uri: Mapped[str]
-    content_hash: Mapped[str]
-    recipe: Mapped[str]
-    prune_cut: Mapped[float | None]
-    evaluation: Mapped[dict[str, Any]]
-    parent_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("bundles.id"))
-    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
-    __table_args__ = (
-        UniqueConstraint("classifier_id", "version"),
-        _one_of("state", ("challenger", "rejected", "promoted", "retired")),
-    )
-
-
-class Promotion(Base):
-    """History of who served. `bundle_id` NULL: the labels changed, and nobody serves."""
-
-    __tablename__ = "promotions"
-    id: Mapped[int] = _row_id()
-    classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"), index=True)
-    bundle_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("bundles.id"))
-    previous_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("bundles.id"))
-    cause: Mapped[str]
-    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
-    __table_args__ = (_one_of("cause", ("distillation", "person", "rollback", "labels")),)
-
-
-class Distillation(Base):
-    """One run of two-stage confidence distillation: a lease with a heartbeat; one open run a classifier.
-
-    `up_to_answer`, `up_to_score`: what it may see, fixed by its first attempt.
-    """
-
-    __tablename__ = "distillations"
-    id: Mapped[int] = _row_id()
-    classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"))
-    spec_version: Mapped[int]
-    state: Mapped[str]
-    attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
-    announced_at: Mapped[datetime] = mapped_column(server_default=NOW)
-    lease_token: Mapped[UUID | None]
-    lease_until: Mapped[datetime | None]
-    stage: Mapped[str | None]
-    progress: Mapped[float | None]
-    up_to_answer: Mapped[int | None] = mapped_column(BigInteger)
-    up_to_score: Mapped[int | None] = mapped_column(BigInteger)
-    n_train: Mapped[int | None]
-    n_fit: Mapped[int | None]
-    n_judge: Mapped[int | None]
-    incumbent_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("bundles.id"))
-    bundle_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("bundles.id"))
-    verdict: Mapped[dict[str, Any] | None]
-    error: Mapped[str | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
-    started_at: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
-    __table_args__ = (
-        _one_of("state", ("due", "running", "promoted", "rejected", "overtaken", "failed")),
-        Index("uq_distillations_open", "classifier_id", unique=True, postgresql_where=text(OPEN_DISTILLATION)),
-        ForeignKeyConstraint(["classifier_id", "spec_version"], ["specs.classifier_id", "specs.version"]),
-    )
-
-
-class Certificate(Base):
-    """At this threshold at most `alpha` of the kept disagree with the LLM, with probability 1 - delta."""
-
-    __tablename__ = "certificates"
-    id: Mapped[int] = _row_id()
-    classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"), index=True)
-    bundle_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("bundles.id"))
-    threshold: Mapped[float]
-    alpha: Mapped[float]
-    delta: Mapped[float]
-    n: Mapped[int]
-    k: Mapped[int]
-    method: Mapped[str]
-    llm_model: Mapped[str]
-    fingerprints: Mapped[list[str]]
-    prompt_hash: Mapped[str]
-    labels_hash: Mapped[str]
-    bundle_hash: Mapped[str]
-    valid_from: Mapped[datetime] = mapped_column(server_default=NOW)
-    revoked_at: Mapped[datetime | None]
-    revoked_why: Mapped[str | None]
-
-
-class DeltaSpent(Base):
-    """What each verdict and certificate spent of a classifier's error probability."""
-
-    __tablename__ = "delta_ledger"
-    id: Mapped[int] = _row_id()
-    classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"), index=True)
-    kind: Mapped[str]
-    delta: Mapped[float]
-    bundle_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("bundles.id"))
-    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
-    __table_args__ = (_one_of("kind", ("verdict", "certificate")),)
 
 
 class DueRow(Base):

@@ -1,0 +1,10 @@
+"""The tables: one for each of the design's words. Imports nothing of datashunt but the states.
+
+PostgreSQL is the one truth; these rows outlive every process. Times are the database's own. Probability
+vectors are `real[]` in the label order of their spec version; a NULL element is a label that was not offered.
+"""
+
+from datashunt.store.tables import items, models
+from datashunt.store.tables.base import Base
+
+__all__ = ["Base", "items", "models"]
