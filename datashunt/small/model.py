@@ -26,9 +26,9 @@ BATCH_TOKENS = 8_192
 _CPU_TOKENS = 1_024
 """The most on a CPU, whose caches larger batches overflow (docs/benchmarks.md: 8,192 is a third slower)."""
 
-_GRID = (8, 4)
-"""Rows and tokens that a batch is rounded up to where oneDNN compiles a kernel for each shape (bf16 on a CPU): half as
-fast again, and memory that stays where it is (docs/benchmarks.md)."""
+_GRID = (16, 8)
+"""Rows and tokens that a batch is rounded up to where oneDNN compiles a kernel for each shape (bf16 on a CPU): faster,
+and memory stays where it is (docs/benchmarks.md)."""
 
 
 class SmallModel:
