@@ -67,6 +67,7 @@ def test_version_and_help_are_printed(run: Run) -> None:
         ("demo", "--llm", "magic"),
         ("demo", "--llm", "openai"),
         ("simulate-llm",),
+        ("simulate-llm", "--answers", "a.csv", "--without", "sense"),
         ("status",),
         ("env",),
     ],
