@@ -24,7 +24,7 @@ def due_now(world: World) -> None:
 
 def escalated(world: World, *entries: Any) -> None:
     """Submit, and let the small model escalate; nothing is held out, for a bundle serves."""
-    world.scorer().run("sentiment", world.submit(*entries)[1][0].ids)
+    list(world.scorer().run("sentiment", world.submit(*entries)[1][0].ids))
 
 
 def test_an_equal_text_is_answered_by_the_answer_that_was_paid_for(world: World) -> None:
@@ -72,7 +72,7 @@ def test_another_classifier_has_its_own_answers(world: World) -> None:
     world.apply(name="other")
     intake, wakes = world.submit(DOUBT, name="other")
     assert intake.accepted == 1
-    world.scorer().run("other", wakes[0].ids)
+    list(world.scorer().run("other", wakes[0].ids))
     world.change("UPDATE asks SET role = 'train', propensity = NULL")
     rows = [row.id for row in world.rows("SELECT id FROM asks ORDER BY id")]
     assert world.asker(FakeLLM()).run("other", rows) == 1

@@ -14,7 +14,7 @@ TIMEOUT = LLMUnavailable("no whole reply within 60 s", kind="timeout", may_be_bi
 
 
 def asked(world: World, key: str, text: str, llm: FakeLLM) -> None:
-    world.scorer().run("sentiment", world.submit(Item(key, text))[1][0].ids)
+    list(world.scorer().run("sentiment", world.submit(Item(key, text))[1][0].ids))
     world.ask(llm)
 
 
