@@ -53,6 +53,19 @@ class Role(StrEnum):
     JUDGE = "judge"
 
 
+class ProbabilitySource(StrEnum):
+    """Where the label probabilities of an answer come from.
+
+    `decision`: the server's own, over the options; `logprobs`: of the tokens of the label; `samples`: shares of
+    several answers; `none`: there are none.
+    """
+
+    DECISION = "decision"
+    LOGPROBS = "logprobs"
+    SAMPLES = "samples"
+    NONE = "none"
+
+
 FEWEST_JUDGES = 30
 """Judge answers that a verdict takes: of all labels together for any verdict, and of one label for its own."""
 
@@ -160,18 +173,21 @@ class Reply:
     Attributes:
         label: one of the candidates, or NONE_OF_THESE.
         probabilities: over the candidates, sum 1, or None where the server gives none.
-        source: where the probabilities come from: `logprobs` or `none`.
-        model: the model that the *response* names. fingerprint: its system fingerprint, or "".
+        source: where the probabilities come from.
+        model: the model that the *response* names. fingerprint: its system fingerprint; of an API that has none
+            the API's name, so that a change of API is seen as a change of the LLM; or "".
         latency_ms: wall clock of the request.
+        votes: every label that the reply names, where it gives no probabilities; each is a sample.
     """
 
     label: str
     probabilities: Mapping[str, float] | None
-    source: str
+    source: ProbabilitySource
     model: str
     fingerprint: str
     usage: Usage
     latency_ms: float
+    votes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

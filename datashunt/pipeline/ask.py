@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from uuid import UUID, uuid4
 
@@ -25,12 +25,12 @@ from datashunt.errors import (
     LLMUnusable,
     StoreError,
 )
-from datashunt.items import ClaimedAsk, Reply
+from datashunt.items import ClaimedAsk, Reason, Reply, Role
 from datashunt.pipeline.models import Directory
 from datashunt.prompts import Prompt
 from datashunt.quota import Limits, Quota, Refused, Slot
 from datashunt.settings import Settings
-from datashunt.store import Connection, Store, asks
+from datashunt.store import Connection, Store, asks, reuse
 from datashunt.store.asks import Bill
 from datashunt.store.classifiers import Registered
 from datashunt.telemetry import event
@@ -41,6 +41,8 @@ NO_QUOTA_WAIT_S = 5.0
 """How long an ask waits when the quota's store cannot be reached: without it nobody may send."""
 ALARM_PAUSE_S = 30.0
 """How long nobody asks after the endpoint refused the key."""
+IN_FLIGHT_WAIT_S = 1.0
+"""How long an ask waits for the answer to an equal one that is being paid for."""
 MAX_MISSES = 2
 """Paid replies without a usable label before an ask is dead: one as offered, one over all labels."""
 STORE_PATIENCE_S = 600.0
@@ -55,14 +57,26 @@ class _Call:
     ask: ClaimedAsk
     token: UUID
     prompt: Prompt
+    key: bytes
+    votes: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:
         return self.known.spec.llm.model
 
     @property
+    def samples(self) -> int:
+        wanted = self.known.spec.llm.samples
+        return 0 if wanted < 2 else max(1, wanted - len(self.votes))
+
+    @property
     def tokens(self) -> int:
-        return self.prompt.tokens() + self.prompt.max_tokens
+        return self.prompt.tokens() + max(1, self.samples) * self.prompt.max_tokens
+
+    @property
+    def may_reuse(self) -> bool:
+        """Whether an answer to an equal ask will do: what the method measures with is always asked afresh."""
+        return self.ask.reason is Reason.ESCALATION and self.ask.role is Role.TRAIN
 
 
 class Asker:
@@ -92,8 +106,8 @@ class Asker:
             ask = self._claim(known, rows, token)
             if ask is None:
                 return calls
-            prompt = prompts.render(known.spec, ask.text, candidates=ask.candidates, prior=ask.prior)
-            calls += self._work(_Call(known, ask, token, prompt))
+            call = self._prepared(known, ask, token)
+            calls += 0 if call is None else self._work(call)
         return calls
 
     def _claim(self, known: Registered, rows: Sequence[int], token: UUID) -> ClaimedAsk | None:
@@ -106,6 +120,30 @@ class Asker:
                 lease_s=self._settings.ask_lease_s + MAX_SLOT_WAIT_S,
                 labels_hash=known.spec.labels_hash,
             )
+
+    def _prepared(self, known: Registered, ask: ClaimedAsk, token: UUID) -> _Call | None:
+        """What to send, or None when nothing has to be paid for."""
+        prompt = prompts.render(known.spec, ask.text, candidates=ask.candidates, prior=ask.prior)
+        call = _Call(known, ask, token, prompt, prompts.reuse_key(known.spec, ask.text, prompt))
+        with self._store.begin() as tx:
+            if self._spared(tx, call):
+                return None
+            return call if known.spec.llm.samples < 2 else replace(call, votes=reuse.votes(tx, ask.row, call.key))
+
+    def _spared(self, tx: Connection, call: _Call) -> bool:
+        """End the ask with the answer to an equal one, or let it wait for that; False when it has to be paid for."""
+        if not call.may_reuse:
+            return False
+        deadline_s = self._settings.llm_deadline_s
+        reuse.alone(tx, call.key)
+        # In this order: what was in flight and is no more has left its answer.
+        under_way = reuse.in_flight(tx, call.known.id, call.key, call.ask.row, deadline_s=deadline_s)
+        known = reuse.find(tx, call.known.id, call.key, call.known.spec.label_names)
+        if known is not None:
+            self._store_answer(tx, call, known.call, known.reply, reused_from=known.row)
+        elif under_way:
+            asks.put_back(tx, call.ask, call.token, wait_s=IN_FLIGHT_WAIT_S)
+        return known is not None or under_way
 
     def _work(self, call: _Call) -> int:
         """One claimed ask: returns the number of calls sent, 0 or 1."""
@@ -141,29 +179,36 @@ class Asker:
         return slot
 
     def _book_and_send(self, call: _Call) -> int | None:
-        """Tokens that the call used, or None when the lease was lost and nothing was sent."""
+        """Tokens that the call used, or None when nothing was sent: the lease was lost, or an answer came for free."""
         row = self._book(call)
         return None if row is None else self._send(call, row)
 
     def _book(self, call: _Call) -> int | None:
         with self._store.begin() as tx:
+            if self._spared(tx, call):  # meanwhile, while it waited for the quota
+                return None
             return asks.book_call(
                 tx,
                 call.ask,
                 call.token,
                 model=call.model,
                 prompt_hash=call.known.prompt_hash,
+                reuse_key=call.key,
                 reserved_tokens=call.tokens,
-                reserved_usd=llm.reserve(call.model, call.prompt, call.known.spec.llm) or Decimal(0),
+                reserved_usd=llm.reserve(call.model, call.prompt, call.known.spec.llm, max(1, call.samples))
+                or Decimal(0),
                 lease_s=self._settings.ask_lease_s,
             )
 
     def _send(self, call: _Call, row: int) -> int:
         """Send one booked call and settle it; returns the tokens that it used."""
+        spec = call.known.spec.llm
+        deadline_s = self._settings.llm_deadline_s
         try:
-            reply = self._llm.ask(call.prompt, call.model, deadline_s=self._settings.llm_deadline_s)
+            reply = self._llm.ask(call.prompt, call.model, deadline_s=deadline_s, api=spec.api, samples=call.samples)
         except LLMError as error:
             return self._settle_error(call, row, error)
+        answer = llm.decided(reply, call.votes, spec.samples, call.prompt)
         bill = Bill(
             state="answered",
             cost_usd=llm.cost(call.model, reply.usage, call.known.spec.llm),
@@ -171,16 +216,24 @@ class Asker:
             model=reply.model,
             fingerprint=reply.fingerprint,
             latency_ms=reply.latency_ms,
-            error_kind="none_of_these" if reply.label == NONE_OF_THESE else None,
+            error_kind="none_of_these" if answer is not None and answer.label == NONE_OF_THESE else None,
+            votes=reply.votes,
         )
-        self._persist(lambda tx: self._settle_reply(tx, call, row, reply, bill))
+        self._persist(lambda tx: self._settle_reply(tx, call, row, answer, bill))
         return reply.usage.total
 
-    def _settle_reply(self, tx: Connection, call: _Call, row: int, reply: Reply, bill: Bill) -> None:
+    def _settle_reply(self, tx: Connection, call: _Call, row: int, answer: Reply | None, bill: Bill) -> None:
         asks.settle_call(tx, row, bill)
-        if reply.label == NONE_OF_THESE:
+        if answer is None:  # more samples are needed
+            asks.put_back(tx, call.ask, call.token, wait_s=0)
+        elif answer.label == NONE_OF_THESE:
             asks.put_back(tx, call.ask, call.token, wait_s=0, missed=True)
-            return
+        else:
+            self._store_answer(tx, call, row, answer)
+
+    def _store_answer(
+        self, tx: Connection, call: _Call, row: int, reply: Reply, *, reused_from: int | None = None
+    ) -> None:
         spec = call.known.spec
         asks.store_answer(
             tx,
@@ -192,6 +245,8 @@ class Asker:
             spec_version=call.known.version,
             prompt_hash=call.known.prompt_hash,
             requested_model=call.model,
+            reuse_key=call.key,
+            reused_from=reused_from,
         )
 
     def _settle_error(self, call: _Call, row: int, error: LLMError) -> int:

@@ -64,6 +64,7 @@ def book_call(
     *,
     model: str,
     prompt_hash: str,
+    reuse_key: bytes,
     reserved_tokens: int,
     reserved_usd: Decimal,
     lease_s: float,
@@ -74,9 +75,9 @@ def book_call(
             "WITH held AS (UPDATE asks SET lease_until = now() + make_interval(secs => :lease_s)"
             " WHERE id = :ask AND lease_token = :token AND state = 'calling' AND lease_until > now()"
             " RETURNING *)"
-            " INSERT INTO calls (ask_id, item_id, classifier_id, attempt, model, prompt_hash, reserved_tokens,"
-            " reserved_usd) SELECT id, item_id, classifier_id, attempts + misses + 1, :model, :prompt_hash,"
-            " :tokens, :usd FROM held RETURNING id"
+            " INSERT INTO calls (ask_id, item_id, classifier_id, attempt, model, prompt_hash, reuse_key,"
+            " reserved_tokens, reserved_usd) SELECT id, item_id, classifier_id, attempts + misses + 1, :model,"
+            " :prompt_hash, :reuse_key, :tokens, :usd FROM held RETURNING id"
         ),
         {
             "ask": ask.row,
@@ -84,6 +85,7 @@ def book_call(
             "lease_s": lease_s,
             "model": model,
             "prompt_hash": prompt_hash,
+            "reuse_key": reuse_key,
             "tokens": reserved_tokens,
             "usd": reserved_usd,
         },
@@ -99,6 +101,7 @@ class Bill:
         state: `answered`, `failed`, or `unknown` (sent, and nobody knows whether it was served).
         cost_usd: what it cost; None with `unknown` books the reserved cost.
         usage: tokens as the endpoint counted them, where it did.
+        votes: the samples that it brought.
     """
 
     state: str
@@ -110,6 +113,7 @@ class Bill:
     http_status: int | None = None
     error_kind: str | None = None
     error: str | None = None
+    votes: Sequence[str] = ()
 
 
 def settle_call(tx: Connection, call: int, bill: Bill) -> None:
@@ -120,7 +124,7 @@ def settle_call(tx: Connection, call: int, bill: Bill) -> None:
             "UPDATE calls SET state = :state, cost_usd = coalesce(:cost, reserved_usd),"
             " prompt_tokens = :prompt, cached_tokens = :cached, completion_tokens = :completion,"
             " response_model = :model, fingerprint = :fingerprint, latency_ms = :latency,"
-            " http_status = :status, error_kind = :kind, error = :error, settled_at = now()"
+            " http_status = :status, error_kind = :kind, error = :error, votes = :votes, settled_at = now()"
             " WHERE id = :call AND state IN ('sent', 'unknown')"
         ),
         {
@@ -136,6 +140,7 @@ def settle_call(tx: Connection, call: int, bill: Bill) -> None:
             "status": bill.http_status,
             "kind": bill.error_kind,
             "error": bill.error,
+            "votes": list(bill.votes) or None,
         },
     )
 
@@ -150,10 +155,10 @@ _ANSWER = text("""
     answer AS (
         INSERT INTO answers (ask_id, call_id, item_id, classifier_id, spec_version, labels_hash, prompt_hash,
                              label, probabilities, probability_source, role, propensity, had_prior,
-                             requested_model, llm_model, fingerprint)
+                             requested_model, llm_model, fingerprint, reuse_key, reused_from)
         SELECT id, :call, item_id, classifier_id, :spec_version, :labels_hash, :prompt_hash, :label,
                CAST(:probabilities AS real[]), :source, role, propensity, :had_prior, :requested_model,
-               :llm_model, :fingerprint
+               :llm_model, :fingerprint, :reuse_key, :reused_from
           FROM closed
      RETURNING id, item_id),
     waiting AS (
@@ -184,10 +189,13 @@ def store_answer(
     spec_version: int,
     prompt_hash: str,
     requested_model: str,
+    reuse_key: bytes,
+    reused_from: int | None = None,
 ) -> bool:
     """Close the ask with its answer, and its item if that waits for it; False when it was answered before.
 
-    What was given up meanwhile comes back: its answer is paid for.
+    What was given up meanwhile comes back: its answer is paid for. `reused_from` is the answer that this one
+    repeats, `call` then the call that was paid for that one.
     """
     vector = None
     confidence = None
@@ -210,6 +218,8 @@ def store_answer(
             "requested_model": requested_model,
             "llm_model": reply.model,
             "fingerprint": reply.fingerprint,
+            "reuse_key": reuse_key,
+            "reused_from": reused_from,
         },
     ).scalar_one()
     return closed == 1

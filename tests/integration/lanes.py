@@ -101,7 +101,7 @@ class FakeLLM:
     def quota_key(self, model: str) -> str:
         return f"key of {model}"
 
-    def ask(self, prompt: Prompt, model: str, *, deadline_s: float) -> Reply:
+    def ask(self, prompt: Prompt, model: str, *, deadline_s: float, api: str = "chat", samples: int = 0) -> Reply:
         with self._lock:
             self.prompts.append(prompt)
             answer = self.answers[min(len(self.prompts), len(self.answers)) - 1]

@@ -85,7 +85,7 @@ def test_a_call_is_booked_before_its_request_is_sent(world: World) -> None:
 
 
 def test_several_asks_of_one_message_are_asked_one_after_another(world: World) -> None:
-    made = world.score(*[DOUBT] * 3)
+    made = world.score(*[f"{DOUBT} {n}" for n in range(3)])
     llm = FakeLLM()
     assert world.ask(llm, made) == 3
     assert world.states() == {"done": 3}

@@ -18,6 +18,7 @@ from lanes import NAME, FakeLLM, World
 
 from datashunt.cli import items, main
 from datashunt.errors import LLMRejected
+from datashunt.items import Item
 from datashunt.settings import Settings
 from datashunt.store import migrate
 
@@ -244,6 +245,30 @@ def test_status_is_a_table_and_a_document(run: Run, world: World) -> None:
 
 
 # models and dead letters
+
+
+def test_spend_is_a_table_and_a_document(run: Run, world: World) -> None:
+    world.bundle()
+    for key in ("a", "b"):
+        list(world.scorer().run(NAME, world.submit(Item(key, "negative 0.5 again"))[1][0].ids))
+        world.ask(FakeLLM())
+    table = run("spend")
+    assert table.code == 0
+    assert all(word in table.out for word in ("sentiment", "0.000120", "reused", "unknown"))
+    (row,) = json.loads(run("spend", NAME, "--by", "model", "--json").out)
+    assert row == {
+        "classifier": NAME,
+        "model": "teacher-1",
+        "calls": 1,
+        "tokens_in": 100,
+        "tokens_cached": 0,
+        "tokens_out": 10,
+        "usd": 0.00012,
+        "reused": 1,
+        "unknown": 0,
+    }
+    assert is_one_sentence(run("spend", "nobody"), 2, "nobody")
+    assert run("spend", "--by", "week").code == 2
 
 
 def test_bundles_are_listed_promoted_and_rolled_back(run: Run, world: World) -> None:

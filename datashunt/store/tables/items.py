@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from datashunt.items import AskState, ItemState, Reason, Role, Source
+from datashunt.items import AskState, ItemState, ProbabilitySource, Reason, Role, Source
 from datashunt.store.tables.base import LIVE_ASK, NOW, XACT, Base, one_of, row_id
 
 
@@ -205,15 +205,18 @@ class CallRow(Base):
     latency_ms: Mapped[float | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     settled_at: Mapped[datetime | None]
+    reuse_key: Mapped[bytes | None]
+    votes: Mapped[list[str] | None]
     __table_args__ = (
         one_of("state", ("sent", "answered", "failed", "unknown")),
         CheckConstraint("(state = 'sent') = (settled_at IS NULL)", name="settled"),
         Index("ix_calls_sent", "created_at", postgresql_where=text("state = 'sent'")),
+        Index("ix_calls_in_flight", "classifier_id", "reuse_key", postgresql_where=text("state = 'sent'")),
     )
 
 
 class AnswerRow(Base):
-    """What the LLM said about one item: at most one for each ask."""
+    """What the LLM said about one item: at most one for each ask. `reused_from`: said before, and not paid again."""
 
     __tablename__ = "answers"
     id: Mapped[int] = row_id()
@@ -234,9 +237,14 @@ class AnswerRow(Base):
     llm_model: Mapped[str]
     fingerprint: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    reuse_key: Mapped[bytes | None]
+    reused_from: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("answers.id"))
     __table_args__ = (
         one_of("role", Role),
+        one_of("probability_source", ProbabilitySource),
+        CheckConstraint("reused_from IS NULL OR role = 'train'", name="reused"),
         Index("ix_answers_learning", "classifier_id", "labels_hash", "role", "id"),
+        Index("ix_answers_reuse", "classifier_id", "reuse_key", postgresql_where=text("reused_from IS NULL")),
     )
 
 
