@@ -22,12 +22,13 @@ class ItemState(StrEnum):
 
 
 class AskState(StrEnum):
-    """Where an ask is."""
+    """Where an ask is. `withdrawn`: nobody asks any more, since a person gave the label or the item is run again."""
 
     WAITING = "waiting"
     CALLING = "calling"
     ANSWERED = "answered"
     DEAD = "dead"
+    WITHDRAWN = "withdrawn"
 
 
 class Source(StrEnum):
@@ -192,7 +193,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An outcome as a consumer reads it. The cursor names its place in the stream of outcomes."""
+    """An outcome as a consumer reads it. The cursor names its place in the stream of outcomes.
+
+    `by`: who gave the label, where its source is human.
+    """
 
     id: str
     label: str
@@ -205,6 +209,7 @@ class Result:
     created_at: datetime
     done_at: datetime
     cursor: str
+    by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The result as its JSON line."""
@@ -213,6 +218,7 @@ class Result:
             "label": self.label,
             "confidence": self.confidence,
             "source": self.source,
+            "by": self.by,
             "probabilities": None if self.probabilities is None else dict(self.probabilities),
             "bundle": self.bundle,
             "llm_model": self.llm_model,

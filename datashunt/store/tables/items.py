@@ -249,7 +249,10 @@ class AnswerRow(Base):
 
 
 class OutcomeRow(Base):
-    """History of outcomes. `xact` with `id` is the cursor of `results`: no committed row is ever skipped."""
+    """History of outcomes. `xact` with `id` is the cursor of `results`: no committed row is ever skipped.
+
+    `labelled_by`: the person whose label it is, if it is one.
+    """
 
     __tablename__ = "outcomes"
     id: Mapped[int] = row_id()
@@ -266,7 +269,12 @@ class OutcomeRow(Base):
     score_id: Mapped[int | None] = mapped_column(BigInteger)
     answer_id: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
-    __table_args__ = (one_of("source", Source), Index("ix_outcomes_cursor", "classifier_id", "xact", "id"))
+    labelled_by: Mapped[str | None]
+    __table_args__ = (
+        one_of("source", Source),
+        CheckConstraint("labelled_by IS NULL OR source = 'human'", name="labelled_by"),
+        Index("ix_outcomes_cursor", "classifier_id", "xact", "id"),
+    )
 
 
 class DeadLetter(Base):
