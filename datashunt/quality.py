@@ -1,7 +1,7 @@
 """How often outcomes are right in the eyes of people: a uniform sample, and what it proves. Pure; numpy and scipy.
 
-Prediction-powered inference: Angelopoulos, Bates, Fannjiang, Jordan, Zrnic, *Prediction-powered inference* (Science 382,
-2023); its tuning λ: Angelopoulos, Duchi, Zrnic, *PPI++* (arXiv 2311.01453), section 6.
+Source: Angelopoulos, Bates, Fannjiang, Jordan, Zrnic, *Prediction-powered inference* (Science 382, 2023);
+its tuning λ: Angelopoulos, Duchi, Zrnic, *PPI++* (arXiv 2311.01453), section 6.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ class Draw:
         drawn: the items.
         population: how many there were. kept: of those, with the small model's label.
         audited: of the kept, those that the audit draw picks.
+        newest: the greatest row of an outcome; 0 where there is none.
     """
 
     drawn: tuple[Drawn, ...]
     population: int
     kept: int
     audited: int
+    newest: int
 
 
 def draw(finished: Iterable[Finished], size: int, *, key: bytes, seed: int, rate: float) -> Draw:
@@ -72,7 +74,7 @@ def draw(finished: Iterable[Finished], size: int, *, key: bytes, seed: int, rate
         seed: another one draws another sample; 0 to 2⁶³ − 1.
         rate: of the audit, in [0, 1].
     """
-    counts = {"population": 0, "kept": 0, "audited": 0}
+    counts = {"population": 0, "kept": 0, "audited": 0, "newest": 0}
 
     def numbered() -> Iterable[tuple[float, int, Drawn]]:
         for item in finished:
@@ -80,6 +82,7 @@ def draw(finished: Iterable[Finished], size: int, *, key: bytes, seed: int, rate
             counts["population"] += 1
             counts["kept"] += item.kept
             counts["audited"] += audited
+            counts["newest"] = max(counts["newest"], item.outcome)
             yield number, item.row, Drawn(item, audited)
 
     drawn = tuple(entry for _, _, entry in heapq.nsmallest(size, numbered(), key=lambda one: one[:2]))
@@ -131,6 +134,50 @@ class Group:
     others: NDArray[np.bool_]
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An item of a sample that a person has labelled.
+
+    Attributes:
+        kept: the outcome that was drawn is the small model's.
+        right: it is what the person said.
+        audited: the audit draw picks the item. agreed: it was asked for the audit, and the LLM said the same.
+    """
+
+    kept: bool
+    right: bool
+    audited: bool
+    agreed: bool
+
+
+def groups(judged: Sequence[Judged], *, kept: float, audited: int, agreed: int) -> tuple[Group, Group]:
+    """What `powered` takes: the small model's outcomes and the LLM's.
+
+    A kept item that the LLM was not asked about, or did not answer, counts as one on which it differs: any fixed
+    rule will do, as long as it is the same for all.
+
+    Args:
+        judged: what people said.
+        kept: the share of all outcomes that is the small model's.
+        audited: of the kept ones that were there at the draw, those that the audit draw picks.
+        agreed: of those, how many that no person saw have the LLM's agreement.
+    """
+    small = [one for one in judged if one.kept]
+    others = audited - len(small)
+    nested = others > 0 and all(one.audited for one in small)
+    unseen = np.arange(max(others, 0)) < agreed
+    return (
+        Group(kept, _array(one.right for one in small), _array(one.agreed for one in small), unseen)
+        if nested
+        else Group(kept, _array(one.right for one in small), None, unseen[:0]),
+        Group(1.0 - kept, _array(one.right for one in judged if not one.kept), None, unseen[:0]),
+    )
+
+
+def _array(values: Iterable[bool]) -> NDArray[np.bool_]:
+    return np.fromiter(values, dtype=np.bool_)
+
+
 def powered(groups: Sequence[Group], delta: float) -> Interval | None:
     """The prediction-powered interval of the share of right outcomes; None with fewer than FEWEST labels.
 
@@ -176,7 +223,8 @@ def tuning(right: NDArray[np.float64], agreed: NDArray[np.float64], others: NDAr
     λ = cov(right, agreed) / ((1 + n / N) var(agreed)).
 
     Args:
-        right: (n,) what people said, n ≥ 2. agreed: (n,) what was predicted of the same.
+        right: (n,) what people said, n ≥ 2.
+        agreed: (n,) what was predicted of the same.
         others: (N,) what was predicted of the rest, N ≥ 1.
     """
     spread = float(np.append(agreed, others).var(ddof=1))

@@ -188,20 +188,25 @@ def answers(tx: Connection, classifier: Registered, *, up_to: int) -> list[Store
 
     Held-out answers must be of the LLM and the prompt that are in force. Those given under a soft prior are
     left out: they would teach the small model its own opinion. So are reused ones: they say nothing new, and
-    may repeat an answer that is held out.
+    may repeat an answer that is held out. A label that a person gave stands in for a training answer of any kind,
+    whole and without doubt; held-out answers stay the LLM's, since it is what is measured.
     """
     rows = tx.execute(
         text(
-            "SELECT a.id, a.item_id, texts.text, a.label, a.probabilities, a.role, a.fingerprint"
+            "SELECT a.id, a.item_id, texts.text, coalesce(said.label, a.label) AS label,"
+            "       CASE WHEN said.label IS NULL THEN a.probabilities END AS probabilities, a.role, a.fingerprint"
             "  FROM answers a JOIN texts ON texts.item_id = a.item_id"
+            "  LEFT JOIN items said ON said.id = a.item_id AND said.source = 'human' AND a.role = 'train'"
+            "        AND said.label = ANY(:names)"
             " WHERE a.classifier_id = :classifier AND a.labels_hash = :labels AND a.id <= :up_to"
-            "   AND NOT a.had_prior AND a.reused_from IS NULL"
+            "   AND (NOT a.had_prior AND a.reused_from IS NULL OR said.label IS NOT NULL)"
             "   AND (a.role = 'train' OR (a.requested_model = :model AND a.prompt_hash = :prompt))"
             " ORDER BY a.id DESC LIMIT :most"
         ),
         {
             "classifier": classifier.id,
             "labels": classifier.spec.labels_hash,
+            "names": list(classifier.spec.label_names),
             "model": classifier.spec.llm.model,
             "prompt": classifier.prompt_hash,
             "up_to": up_to,

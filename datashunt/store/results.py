@@ -13,7 +13,8 @@ from datashunt.items import Result, Source
 
 _COLUMNS = """
     SELECT i.key, o.label, o.confidence, o.source, o.probabilities, s.labels, b.version AS bundle, a.llm_model,
-           o.labelled_by, coalesce((SELECT sum(coalesce(cost_usd, reserved_usd)) FROM calls JOIN asks ON asks.id = calls.ask_id
+           o.labelled_by,
+           coalesce((SELECT sum(coalesce(cost_usd, reserved_usd)) FROM calls JOIN asks ON asks.id = calls.ask_id
                       WHERE asks.item_id = i.id), 0) AS cost_usd,
            i.created_at, o.created_at AS done_at, o.xact, o.id
 """

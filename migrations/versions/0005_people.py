@@ -18,9 +18,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("outcomes", sa.Column("labelled_by", sa.Text(), nullable=True))
-    op.create_check_constraint(
-        op.f("ck_outcomes_labelled_by"), "outcomes", "labelled_by IS NULL OR source = 'human'"
-    )
+    op.create_check_constraint(op.f("ck_outcomes_labelled_by"), "outcomes", "labelled_by IS NULL OR source = 'human'")
     _ask_states("'waiting', 'calling', 'answered', 'dead', 'withdrawn'")
     op.create_table(
         "samples",
@@ -30,9 +28,9 @@ def upgrade() -> None:
         sa.Column("size", sa.Integer(), nullable=False),
         sa.Column("population", sa.Integer(), nullable=False),
         sa.Column("kept", sa.Integer(), nullable=False),
-        sa.Column("audit_rate", sa.REAL(), nullable=False),
+        sa.Column("audit_rate", sa.Double(), nullable=False),
         sa.Column("audited", sa.Integer(), nullable=False),
-        sa.Column("propensity", sa.REAL(), nullable=False),
+        sa.Column("propensity", sa.Double(), nullable=False),
         sa.Column("up_to_outcome", sa.BigInteger(), nullable=False),
         sa.Column("created_at", TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("propensity > 0 AND propensity <= 1", name=op.f("ck_samples_propensity")),

@@ -112,7 +112,7 @@ def test_a_wrong_file_names_the_field_and_exits_2(run: Run, tmp_path: Path) -> N
 def test_an_unknown_classifier_is_named_and_exits_2(run: Run) -> None:
     for command in (
         *("classifier show", "status", "wait", "results", "models list", "models rollback"),
-        *("dead list", "dead retry"),
+        *("dead list", "dead retry", "review", "review --quality", "review --sample 5", "rerun"),
     ):
         assert is_one_sentence(run(*command.split(), "nobody"), 2, "there is no classifier named 'nobody'")
     assert is_one_sentence(run("models", "promote", "nobody", "1"), 2, "there is no classifier named 'nobody'")

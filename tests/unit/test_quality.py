@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, chisquare
 
 from datashunt import quality, shunt
-from datashunt.quality import Draw, Finished, Group, draw, exact, powered, tuning
+from datashunt.quality import Draw, Finished, Group, Judged, draw, exact, groups, powered, tuning
 
 KEY = b"k" * 32
 NONE = np.empty(0, np.bool_)
@@ -194,6 +194,31 @@ def test_the_powered_interval_lies_within_the_possible_and_grows_with_certainty(
     assert found is not None
     assert surer is not None
     assert 0 <= surer.low <= found.low <= found.high <= surer.high <= 1
+
+
+def judged(kept: int, others: int, *, audited: bool = True) -> list[Judged]:
+    of_small = [Judged(kept=True, right=n != 0, audited=audited, agreed=audited and n != 1) for n in range(kept)]
+    return of_small + [Judged(kept=False, right=n != 0, audited=False, agreed=False) for n in range(others)]
+
+
+def test_what_people_said_is_parted_by_source_and_joined_with_the_audits_that_they_did_not_see() -> None:
+    small, llm = groups(judged(40, 20), kept=0.75, audited=100, agreed=50)
+    assert (small.share, llm.share) == (0.75, 0.25)
+    assert (small.right.sum(), llm.right.sum()) == (39, 19)
+    assert small.agreed is not None
+    assert (small.agreed.sum(), len(small.others), small.others.sum()) == (39, 60, 50)
+    assert llm.agreed is None
+
+
+def test_audits_do_not_inform_a_sample_that_reaches_beyond_them() -> None:
+    for found in (
+        groups(judged(40, 20) + judged(1, 0, audited=False), kept=0.75, audited=100, agreed=50),
+        groups(judged(40, 20), kept=0.75, audited=40, agreed=0),
+        groups(judged(40, 20, audited=False), kept=0.75, audited=0, agreed=0),
+    ):
+        assert found[0].agreed is None
+        assert len(found[0].others) == 0
+        assert powered(found, 0.05) is not None
 
 
 def test_few_labels_give_no_powered_interval() -> None:

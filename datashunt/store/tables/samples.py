@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKey, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from datashunt.store.tables.base import NOW, Base, row_id
@@ -24,9 +24,9 @@ class SampleRow(Base):
     size: Mapped[int]
     population: Mapped[int]
     kept: Mapped[int]
-    audit_rate: Mapped[float]
+    audit_rate: Mapped[float] = mapped_column(Double)
     audited: Mapped[int]
-    propensity: Mapped[float]
+    propensity: Mapped[float] = mapped_column(Double)
     up_to_outcome: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     __table_args__ = (
@@ -42,9 +42,7 @@ class SampledItem(Base):
     """
 
     __tablename__ = "sampled_items"
-    sample_id: Mapped[int] = mapped_column(
-        BigInteger, ForeignKey("samples.id", ondelete="CASCADE"), primary_key=True
-    )
+    sample_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("samples.id", ondelete="CASCADE"), primary_key=True)
     item_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("items.id"), primary_key=True)
     outcome_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("outcomes.id"))
     audited: Mapped[bool]
