@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,9 +14,11 @@ from datashunt.pipeline import people
 from datashunt.pipeline.people import Labelled
 from datashunt.prompts import Prompt
 from datashunt.store import dead, distillations, reviews
+from datashunt.store.people import PersonLabel, take
 from datashunt.streams import BadRow, Row
 
 KEEP, DOUBT = "positive 0.95", "negative 0.5"
+PATIENCE_S = 30.0
 
 
 def rows(*labels: tuple[str, ...]) -> list[Row | BadRow]:
@@ -121,14 +124,23 @@ def test_many_labels_are_taken_in_batches(world: World, monkeypatch: pytest.Monk
     assert [part.new for part in parts] == [3, 3, 1]
 
 
-def test_two_that_give_the_same_labels_at_once_store_them_once(world: World) -> None:
+def test_two_that_give_the_same_label_at_once_store_it_once(world: World) -> None:
     world.bundle()
-    world.score(*[KEEP] * 20)
-    given = [(f"i{n}", "neutral") for n in range(20)]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: label(world, *given), range(4)))
-    assert sum(one.new for one in found) == 20
-    assert world.one("SELECT count(*) FROM outcomes WHERE source = 'human'") == 20
+    world.score(KEEP)
+    with ThreadPoolExecutor(1) as pool:
+        with world.store.begin() as tx:
+            first = take(tx, world.known(), [PersonLabel(2, "i0", "neutral", "ann")])
+            second = pool.submit(label, world, ("i0", "neutral", "ann"))
+            until_somebody_waits(world)
+        assert (first.new, second.result().new, second.result().known) == (1, 0, 1)
+    assert history(world)[1:] == [("neutral", "human", "ann")]
+
+
+def until_somebody_waits(world: World) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while world.one(blocked) == 0:
+        assert time.monotonic() < give_up
 
 
 # items that are on their way
