@@ -58,10 +58,13 @@ def plan(store: Store, name: str, before: int | None = None) -> Plan:
 
 
 def usage(spec: Spec, text: str) -> Usage:
-    """What one question about this text uses at most, with all labels, and with a prior where one may be told."""
+    """What one question about this text uses at most, with all labels, and with a prior where one may be told.
+
+    Each sample of `llm.samples` may be a request of its own.
+    """
     prior = dict.fromkeys(spec.label_names, 0.01) if spec.prompt.soft else None
     prompt = prompts.render(spec, text, prior=prior)
-    return Usage(prompt=prompt.tokens(), completion=prompt.max_tokens)
+    return Usage(prompt=spec.llm.samples * prompt.tokens(), completion=spec.llm.samples * prompt.max_tokens)
 
 
 def cost(spec: Spec, asked: Counter[Usage]) -> Decimal | None:

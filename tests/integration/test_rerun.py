@@ -137,6 +137,13 @@ def test_the_plan_prices_one_question_about_each_item(done: World) -> None:
     assert paid <= made.cost_usd
 
 
+def test_the_plan_counts_every_sample_as_a_request(done: World) -> None:
+    one = rerun.plan(done.store, NAME).cost_usd
+    done.apply(llm={"samples": 5})
+    assert one is not None
+    assert rerun.plan(done.store, NAME, 2).cost_usd == pytest.approx(5 * one, rel=Decimal("0.1"))
+
+
 def test_an_unknown_price_is_no_price(done: World) -> None:
     done.apply(llm={"model": "nobody-sells-this", "input_price": None, "output_price": None})
     assert rerun.plan(done.store, NAME).cost_usd is None
