@@ -66,7 +66,10 @@ class PolicySpec(_Part):
 
 
 class LLMSpec(_Part):
-    """Which LLM, at which price (USD per million tokens) and limits (per minute, all workers together)."""
+    """Which LLM, at which price (USD per million tokens) and limits (per minute, all workers together).
+
+    `concurrency`: requests at the same time. `weight`: share of a limit among classifiers that wait for it.
+    """
 
     model: Annotated[str, Field(min_length=1)] = "gpt-4.1-mini"
     api: Literal["auto", "chat"] = "auto"
@@ -74,6 +77,8 @@ class LLMSpec(_Part):
     output_price: Price | None = None
     rpm: PerMinute | None = None
     tpm: PerMinute | None = None
+    concurrency: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = None
+    weight: Annotated[Real, Field(ge=0.001, le=1000.0)] = 1.0
 
     @model_validator(mode="after")
     def _both_prices(self) -> LLMSpec:

@@ -122,6 +122,7 @@ class ClaimedAsk:
     """An ask under a lease.
 
     Attributes:
+        row, item_row, classifier_row: the database's ids; `item_id`: the producer's.
         candidates: labels offered, or None for all of them.
         prior: the small model's probabilities that the LLM is told, or None.
         attempts: calls that failed before this one. misses: paid replies that named no offered label.
@@ -129,6 +130,7 @@ class ClaimedAsk:
 
     row: int
     item_row: int
+    classifier_row: int
     item_id: str
     text: str
     reason: Reason
@@ -154,6 +156,14 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimits:
+    """Limits per minute that the endpoint names in its reply; None: it does not."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What one paid call brought.
 
@@ -163,6 +173,7 @@ class Reply:
         source: where the probabilities come from: `logprobs` or `none`.
         model: the model that the *response* names. fingerprint: its system fingerprint, or "".
         latency_ms: wall clock of the request.
+        limits: what the response's headers say of them.
     """
 
     label: str
@@ -172,6 +183,7 @@ class Reply:
     fingerprint: str
     usage: Usage
     latency_ms: float
+    limits: RateLimits = RateLimits()
 
 
 @dataclass(frozen=True, slots=True)

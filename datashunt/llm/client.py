@@ -13,6 +13,7 @@ import logging
 import re
 import threading
 import time
+from dataclasses import replace
 from typing import Any, cast
 
 import httpx2
@@ -23,6 +24,7 @@ from datashunt.classifier import digest
 from datashunt.errors import LLMUnauthorized, LLMUnavailable, LLMUnusable, SettingsError
 from datashunt.items import Reply
 from datashunt.llm.failures import deadline_passed, refused_parameter, translate
+from datashunt.llm.limits import stated_limits
 from datashunt.llm.wire import read_reply, request_body
 from datashunt.prompts import Prompt
 
@@ -162,7 +164,8 @@ class LLM:
                 raise translate(error, prompt, model) from None
             else:
                 latency_ms = (time.monotonic() - started) * 1000
-                return read_reply(_json(response), prompt, model=model, latency_ms=latency_ms)
+                reply = read_reply(_json(response), prompt, model=model, latency_ms=latency_ms)
+                return replace(reply, limits=stated_limits(response.headers))
 
     async def _send(self, body: dict[str, Any], timeout: httpx2.Timeout) -> httpx2.Response:
         # The raw response: what the client makes of a wrong body is not ours to depend on.

@@ -57,7 +57,7 @@ def read_reply(body: object, prompt: Prompt, *, model: str, latency_ms: float) -
     """
     fields = body if isinstance(body, dict) else {}
     usage = _usage(fields.get("usage"))
-    named = {
+    named: dict[str, Any] = {
         "model": str(fields.get("model") or model),
         "fingerprint": str(fields.get("system_fingerprint") or ""),
     }

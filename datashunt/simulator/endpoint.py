@@ -26,7 +26,7 @@ class Endpoint:
     """The simulated service behind its socket. Not for use by several threads at once."""
 
     def __init__(self, options: Options, answers: Answers, clock: Callable[[], float]) -> None:
-        self.ledger = Ledger()
+        self.ledger = Ledger(options.window_s)
         self._answers = answers
         self._clock = clock
         self._key = options.api_key
@@ -48,7 +48,7 @@ class Endpoint:
         except Refused as refused:
             response = refused.response
         if is_chat(request):
-            self.ledger.reply(response.status, response.billed)
+            self.ledger.reply(response.status, response.billed, self._clock())
         marks = MARKS | self._window.headers(self._clock())
         return Response(response.status, response.body, {**marks, **response.headers}, response.billed)
 

@@ -6,7 +6,7 @@ is guarded, and a late reply that finds its ask without an answer finishes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
@@ -17,9 +17,12 @@ from datashunt.items import ClaimedAsk, Reason, Reply, Role, Usage
 
 _CLAIM = text("""
     WITH picked AS (
-        SELECT id FROM asks
-         WHERE id = ANY(:rows) AND classifier_id = :classifier AND state = 'waiting' AND not_before <= now()
-         ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED),
+        -- The array's elements come in order, and no more of them than are needed to find one ask.
+        SELECT due.id FROM unnest(CAST(:classifiers AS int[])) AS served, LATERAL (
+            SELECT id FROM asks
+             WHERE classifier_id = served AND state = 'waiting' AND not_before <= now()
+             ORDER BY priority, reason DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED) AS due
+         LIMIT 1),
     claimed AS (
         UPDATE asks SET state = 'calling', lease_token = :token,
                         lease_until = now() + make_interval(secs => :lease_s)
@@ -33,19 +36,24 @@ _CLAIM = text("""
 """)
 
 
-def claim(
-    tx: Connection, classifier_id: int, rows: Sequence[int], token: UUID, *, lease_s: float, labels_hash: str
-) -> ClaimedAsk | None:
-    """Lease the first of these asks that is due, or None. Labels and prior of other labels are dropped."""
-    row = tx.execute(
-        _CLAIM, {"rows": list(rows), "classifier": classifier_id, "token": token, "lease_s": lease_s}
-    ).one_or_none()
+def claim(tx: Connection, labels_hashes: Mapping[int, str], token: UUID, *, lease_s: float) -> ClaimedAsk | None:
+    """Lease the next ask that is due, or None: by priority, escalations before audits, the oldest first.
+
+    Args:
+        tx: a transaction.
+        labels_hashes: classifier → hash of its labels, the classifier to be served first first. What an ask offers
+            of other labels is dropped, and so is its prior.
+        token: of the lease.
+        lease_s: its length.
+    """
+    row = tx.execute(_CLAIM, {"classifiers": list(labels_hashes), "token": token, "lease_s": lease_s}).one_or_none()
     if row is None:
         return None
-    same_labels = row.labels_hash == labels_hash
+    same_labels = row.labels_hash == labels_hashes[row.classifier_id]
     return ClaimedAsk(
         row=row.id,
         item_row=row.item_id,
+        classifier_row=row.classifier_id,
         item_id=row.key,
         text=row.text,
         reason=Reason(row.reason),
@@ -216,19 +224,44 @@ def store_answer(
 
 
 def put_back(
-    tx: Connection, ask: ClaimedAsk, token: UUID, *, wait_s: float, failed: bool = False, missed: bool = False
+    tx: Connection,
+    ask: ClaimedAsk,
+    token: UUID,
+    *,
+    wait_s: float,
+    failed: bool = False,
+    missed: bool = False,
+    awaited: bool = False,
 ) -> bool:
-    """Let the ask wait, as a row. `failed` uses up an attempt, `missed` opens it to all labels."""
+    """Let the ask wait, as a row.
+
+    Args:
+        tx: a transaction.
+        ask: what was claimed.
+        token: of its lease; without it nothing is changed, and False returned.
+        wait_s: seconds before it is due again.
+        failed: it uses up an attempt.
+        missed: it is opened to all labels.
+        awaited: a thread that works already will come for it: no message of its own when it is due.
+    """
     moved = tx.execute(
         text(
             "UPDATE asks SET state = 'waiting', lease_token = NULL, lease_until = NULL,"
             " not_before = now() + make_interval(secs => :wait_s), attempts = attempts + :failed,"
             " misses = misses + :missed,"
+            " announced_at = CASE WHEN :awaited THEN now() + make_interval(secs => :wait_s) ELSE announced_at END,"
             " offered = CASE WHEN :missed = 1 THEN NULL ELSE offered END,"
             " prior = CASE WHEN :missed = 1 THEN NULL ELSE prior END"
             " WHERE id = :ask AND lease_token = :token AND state = 'calling'"
         ),
-        {"ask": ask.row, "token": token, "wait_s": wait_s, "failed": int(failed), "missed": int(missed)},
+        {
+            "ask": ask.row,
+            "token": token,
+            "wait_s": wait_s,
+            "failed": int(failed),
+            "missed": int(missed),
+            "awaited": awaited,
+        },
     )
     return moved.rowcount == 1
 
