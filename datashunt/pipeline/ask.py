@@ -125,7 +125,7 @@ class Asker:
             return None
         token = uuid4()
         labels_hashes = {row: place.known.spec.labels_hash for row, place in places.items()}
-        with self._store.begin() as tx:
+        with self._store.single() as tx:
             ask = asks.claim(tx, labels_hashes, token, lease_s=self._settings.ask_lease_s)
         if ask is None:
             return None
@@ -175,7 +175,7 @@ class Asker:
             event("quota_not_settled", error=str(error))  # the reservation counts for a minute, no longer
 
     def _book(self, call: _Call) -> int | None:
-        with self._store.begin() as tx:
+        with self._store.single() as tx:
             return asks.book_call(
                 tx,
                 call.ask,
@@ -205,7 +205,10 @@ class Asker:
             latency_ms=reply.latency_ms,
             error_kind="none_of_these" if reply.label == NONE_OF_THESE else None,
         )
-        self._persist(lambda tx: self._settle_reply(tx, call, row, reply, bill))
+        if reply.label == NONE_OF_THESE:
+            self._persist(lambda tx: self._settle_none(tx, call, row, bill))
+        else:
+            self._persist(lambda tx: self._settle_answer(tx, call, row, reply, bill), single=True)
 
     def _learn(self, call: _Call, reply: Reply) -> None:
         """Let everybody know the limits that the endpoint named."""
@@ -215,17 +218,18 @@ class Asker:
             except BrokerError as error:
                 event("limits_not_stored", error=str(error))  # the next reply names them again
 
-    def _settle_reply(self, tx: Connection, call: _Call, row: int, reply: Reply, bill: Bill) -> None:
+    def _settle_none(self, tx: Connection, call: _Call, row: int, bill: Bill) -> None:
         asks.settle_call(tx, row, bill)
-        if reply.label == NONE_OF_THESE:
-            asks.put_back(tx, call.ask, call.token, wait_s=0, missed=True)
-            return
+        asks.put_back(tx, call.ask, call.token, wait_s=0, missed=True)
+
+    def _settle_answer(self, tx: Connection, call: _Call, row: int, reply: Reply, bill: Bill) -> None:
         spec = call.known.spec
         asks.store_answer(
             tx,
             call.ask,
             row,
             reply,
+            bill,
             labels=spec.label_names,
             labels_hash=spec.labels_hash,
             spec_version=call.known.version,
@@ -296,13 +300,14 @@ class Asker:
         with self._store.begin() as tx:
             asks.put_back(tx, call.ask, call.token, wait_s=wait_s, awaited=awaited)
 
-    def _persist(self, write: Callable[[Connection], None]) -> None:
-        """Store what was paid for, however long PostgreSQL takes to come back."""
+    def _persist(self, write: Callable[[Connection], None], *, single: bool = False) -> None:
+        """Store what was paid for, however long PostgreSQL takes to come back. `single`: it is one statement."""
+        begin = self._store.single if single else self._store.begin
         give_up = time.monotonic() + STORE_PATIENCE_S
         pause = 0.2
         while True:
             try:
-                with self._store.begin() as tx:
+                with begin() as tx:
                     write(tx)
                 return
             except StoreError:

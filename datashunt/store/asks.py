@@ -65,6 +65,16 @@ def claim(tx: Connection, labels_hashes: Mapping[int, str], token: UUID, *, leas
     )
 
 
+_BOOK = text(
+    "WITH held AS (UPDATE asks SET lease_until = now() + make_interval(secs => :lease_s)"
+    " WHERE id = :ask AND lease_token = :token AND state = 'calling' AND lease_until > now()"
+    " RETURNING *)"
+    " INSERT INTO calls (ask_id, item_id, classifier_id, attempt, model, prompt_hash, reserved_tokens,"
+    " reserved_usd) SELECT id, item_id, classifier_id, attempts + misses + 1, :model, :prompt_hash,"
+    " :tokens, :usd FROM held RETURNING id"
+)
+
+
 def book_call(
     tx: Connection,
     ask: ClaimedAsk,
@@ -78,14 +88,7 @@ def book_call(
 ) -> int | None:
     """Write the call down just before it is sent, and renew the lease; None when the lease is lost."""
     call: int | None = tx.execute(
-        text(
-            "WITH held AS (UPDATE asks SET lease_until = now() + make_interval(secs => :lease_s)"
-            " WHERE id = :ask AND lease_token = :token AND state = 'calling' AND lease_until > now()"
-            " RETURNING *)"
-            " INSERT INTO calls (ask_id, item_id, classifier_id, attempt, model, prompt_hash, reserved_tokens,"
-            " reserved_usd) SELECT id, item_id, classifier_id, attempts + misses + 1, :model, :prompt_hash,"
-            " :tokens, :usd FROM held RETURNING id"
-        ),
+        _BOOK,
         {
             "ask": ask.row,
             "token": token,
@@ -120,36 +123,42 @@ class Bill:
     error: str | None = None
 
 
+_SETTLE = """
+    UPDATE calls SET state = :state, cost_usd = coalesce(:cost, reserved_usd), prompt_tokens = :prompt,
+                     cached_tokens = :cached, completion_tokens = :completion, response_model = :model,
+                     fingerprint = :fingerprint, latency_ms = :latency, http_status = :status, error_kind = :kind,
+                     error = :error, settled_at = now()
+     WHERE id = :call AND state IN ('sent', 'unknown')
+"""
+_SETTLE_ALONE = text(_SETTLE)
+
+
 def settle_call(tx: Connection, call: int, bill: Bill) -> None:
     """Book what a call cost. A call that tick had given up as unknown is set right by its late reply."""
+    tx.execute(_SETTLE_ALONE, _of_bill(call, bill))
+
+
+def _of_bill(call: int, bill: Bill) -> dict[str, object]:
     usage = bill.usage
-    tx.execute(
-        text(
-            "UPDATE calls SET state = :state, cost_usd = coalesce(:cost, reserved_usd),"
-            " prompt_tokens = :prompt, cached_tokens = :cached, completion_tokens = :completion,"
-            " response_model = :model, fingerprint = :fingerprint, latency_ms = :latency,"
-            " http_status = :status, error_kind = :kind, error = :error, settled_at = now()"
-            " WHERE id = :call AND state IN ('sent', 'unknown')"
-        ),
-        {
-            "call": call,
-            "state": bill.state,
-            "cost": bill.cost_usd,
-            "prompt": usage and usage.prompt,
-            "cached": usage and usage.cached,
-            "completion": usage and usage.completion,
-            "model": bill.model,
-            "fingerprint": bill.fingerprint,
-            "latency": bill.latency_ms,
-            "status": bill.http_status,
-            "kind": bill.error_kind,
-            "error": bill.error,
-        },
-    )
+    return {
+        "call": call,
+        "state": bill.state,
+        "cost": bill.cost_usd,
+        "prompt": usage and usage.prompt,
+        "cached": usage and usage.cached,
+        "completion": usage and usage.completion,
+        "model": bill.model,
+        "fingerprint": bill.fingerprint,
+        "latency": bill.latency_ms,
+        "status": bill.http_status,
+        "kind": bill.error_kind,
+        "error": bill.error,
+    }
 
 
-_ANSWER = text("""
-    WITH closed AS (
+_ANSWER = text(f"""
+    WITH settled AS ({_SETTLE}),
+    closed AS (
         UPDATE asks SET state = 'answered', lease_token = NULL, lease_until = NULL
          WHERE id = :ask AND state <> 'answered'
      RETURNING *),
@@ -161,7 +170,7 @@ _ANSWER = text("""
                              requested_model, llm_model, fingerprint)
         SELECT id, :call, item_id, classifier_id, :spec_version, :labels_hash, :prompt_hash, :label,
                CAST(:probabilities AS real[]), :source, role, propensity, :had_prior, :requested_model,
-               :llm_model, :fingerprint
+               :model, :fingerprint
           FROM closed
      RETURNING id, item_id),
     waiting AS (
@@ -178,7 +187,7 @@ _ANSWER = text("""
         UPDATE items SET state = 'done', label = :label, source = 'llm', outcome_id = decided.id, done_at = now()
           FROM decided WHERE items.id = decided.item_id)
     SELECT count(*) FROM closed
-""")
+""")  # noqa: S608 - joined from constants
 
 
 def store_answer(
@@ -186,6 +195,7 @@ def store_answer(
     ask: ClaimedAsk,
     call: int,
     reply: Reply,
+    bill: Bill,
     *,
     labels: Sequence[str],
     labels_hash: str,
@@ -193,9 +203,9 @@ def store_answer(
     prompt_hash: str,
     requested_model: str,
 ) -> bool:
-    """Close the ask with its answer, and its item if that waits for it; False when it was answered before.
+    """Settle the call, close the ask with its answer, and its item if that waits for it, in one statement.
 
-    What was given up meanwhile comes back: its answer is paid for.
+    Returns False when the ask was answered before. What was given up meanwhile comes back: its answer is paid for.
     """
     vector = None
     confidence = None
@@ -205,8 +215,8 @@ def store_answer(
     closed: int = tx.execute(
         _ANSWER,
         {
+            **_of_bill(call, bill),
             "ask": ask.row,
-            "call": call,
             "spec_version": spec_version,
             "labels_hash": labels_hash,
             "prompt_hash": prompt_hash,
@@ -216,11 +226,20 @@ def store_answer(
             "source": reply.source,
             "had_prior": ask.prior is not None,
             "requested_model": requested_model,
-            "llm_model": reply.model,
-            "fingerprint": reply.fingerprint,
         },
     ).scalar_one()
     return closed == 1
+
+
+_PUT_BACK = text(
+    "UPDATE asks SET state = 'waiting', lease_token = NULL, lease_until = NULL,"
+    " not_before = now() + make_interval(secs => :wait_s), attempts = attempts + :failed,"
+    " misses = misses + :missed,"
+    " announced_at = CASE WHEN :awaited THEN now() + make_interval(secs => :wait_s) ELSE announced_at END,"
+    " offered = CASE WHEN :missed = 1 THEN NULL ELSE offered END,"
+    " prior = CASE WHEN :missed = 1 THEN NULL ELSE prior END"
+    " WHERE id = :ask AND lease_token = :token AND state = 'calling'"
+)
 
 
 def put_back(
@@ -245,15 +264,7 @@ def put_back(
         awaited: a thread that works already will come for it: no message of its own when it is due.
     """
     moved = tx.execute(
-        text(
-            "UPDATE asks SET state = 'waiting', lease_token = NULL, lease_until = NULL,"
-            " not_before = now() + make_interval(secs => :wait_s), attempts = attempts + :failed,"
-            " misses = misses + :missed,"
-            " announced_at = CASE WHEN :awaited THEN now() + make_interval(secs => :wait_s) ELSE announced_at END,"
-            " offered = CASE WHEN :missed = 1 THEN NULL ELSE offered END,"
-            " prior = CASE WHEN :missed = 1 THEN NULL ELSE prior END"
-            " WHERE id = :ask AND lease_token = :token AND state = 'calling'"
-        ),
+        _PUT_BACK,
         {
             "ask": ask.row,
             "token": token,

@@ -227,6 +227,8 @@ class AwayFor:
         with self._store.begin() as tx:
             yield tx
 
+    single = begin
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
