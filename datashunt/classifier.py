@@ -75,6 +75,7 @@ class LLMSpec(_Part):
     `api`: which of the endpoint's APIs is asked; `auto` finds out. `samples`: how often a server that gives no
     probabilities is asked about one item. `redact`: what is taken out of a text before it is sent;
     `phone_region`: the country (ISO 3166, two letters) whose numbers may stand without a country code.
+    `concurrency`: requests at the same time. `weight`: share of a limit among classifiers that wait for it.
     """
 
     model: Annotated[str, Field(min_length=1)] = "gpt-4.1-mini"
@@ -87,6 +88,8 @@ class LLMSpec(_Part):
     output_price: Price | None = None
     rpm: PerMinute | None = None
     tpm: PerMinute | None = None
+    concurrency: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = None
+    weight: Annotated[Real, Field(ge=0.001, le=1000.0)] = 1.0
 
     @model_validator(mode="after")
     def _prices_together(self) -> LLMSpec:

@@ -136,6 +136,7 @@ class ClaimedAsk:
     """An ask under a lease.
 
     Attributes:
+        row, item_row, classifier_row: the database's ids; `item_id`: the producer's.
         candidates: labels offered, or None for all of them.
         prior: the small model's probabilities that the LLM is told, or None.
         attempts: calls that failed before this one. misses: paid replies that named no offered label.
@@ -143,6 +144,7 @@ class ClaimedAsk:
 
     row: int
     item_row: int
+    classifier_row: int
     item_id: str
     text: str
     reason: Reason
@@ -168,6 +170,14 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimits:
+    """Limits per minute that the endpoint names in its reply; None: it does not."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What one paid call brought.
 
@@ -179,6 +189,7 @@ class Reply:
             the API's name, so that a change of API is seen as a change of the LLM; or "".
         latency_ms: wall clock of the request.
         votes: every label that the reply names, where it gives no probabilities; each is a sample.
+        limits: what the response's headers say of them.
     """
 
     label: str
@@ -189,6 +200,7 @@ class Reply:
     usage: Usage
     latency_ms: float
     votes: tuple[str, ...] = ()
+    limits: RateLimits = RateLimits()
 
 
 @dataclass(frozen=True, slots=True)

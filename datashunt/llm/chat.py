@@ -65,7 +65,7 @@ def read_reply(body: object, prompt: Prompt, model: str, latency_ms: float) -> R
     """
     fields = body if isinstance(body, dict) else {}
     usage = usage_of(fields, "prompt_tokens", "completion_tokens")
-    named = {
+    named: dict[str, Any] = {
         "model": str(fields.get("model") or model),
         "fingerprint": str(fields.get("system_fingerprint") or ""),
     }

@@ -13,6 +13,7 @@ import logging
 import re
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -24,6 +25,7 @@ from datashunt.errors import LLMUnauthorized, LLMUnavailable, SettingsError
 from datashunt.items import Reply
 from datashunt.llm.abilities import Abilities
 from datashunt.llm.failures import deadline_passed, translate
+from datashunt.llm.limits import stated_limits
 from datashunt.prompts import Prompt
 
 CONNECT_TIMEOUT_S = 10.0
@@ -169,7 +171,7 @@ class LLM:
             if not able.learn_reply(body, adapter, api):
                 reply = adapter.read(body, prompt, model, latency_ms)
                 able.learn_answer(reply, adapter, prompt)
-                return reply
+                return replace(reply, limits=stated_limits(response.headers))
 
     async def _send(self, path: str, body: dict[str, Any], timeout: httpx2.Timeout) -> httpx2.Response:
         # The raw response: what the client makes of a wrong body is not ours to depend on.

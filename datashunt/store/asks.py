@@ -6,7 +6,7 @@ is guarded, and a late reply that finds its ask without an answer finishes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
@@ -17,9 +17,12 @@ from datashunt.items import ClaimedAsk, Reason, Reply, Role, Usage
 
 _CLAIM = text("""
     WITH picked AS (
-        SELECT id FROM asks
-         WHERE id = ANY(:rows) AND classifier_id = :classifier AND state = 'waiting' AND not_before <= now()
-         ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED),
+        -- The array's elements come in order, and no more of them than are needed to find one ask.
+        SELECT due.id FROM unnest(CAST(:classifiers AS int[])) AS served, LATERAL (
+            SELECT id FROM asks
+             WHERE classifier_id = served AND state = 'waiting' AND not_before <= now()
+             ORDER BY priority, reason DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED) AS due
+         LIMIT 1),
     claimed AS (
         UPDATE asks SET state = 'calling', lease_token = :token,
                         lease_until = now() + make_interval(secs => :lease_s)
@@ -33,19 +36,24 @@ _CLAIM = text("""
 """)
 
 
-def claim(
-    tx: Connection, classifier_id: int, rows: Sequence[int], token: UUID, *, lease_s: float, labels_hash: str
-) -> ClaimedAsk | None:
-    """Lease the first of these asks that is due, or None. Labels and prior of other labels are dropped."""
-    row = tx.execute(
-        _CLAIM, {"rows": list(rows), "classifier": classifier_id, "token": token, "lease_s": lease_s}
-    ).one_or_none()
+def claim(tx: Connection, labels_hashes: Mapping[int, str], token: UUID, *, lease_s: float) -> ClaimedAsk | None:
+    """Lease the next ask that is due, or None: by priority, escalations before audits, the oldest first.
+
+    Args:
+        tx: a transaction.
+        labels_hashes: classifier → hash of its labels, the classifier to be served first first. What an ask offers
+            of other labels is dropped, and so is its prior.
+        token: of the lease.
+        lease_s: its length.
+    """
+    row = tx.execute(_CLAIM, {"classifiers": list(labels_hashes), "token": token, "lease_s": lease_s}).one_or_none()
     if row is None:
         return None
-    same_labels = row.labels_hash == labels_hash
+    same_labels = row.labels_hash == labels_hashes[row.classifier_id]
     return ClaimedAsk(
         row=row.id,
         item_row=row.item_id,
+        classifier_row=row.classifier_id,
         item_id=row.key,
         text=row.text,
         reason=Reason(row.reason),
@@ -55,6 +63,16 @@ def claim(
         attempts=row.attempts,
         misses=row.misses,
     )
+
+
+_BOOK = text(
+    "WITH held AS (UPDATE asks SET lease_until = now() + make_interval(secs => :lease_s)"
+    " WHERE id = :ask AND lease_token = :token AND state = 'calling' AND lease_until > now()"
+    " RETURNING *)"
+    " INSERT INTO calls (ask_id, item_id, classifier_id, attempt, model, prompt_hash, reuse_key, reserved_tokens,"
+    " reserved_usd) SELECT id, item_id, classifier_id, attempts + misses + 1, :model, :prompt_hash, :reuse_key,"
+    " :tokens, :usd FROM held RETURNING id"
+)
 
 
 def book_call(
@@ -71,14 +89,7 @@ def book_call(
 ) -> int | None:
     """Write the call down just before it is sent, and renew the lease; None when the lease is lost."""
     call: int | None = tx.execute(
-        text(
-            "WITH held AS (UPDATE asks SET lease_until = now() + make_interval(secs => :lease_s)"
-            " WHERE id = :ask AND lease_token = :token AND state = 'calling' AND lease_until > now()"
-            " RETURNING *)"
-            " INSERT INTO calls (ask_id, item_id, classifier_id, attempt, model, prompt_hash, reuse_key,"
-            " reserved_tokens, reserved_usd) SELECT id, item_id, classifier_id, attempts + misses + 1, :model,"
-            " :prompt_hash, :reuse_key, :tokens, :usd FROM held RETURNING id"
-        ),
+        _BOOK,
         {
             "ask": ask.row,
             "token": token,
@@ -116,37 +127,42 @@ class Bill:
     votes: Sequence[str] = ()
 
 
+_SETTLE = """
+    UPDATE calls SET state = :state, cost_usd = coalesce(:cost, reserved_usd), prompt_tokens = :prompt,
+                     cached_tokens = :cached, completion_tokens = :completion, response_model = :model,
+                     fingerprint = :fingerprint, latency_ms = :latency, http_status = :status, error_kind = :kind,
+                     error = :error, votes = :votes, settled_at = now()
+     WHERE id = :call AND state IN ('sent', 'unknown')
+"""
+_SETTLE_ALONE = text(_SETTLE)
+
+
 def settle_call(tx: Connection, call: int, bill: Bill) -> None:
     """Book what a call cost. A call that tick had given up as unknown is set right by its late reply."""
+    tx.execute(_SETTLE_ALONE, _of_bill(call, bill))
+
+
+def _of_bill(call: int, bill: Bill) -> dict[str, object]:
     usage = bill.usage
-    tx.execute(
-        text(
-            "UPDATE calls SET state = :state, cost_usd = coalesce(:cost, reserved_usd),"
-            " prompt_tokens = :prompt, cached_tokens = :cached, completion_tokens = :completion,"
-            " response_model = :model, fingerprint = :fingerprint, latency_ms = :latency,"
-            " http_status = :status, error_kind = :kind, error = :error, votes = :votes, settled_at = now()"
-            " WHERE id = :call AND state IN ('sent', 'unknown')"
-        ),
-        {
-            "call": call,
-            "state": bill.state,
-            "cost": bill.cost_usd,
-            "prompt": usage and usage.prompt,
-            "cached": usage and usage.cached,
-            "completion": usage and usage.completion,
-            "model": bill.model,
-            "fingerprint": bill.fingerprint,
-            "latency": bill.latency_ms,
-            "status": bill.http_status,
-            "kind": bill.error_kind,
-            "error": bill.error,
-            "votes": list(bill.votes) or None,
-        },
-    )
+    return {
+        "call": call,
+        "state": bill.state,
+        "cost": bill.cost_usd,
+        "prompt": usage and usage.prompt,
+        "cached": usage and usage.cached,
+        "completion": usage and usage.completion,
+        "model": bill.model,
+        "fingerprint": bill.fingerprint,
+        "latency": bill.latency_ms,
+        "status": bill.http_status,
+        "kind": bill.error_kind,
+        "error": bill.error,
+        "votes": list(bill.votes) or None,
+    }
 
 
-_ANSWER = text("""
-    WITH closed AS (
+_ANSWER = """
+    closed AS (
         UPDATE asks SET state = 'answered', lease_token = NULL, lease_until = NULL
          WHERE id = :ask AND state <> 'answered'
      RETURNING *),
@@ -158,7 +174,7 @@ _ANSWER = text("""
                              requested_model, llm_model, fingerprint, reuse_key, reused_from)
         SELECT id, :call, item_id, classifier_id, :spec_version, :labels_hash, :prompt_hash, :label,
                CAST(:probabilities AS real[]), :source, role, propensity, :had_prior, :requested_model,
-               :llm_model, :fingerprint, :reuse_key, :reused_from
+               :model, :fingerprint, :reuse_key, :reused_from
           FROM closed
      RETURNING id, item_id),
     waiting AS (
@@ -175,7 +191,9 @@ _ANSWER = text("""
         UPDATE items SET state = 'done', label = :label, source = 'llm', outcome_id = decided.id, done_at = now()
           FROM decided WHERE items.id = decided.item_id)
     SELECT count(*) FROM closed
-""")
+"""
+_PAID = text(f"WITH settled AS ({_SETTLE}), {_ANSWER}")
+_REUSED = text(f"WITH {_ANSWER}")
 
 
 def store_answer(
@@ -183,6 +201,7 @@ def store_answer(
     ask: ClaimedAsk,
     call: int,
     reply: Reply,
+    bill: Bill | None,
     *,
     labels: Sequence[str],
     labels_hash: str,
@@ -192,10 +211,11 @@ def store_answer(
     reuse_key: bytes,
     reused_from: int | None = None,
 ) -> bool:
-    """Close the ask with its answer, and its item if that waits for it; False when it was answered before.
+    """Settle the call, close the ask with its answer, and its item if that waits for it, in one statement.
 
-    What was given up meanwhile comes back: its answer is paid for. `reused_from` is the answer that this one
-    repeats, `call` then the call that was paid for that one.
+    `bill` is None for an answer that was paid for already: `reused_from` is the answer that this one repeats, `call`
+    then the call that was paid for that one. Returns False when the ask was answered before. What was given up
+    meanwhile comes back: its answer is paid for.
     """
     vector = None
     confidence = None
@@ -203,10 +223,11 @@ def store_answer(
         vector = [reply.probabilities.get(label) for label in labels]
         confidence = reply.probabilities[reply.label]
     closed: int = tx.execute(
-        _ANSWER,
+        _REUSED if bill is None else _PAID,
         {
-            "ask": ask.row,
+            **({} if bill is None else _of_bill(call, bill)),
             "call": call,
+            "ask": ask.row,
             "spec_version": spec_version,
             "labels_hash": labels_hash,
             "prompt_hash": prompt_hash,
@@ -216,7 +237,7 @@ def store_answer(
             "source": reply.source,
             "had_prior": ask.prior is not None,
             "requested_model": requested_model,
-            "llm_model": reply.model,
+            "model": reply.model,
             "fingerprint": reply.fingerprint,
             "reuse_key": reuse_key,
             "reused_from": reused_from,
@@ -225,20 +246,48 @@ def store_answer(
     return closed == 1
 
 
+_PUT_BACK = text(
+    "UPDATE asks SET state = 'waiting', lease_token = NULL, lease_until = NULL,"
+    " not_before = now() + make_interval(secs => :wait_s), attempts = attempts + :failed,"
+    " misses = misses + :missed,"
+    " announced_at = CASE WHEN :awaited THEN now() + make_interval(secs => :wait_s) ELSE announced_at END,"
+    " offered = CASE WHEN :missed = 1 THEN NULL ELSE offered END,"
+    " prior = CASE WHEN :missed = 1 THEN NULL ELSE prior END"
+    " WHERE id = :ask AND lease_token = :token AND state = 'calling'"
+)
+
+
 def put_back(
-    tx: Connection, ask: ClaimedAsk, token: UUID, *, wait_s: float, failed: bool = False, missed: bool = False
+    tx: Connection,
+    ask: ClaimedAsk,
+    token: UUID,
+    *,
+    wait_s: float,
+    failed: bool = False,
+    missed: bool = False,
+    awaited: bool = False,
 ) -> bool:
-    """Let the ask wait, as a row. `failed` uses up an attempt, `missed` opens it to all labels."""
+    """Let the ask wait, as a row.
+
+    Args:
+        tx: a transaction.
+        ask: what was claimed.
+        token: of its lease; without it nothing is changed, and False returned.
+        wait_s: seconds before it is due again.
+        failed: it uses up an attempt.
+        missed: it is opened to all labels.
+        awaited: a thread that works already will come for it: no message of its own when it is due.
+    """
     moved = tx.execute(
-        text(
-            "UPDATE asks SET state = 'waiting', lease_token = NULL, lease_until = NULL,"
-            " not_before = now() + make_interval(secs => :wait_s), attempts = attempts + :failed,"
-            " misses = misses + :missed,"
-            " offered = CASE WHEN :missed = 1 THEN NULL ELSE offered END,"
-            " prior = CASE WHEN :missed = 1 THEN NULL ELSE prior END"
-            " WHERE id = :ask AND lease_token = :token AND state = 'calling'"
-        ),
-        {"ask": ask.row, "token": token, "wait_s": wait_s, "failed": int(failed), "missed": int(missed)},
+        _PUT_BACK,
+        {
+            "ask": ask.row,
+            "token": token,
+            "wait_s": wait_s,
+            "failed": int(failed),
+            "missed": int(missed),
+            "awaited": awaited,
+        },
     )
     return moved.rowcount == 1
 

@@ -141,7 +141,7 @@ class ScoreRow(Base):
 
 
 class AskRow(Base):
-    """A question to the LLM about one item.
+    """A question to the LLM about one item. `priority` is the item's.
 
     `propensity` is set iff the item was drawn for the audit; such an ask is a reference ask: all labels, no
     prior. `offered` NULL means all labels. `attempts` counts failed calls, `misses` paid replies that named
@@ -159,6 +159,7 @@ class AskRow(Base):
     propensity: Mapped[float | None]
     offered: Mapped[list[str] | None]
     prior: Mapped[dict[str, Any] | None]
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     state: Mapped[str] = mapped_column(server_default=AskState.WAITING)
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     misses: Mapped[int] = mapped_column(SmallInteger, server_default="0")
@@ -174,7 +175,14 @@ class AskRow(Base):
         CheckConstraint("(propensity IS NULL) = (role = 'train')", name="held_out"),
         CheckConstraint("propensity IS NULL OR (offered IS NULL AND prior IS NULL)", name="reference"),
         Index("uq_asks_open", "item_id", unique=True, postgresql_where=text(LIVE_ASK)),
-        Index("ix_asks_waiting", "classifier_id", "id", postgresql_where=text("state = 'waiting'")),
+        Index(
+            "ix_asks_waiting",
+            "classifier_id",
+            "priority",
+            text("reason DESC"),  # escalations before audits
+            "id",
+            postgresql_where=text("state = 'waiting'"),
+        ),
         Index("ix_asks_calling", "lease_until", postgresql_where=text("state = 'calling'")),
     )
 
