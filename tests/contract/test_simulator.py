@@ -195,8 +195,11 @@ def test_the_ledger_counts_to_the_token_what_clients_were_told(simulator: Simula
         replies = list(pool.map(lambda text: ask(client, text), texts))
         served = client.get("/../simulator/ledger", cast_to=object)
     assert served == simulator.ledger
+    used = sum(reply.usage.total_tokens for reply in replies)
     assert simulator.ledger == {
         "simulation": True,
+        "peak_requests": 30,
+        "peak_tokens": used,
         "requests": 30,
         "served": 30,
         "throttled": 0,
