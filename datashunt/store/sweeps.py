@@ -144,6 +144,21 @@ _STANDING_ASKS = text("""
       FROM announced JOIN classifiers ON classifiers.id = classifier_id GROUP BY name ORDER BY name
 """)
 
+_DUE_ASKS = text("""
+    WITH due AS (
+        SELECT id FROM asks WHERE state = 'waiting' AND not_before <= now()
+         ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED),
+    announced AS (
+        UPDATE asks SET announced_at = now() FROM due WHERE asks.id = due.id RETURNING asks.classifier_id, asks.id)
+    SELECT name, announced.id FROM announced JOIN classifiers ON classifiers.id = classifier_id ORDER BY announced.id
+""")
+
+
+def due_asks(tx: Connection) -> list[Wake]:
+    """A message for each ask that is due, as many as set all threads to work; they count as announced."""
+    return [Wake("llm", row.name, (row.id,)) for row in tx.execute(_DUE_ASKS, {"most": MOST_ASKS})]
+
+
 _STANDING_RUNS = text("""
     WITH announced AS (
         UPDATE distillations SET announced_at = now()

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from datashunt.classifier import NONE_OF_THESE
 from datashunt.classifier import parse as parse_spec
 from datashunt.errors import (
+    LLMNotFound,
     LLMRejected,
     LLMThrottled,
     LLMUnauthorized,
@@ -138,7 +139,7 @@ def test_a_server_that_reports_no_usage_is_taken_at_our_estimate(connect: Connec
     [
         (completion(None), "empty"),
         (completion("  "), "empty"),
-        (completion(choices=[]), "empty"),
+        (completion(choices=[]), "no_choices"),
         (completion("positive"), "invalid_json"),
         (completion('{"label":"angry"}'), "outside_candidates"),
         (completion(choices=choice(message={"refusal": "I will not"})), "refusal"),
@@ -215,7 +216,7 @@ def test_a_server_that_refuses_everything_is_not_asked_for_ever(connect: Connect
         (refusal(400, code="context_length_exceeded"), LLMRejected, "context_too_long"),
         (refusal(400, message="maximum context length is 8; max_tokens"), LLMRejected, "context_too_long"),
         (refusal(400, code="content_filter"), LLMRejected, "content_filter"),
-        (refusal(404), LLMRejected, "not_found"),
+        (refusal(404), LLMNotFound, "not_found"),
         (refusal(413), LLMRejected, "context_too_long"),
         (refusal(422), LLMRejected, "rejected"),
         (refusal(408), LLMUnavailable, "server_error"),
