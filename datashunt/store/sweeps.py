@@ -174,14 +174,16 @@ def standing_still(tx: Connection, *, still_s: float, ask_lease_s: float) -> lis
 
     An honest backlog is neither: its rows wait behind older ones. Threads of the LLM lane take what is due whatever
     woke them, so asks stand still only if nobody took any for `still_s`; a lease says when by its end. Asks that
-    waited for their time are due for a message of their own. What is returned counts as announced again.
+    waited for their time are due for a message of their own, and each brings a thread: as many as went away when they
+    began to wait. What is returned counts as announced again.
     """
     found = []
     items = {"still_s": still_s, "most": MOST_ROWS}
     waiting = {"still_s": still_s, "most": MOST_ASKS, "lease_s": ask_lease_s}
     for lane, statement, values in (("score", _STANDING_ITEMS, items), ("llm", _STANDING_ASKS, waiting)):
-        rows = tx.execute(statement, values)
-        found += [Wake(lane, row.name, tuple(row.ids)) for row in rows]
+        for row in tx.execute(statement, values):
+            together = [tuple(row.ids)] if lane == "score" else [(ask,) for ask in row.ids]
+            found += [Wake(lane, row.name, ids) for ids in together]
     runs = tx.execute(_STANDING_RUNS, {"still_s": still_s})
     found += [Wake("distil", row.name, tuple(row.ids)) for row in runs]
     return found

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from lanes import NAME, FakeLLM, World
+from lanes import NAME, FakeLLM, World, reply
 
 from datashunt.cli import items, main
 from datashunt.errors import LLMRejected

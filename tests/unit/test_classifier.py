@@ -80,6 +80,8 @@ def test_a_missing_field_is_named(field: str) -> None:
         ({"labels": [f"l{n}" for n in range(256)], "llm": {"api": "decisions"}}, "decisions takes at most 255 labels"),
         ({"llm": {"input_price": "-1", "output_price": "1"}}, "llm.input_price: expected greater than or equal to 0"),
         ({"llm": {"rpm": 0}}, "llm.rpm: expected greater than or equal to 1 (found 0)"),
+        ({"llm": {"concurrency": 0}}, "llm.concurrency: expected greater than or equal to 1 (found 0)"),
+        ({"llm": {"weight": 0}}, "llm.weight: expected greater than or equal to 0.001 (found 0)"),
         ({"distil": {"every_s": 0}}, "distil.every_s: expected greater than 0 (found 0)"),
         ({"distil": {"every_s": float("inf")}}, "distil.every_s: expected less than or equal to 31536000"),
         ({"distil": {"every_s": float("nan")}}, "distil.every_s: expected "),
