@@ -47,8 +47,8 @@ class Counts:
     outage_after_s: float
 
 
-FULL = Counts(items=3_000, outage_after_s=60.0)
-REDUCED = Counts(items=1_000, outage_after_s=25.0)
+FULL = Counts(items=4_000, outage_after_s=75.0)
+REDUCED = Counts(items=1_500, outage_after_s=45.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ class Run:
     dead: int
     attempts: int
     ledger: dict[str, Any]
+    usual: float
     back_s: float
 
     @property
@@ -104,6 +105,7 @@ def _measures(run: Run) -> list[Measure]:
         Measure("excess", "calls, as a multiple of what the faults force", run.excess, "", EXCESS, at_most=True),
         Measure("faults", "calls that met a fault, outage left out", faults),
         Measure("outage_calls", f"calls during {OUTAGE_S:g} s without an endpoint", run.outage),
+        Measure("usual", "replies before the outage", run.usual, "replies/s"),
         Measure("back_s", "until the rate is what it was, after the outage", run.back_s, "s", BACK_S, at_most=True),
         Measure("attempts", "most attempts that one item used up", run.attempts),
     ]
@@ -124,6 +126,7 @@ def _run(counts: Counts) -> Run:
             dead=running.count("SELECT count(*) FROM dead_letters"),
             attempts=running.count("SELECT max(attempts) FROM asks"),
             ledger=running.ledger(),
+            usual=usual_rate(readings, counts.outage_after_s),
             back_s=back_after(readings, counts.outage_after_s, until_s),
         )
 
@@ -145,6 +148,12 @@ def _watched(running: Lane, items: int) -> list[Reading]:
     return readings
 
 
+def usual_rate(readings: Sequence[Reading], outage_from: float) -> float:
+    """Replies a second in the 10 s before an outage; 0 if there are too few readings."""
+    before = [one for one in readings if outage_from - 10.0 <= one.at < outage_from]
+    return (before[-1].served - before[0].served) / (before[-1].at - before[0].at) if len(before) > 1 else 0.0
+
+
 def back_after(readings: Sequence[Reading], outage_from: float, outage_until: float) -> float:
     """Seconds from the end of an outage until the rate of replies is what it was before; infinite if it never is.
 
@@ -153,14 +162,11 @@ def back_after(readings: Sequence[Reading], outage_from: float, outage_until: fl
         outage_from: seconds since the endpoint's start.
         outage_until: the same.
     """
-    before = [one for one in readings if outage_from - 10.0 <= one.at < outage_from]
-    if len(before) < 2:
-        return float("inf")
-    usual = (before[-1].served - before[0].served) / (before[-1].at - before[0].at)
+    usual = usual_rate(readings, outage_from)
     after = [one for one in readings if one.at >= outage_until]
     for first in after:
         last = next((one for one in after if one.at >= first.at + SPAN_S), None)
-        if last is not None and (last.served - first.served) / (last.at - first.at) >= FULL_RATE * usual:
+        if last is not None and usual > 0 and (last.served - first.served) / (last.at - first.at) >= FULL_RATE * usual:
             return first.at - outage_until
     return float("inf")
 

@@ -29,7 +29,7 @@ STATED_S = 3600.0
 """How long limits hold that an endpoint named."""
 FAILURES = 5
 """So many failures in a row open the circuit breaker of a key."""
-PROBE_S = 1.0
+PROBE_S = 2.0
 """How long after a failure an endpoint is tried again, by one request."""
 HUNG_S = 4.0
 """How long that request may take before another one tries too."""

@@ -353,3 +353,20 @@ def test_limits_are_counted_for_each_endpoint_key_and_model() -> None:
     }
     assert len(same | others) == 4
     assert "sk-secret" not in key("https://a.example/v1", "sk-secret", "m")
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [
+        ("This model's maximum context length is 1000 tokens. However, your messages resulted in 4000 tokens.", 0.25),
+        ("maximum context length is 100 tokens, found 400", 0.25),
+        ("maximum context length is 100 tokens", None),
+        ("maximum context length is 400 tokens, found 100", None),
+    ],
+)
+def test_how_much_of_a_prompt_fits_is_read_from_what_the_endpoint_says(
+    connect: Connect, said: str, fits: float | None
+) -> None:
+    with pytest.raises(LLMRejected) as caught:
+        ask(connect(refusal(400, message=said)))
+    assert caught.value.fits == fits
