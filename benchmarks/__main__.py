@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import command, distil, figures, llm_lane, memory, score_lane, submit
+from benchmarks import command, distil, figures, llm_faults, llm_lane, memory, score_lane, submit
 
 ALL: tuple[command.Benchmark, ...] = (
     submit.benchmark,
     score_lane.benchmark,
     llm_lane.benchmark,
+    llm_faults.benchmark,
     memory.benchmark,
     distil.benchmark,
 )

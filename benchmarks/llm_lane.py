@@ -20,6 +20,8 @@ from benchmarks.llm_service import PROCESSES, Limits, lane, some_items
 from datashunt import prompts
 
 RPM = 1_200
+WARM_UP_CALLS = 400
+"""Until every thread has its connections."""
 USED, THROTTLED, CPU_MS, QUEUED_MS = 0.98, 0.001, 3.0, 50.0
 
 
@@ -108,17 +110,18 @@ def _of_limits(requests: Run, tokens: Run) -> list[Measure]:
 
 def _of_overhead(counts: Counts) -> list[Measure]:
     """Workers as fast as they can, the same calls without a lane, and single items while the quota is free."""
-    items = some_items(counts.calls, seed=2)
+    items = some_items(WARM_UP_CALLS + counts.calls, seed=2)
+    done = "SELECT count(*) FROM items WHERE state = 'done'"
     with lane(Limits(), items) as running:
         running.start()
-        running.submit(items[:64])
-        running.until(lambda: running.ledger()["served"] == 64, "the first calls")
+        running.submit(items[:WARM_UP_CALLS])
+        running.until(lambda: running.count(done) == WARM_UP_CALLS, "the first calls")
         before, at = running.cpu_s(), time.monotonic()
-        running.submit(items[64:])
-        running.until(lambda: running.count("SELECT count(*) FROM items WHERE state = 'done'") == len(items), "all")
-        lane_ms = (running.cpu_s() - before) / (len(items) - 64) * 1e3
-        calls_s = (len(items) - 64) / (time.monotonic() - at)
-        http_ms = llm_calls.cpu_ms(running.llm_url, len(items))
+        running.submit(items[WARM_UP_CALLS:])
+        running.until(lambda: running.count(done) == len(items), "all calls")
+        lane_ms = (running.cpu_s() - before) / counts.calls * 1e3
+        calls_s = counts.calls / (time.monotonic() - at)
+        http_ms = llm_calls.cpu_ms(running.llm_url, counts.calls)
     queued = sorted(_queued(counts))
     return [
         Measure("lane_cpu_ms", "CPU of the lane for a call, without its HTTP", lane_ms - http_ms, "ms", CPU_MS, True),

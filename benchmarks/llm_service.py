@@ -48,10 +48,11 @@ class Limits:
 
 @dataclass
 class Lane:
-    """Running servers, a simulated LLM, and the workers that were started."""
+    """Running servers, a simulated LLM (ready at `llm_started`, monotonic), and the workers that were started."""
 
     service: Service
     llm_url: str
+    llm_started: float
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def submit(self, items: Sequence[Item]) -> None:
@@ -126,23 +127,27 @@ def some_items(count: int, *, seed: int) -> list[Item]:
 
 
 @contextmanager
-def lane(limits: Limits, items: Sequence[Item], *, latency_ms: float = LATENCY_MS, **settings: str) -> Iterator[Lane]:
+def lane(
+    limits: Limits, items: Sequence[Item], *, latency_ms: float = LATENCY_MS, faults: str | None = None, **settings: str
+) -> Iterator[Lane]:
     """Servers and endpoint for one measurement, both new; no worker runs yet.
 
     Args:
         limits: of the endpoint, and in the classifier's file.
         items: those that the endpoint knows by their ids; it answers pseudo-randomly.
         latency_ms: of each call.
+        faults: of the endpoint, as in a file of faults.
         settings: further settings of servers and workers.
     """
     document = {"model": "simulated", "input_price": "1", "output_price": "2", "rpm": limits.rpm, "tpm": limits.tpm}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="datashunt-benchmark-llm-")))
-        url = stack.enter_context(_endpoint(folder, limits, items, latency_ms))
+        url = stack.enter_context(_endpoint(folder, limits, items, latency_ms, faults))
+        started = time.monotonic()
         running = stack.enter_context(
             service(changes={"llm": document}, llm_base_url=url, llm_api_key="simulation", **settings)
         )
-        made = Lane(running, url)
+        made = Lane(running, url, started)
         try:
             yield made
         finally:
@@ -150,7 +155,9 @@ def lane(limits: Limits, items: Sequence[Item], *, latency_ms: float = LATENCY_M
 
 
 @contextmanager
-def _endpoint(folder: Path, limits: Limits, items: Sequence[Item], latency_ms: float) -> Iterator[str]:
+def _endpoint(
+    folder: Path, limits: Limits, items: Sequence[Item], latency_ms: float, faults: str | None
+) -> Iterator[str]:
     """The simulated LLM as a process of its own; its base URL."""
     answers, log = folder / "answers.jsonl", folder / "simulator.log"
     lines = [
@@ -160,6 +167,9 @@ def _endpoint(folder: Path, limits: Limits, items: Sequence[Item], latency_ms: f
     answers.write_text("\n".join(lines), encoding="utf-8")
     argv = [sys.executable, "-m", "datashunt", "simulate-llm", "--answers", str(answers), "--port", "0"]
     argv += ["--latency-ms", str(latency_ms), *limits.options]
+    if faults is not None:
+        (folder / "faults.yaml").write_text(faults, encoding="utf-8")
+        argv += ["--faults", str(folder / "faults.yaml")]
     simulator = process.spawn(argv, log=log, death_signal=signal.SIGKILL)
     try:
         started = process.wait_until(lambda: "/v1" in log.read_text(encoding="utf-8"), PATIENCE_S)

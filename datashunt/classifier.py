@@ -72,6 +72,7 @@ class PolicySpec(_Part):
 class LLMSpec(_Part):
     """Which LLM, at which price (USD per million tokens) and limits (per minute, all workers together).
 
+    `models`: in place of `model`, the LLM and those asked in its stead when it is out of order or refuses an item.
     `api`: which of the endpoint's APIs is asked; `auto` finds out. `samples`: how often a server that gives no
     probabilities is asked about one item. `redact`: what is taken out of a text before it is sent;
     `phone_region`: the country (ISO 3166, two letters) whose numbers may stand without a country code.
@@ -79,6 +80,7 @@ class LLMSpec(_Part):
     """
 
     model: Annotated[str, Field(min_length=1)] = "gpt-4.1-mini"
+    models: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=8)] = ()
     api: Api = "auto"
     samples: Annotated[Whole, Field(ge=1, le=20)] = 1
     redact: tuple[Secret, ...] = ()
@@ -90,6 +92,24 @@ class LLMSpec(_Part):
     tpm: PerMinute | None = None
     concurrency: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = None
     weight: Annotated[Real, Field(ge=0.001, le=1000.0)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_of_the_list(cls, value: Any) -> Any:
+        """`model` is the first of `models` where these are given."""
+        if not isinstance(value, dict) or not isinstance(value.get("models"), list | tuple) or not value["models"]:
+            return value
+        names = value["models"]
+        if value.get("model", names[0]) != names[0]:
+            raise ValueError("expected either model or models")
+        if len(set(map(str, names))) < len(names):
+            raise ValueError("models: expected each model once")
+        return {**value, "model": names[0]}
+
+    @property
+    def all_models(self) -> tuple[str, ...]:
+        """The LLM, then its fallbacks in order."""
+        return self.models or (self.model,)
 
     @model_validator(mode="after")
     def _prices_together(self) -> LLMSpec:

@@ -99,7 +99,12 @@ def _prices(runtime: Runtime) -> str:
     from datashunt.items import Usage
 
     unknown = sorted(
-        {spec.llm.model for spec in _specs(runtime) if llm.cost(spec.llm.model, Usage(1, 1), spec.llm) is None}
+        {
+            model
+            for spec in _specs(runtime)
+            for model in spec.llm.all_models
+            if llm.cost(model, Usage(1, 1), spec.llm) is None
+        }
     )
     if unknown:
         raise DatashuntError(

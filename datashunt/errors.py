@@ -14,7 +14,9 @@
     └── LLMError                    a call brought no usable answer
         ├── LLMThrottled            429: wait, nothing was used up
         ├── LLMUnavailable          no connection, a timeout, 5xx: try again later
-        ├── LLMUnauthorized         bad key or no permission: the lane must pause
+        ├── LLMStopped              nothing will work until a person acts: the lane pauses
+        │   ├── LLMUnauthorized     bad key, no permission, no credit
+        │   └── LLMNotFound         no such model, or no such API at this address
         ├── LLMRejected             the endpoint will never take this request
         └── LLMUnusable             a paid reply that names no offered label
 
@@ -117,12 +119,28 @@ class LLMUnavailable(LLMError):
         self.may_be_billed = may_be_billed
 
 
-class LLMUnauthorized(LLMError):
-    """The key is wrong or has no permission or quota: nothing will work until a person acts."""
+class LLMStopped(LLMError):
+    """Whatever is asked, nothing will work until a person acts."""
+
+
+class LLMUnauthorized(LLMStopped):
+    """The key is wrong or has no permission or quota."""
+
+
+class LLMNotFound(LLMStopped):
+    """The endpoint has no such model, or no such API at this address (404)."""
 
 
 class LLMRejected(LLMError):
-    """The endpoint refuses this request for good (400, 404, 413, 422)."""
+    """The endpoint refuses this request for good (400, 413, 422).
+
+    Attributes:
+        fits: the share of the prompt that the model has room for, if that is why and the endpoint said so.
+    """
+
+    def __init__(self, message: str, *, kind: str, http_status: int | None = None, fits: float | None = None) -> None:
+        super().__init__(message, kind=kind, http_status=http_status)
+        self.fits = fits
 
 
 class LLMUnusable(LLMError):

@@ -140,6 +140,8 @@ class ClaimedAsk:
         candidates: labels offered, or None for all of them.
         prior: the small model's probabilities that the LLM is told, or None.
         attempts: calls that failed before this one. misses: paid replies that named no offered label.
+        fallback: which of the classifier's models is asked, 0 the first. keep_chars: how many characters of the
+            text are shown, None for all.
     """
 
     row: int
@@ -153,6 +155,8 @@ class ClaimedAsk:
     prior: Mapping[str, float] | None
     attempts: int
     misses: int
+    fallback: int = 0
+    keep_chars: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

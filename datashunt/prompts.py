@@ -98,6 +98,7 @@ def render(
     *,
     candidates: Sequence[str] | None = None,
     prior: Mapping[str, float] | None = None,
+    keep_chars: int | None = None,
 ) -> Prompt:
     """Ask for the label of one text.
 
@@ -106,6 +107,7 @@ def render(
         text: the item's text; any text is safe. What `llm.redact` names is taken out of it.
         candidates: the labels to offer (hard pruning), or None for all of them.
         prior: label → probability that the LLM is told (soft pruning), or None.
+        keep_chars: how many characters of the text are shown, see `shortened`; None: all.
 
     Raises:
         UsageError: a candidate is no label of the classifier, or none is given; or the libraries that
@@ -118,7 +120,7 @@ def render(
     rules = "\n".join([_ITEM_IS_DATA, *([_PRIOR_IS_A_HINT] if prior is not None else [])])
     lines = [spec.instruction, "", f"The user message is {rules}", "", _ANSWER]
     lines += [_label_line(label, description) for label, description in descriptions.items()]
-    data: dict[str, Any] = {"item": redact(text, spec.llm.redact, spec.llm.phone_region)}
+    data: dict[str, Any] = {"item": shortened(redact(text, spec.llm.redact, spec.llm.phone_region), keep_chars)}
     if prior is not None:
         data["prior"] = {label: prior[label] for label in offered if label in prior}
     return Prompt(
@@ -135,6 +137,30 @@ def render(
         # A token is at least a byte of the label; braces, quotes and white space take a few more.
         max_tokens=16 + max(len(label.encode()) for label in descriptions),
     )
+
+
+def shortened(text: str, keep_chars: int | None) -> str:
+    """A text without its middle, and a mark in its place; the text itself if it has no more than `keep_chars`."""
+    if keep_chars is None or len(text) <= keep_chars:
+        return text
+    head, tail = keep_chars - keep_chars // 2, keep_chars // 2
+    return f"{text[:head]} [… {len(text) - keep_chars} characters left out …] {text[len(text) - tail :]}"
+
+
+def keep_chars(text: str, prompt: Prompt, fits: float | None) -> int:
+    """How many characters of a text to show to a model that has no room for all of them; at least 1.
+
+    Args:
+        text: the item's.
+        prompt: the one that was too long.
+        fits: the share of it that the model has room for; None: nobody knows, and half of the text is shown.
+    """
+    if fits is None:
+        return max(1, len(text) // 2)
+    whole, item = prompt.tokens(), count_tokens(prompt.data)
+    # A tenth less: the estimate of tokens is rough, and there is only one more try.
+    room = 0.9 * fits * whole - (whole - item) - prompt.max_tokens
+    return max(1, int(len(text) * min(0.9, max(0.05, room / item))))
 
 
 def parse(content: str | None, prompt: Prompt) -> str:
@@ -232,17 +258,21 @@ def prompt_hash(spec: Spec) -> str:
     return digest([messages, prompt.response_format, spec.llm.model, *([manner] if manner else [])])
 
 
-def reuse_key(spec: Spec, text: str, prompt: Prompt) -> bytes:
+def reuse_key(
+    spec: Spec, text: str, prompt: Prompt, *, model: str | None = None, keep_chars: int | None = None
+) -> bytes:
     """Names everything that an answer depends on: SHA-256, 32 bytes. Equal keys may share an answer.
 
     Args:
         spec: the classifier.
         text: the item's. Unicode's canonical form and outer white space make no difference, all else does.
         prompt: what `render` made of it; its candidates, their descriptions and the prior count.
+        model: whom it is put to; None: the first of the classifier's.
+        keep_chars: as it was rendered with.
     """
     data = json.loads(prompt.data)
     fixed = [dict(prompt.messages[0]), prompt.response_format, data.get("prior")]
-    llm = [spec.llm.model, spec.labels_hash, _manner(spec)]
+    llm = [model or spec.llm.model, spec.labels_hash, _manner(spec), *([] if keep_chars is None else [keep_chars])]
     value = json.dumps([fixed, llm, unicodedata.normalize("NFC", text).strip()], sort_keys=True)
     return hashlib.sha256(value.encode()).digest()
 

@@ -60,8 +60,8 @@ def read_reply(body: object, prompt: Prompt, model: str, latency_ms: float) -> R
         latency_ms: wall clock of the request.
 
     Raises:
-        LLMUnusable: kind `empty`, `invalid_json`, `outside_candidates`, `refusal`, `content_filter`, `length`
-            or `invalid_body`; with the usage that it was billed at, if the reply has one.
+        LLMUnusable: kind `empty`, `invalid_json`, `outside_candidates`, `refusal`, `content_filter`, `length`,
+            `no_choices` or `invalid_body`; with the usage that it was billed at, if the reply has one.
     """
     fields = body if isinstance(body, dict) else {}
     usage = usage_of(fields, "prompt_tokens", "completion_tokens")
@@ -91,7 +91,7 @@ def _choices(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if not isinstance(choices, list):
         raise LLMUnusable("the endpoint's reply is no chat completion", kind="invalid_body")
     if not choices or not isinstance(choices[0], dict):
-        raise LLMUnusable("the endpoint's reply has no choices", kind="empty")
+        raise LLMUnusable("the endpoint's reply has no choices", kind="no_choices")
     return [choice for choice in choices if isinstance(choice, dict)]
 
 

@@ -38,7 +38,7 @@ def _decide(fields: Mapping[str, Any]) -> Decided:
     if not isinstance(answers, list):
         raise LLMUnusable("the endpoint's reply is no decision", kind="invalid_body")
     if not answers or not isinstance(answers[0], dict):
-        raise LLMUnusable("the endpoint's reply has no answers", kind="empty")
+        raise LLMUnusable("the endpoint's reply has no answers", kind="no_choices")
     answer = answers[0]
     if answer.get("type") == "refusal":
         raise LLMUnusable("the LLM refused to answer", kind="refusal")

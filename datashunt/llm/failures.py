@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 import httpx2
 import openai
 
-from datashunt.errors import LLMError, LLMRejected, LLMThrottled, LLMUnauthorized, LLMUnavailable
+from datashunt.errors import LLMError, LLMNotFound, LLMRejected, LLMThrottled, LLMUnauthorized, LLMUnavailable
 from datashunt.llm.adapter import Adapter
 from datashunt.llm.chat import OPTIONAL
 from datashunt.prompts import Prompt
@@ -27,6 +27,7 @@ _OUT_OF_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_no
 _GATEWAY_GAVE_UP = {408, 504, 524}  # what it stood in front of may still be working, and bill it
 _PASSING = {408, 409, 425}
 _QUOTED = 12  # so many characters in a row are taken for a quotation of the item
+_ROOM = re.compile(r"context length (?:is |of )?(\d+) tokens\D+(\d+)")
 _RESET = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:([\d.]+)s)?(?:([\d.]+)ms)?")
 
 
@@ -140,10 +141,15 @@ def _of_status(error: openai.APIStatusError, prompt: Prompt, model: str, adapter
     return _rejected(error, prompt, model, adapter)
 
 
-def _rejected(error: openai.APIStatusError, prompt: Prompt, model: str, adapter: Adapter) -> LLMRejected:
+def _rejected(error: openai.APIStatusError, prompt: Prompt, model: str, adapter: Adapter) -> LLMRejected | LLMNotFound:
     status = error.status_code
     if status == 413 or _too_long(error):
-        return LLMRejected(f"the item is too long for {model} ({status})", kind="context_too_long", http_status=status)
+        return LLMRejected(
+            f"the item is too long for {model} ({status})",
+            kind="context_too_long",
+            http_status=status,
+            fits=_fits(error.message),
+        )
     if error.code == "content_filter":
         return LLMRejected(
             f"the endpoint's content filter refuses the item ({status})",
@@ -151,7 +157,7 @@ def _rejected(error: openai.APIStatusError, prompt: Prompt, model: str, adapter:
             http_status=status,
         )
     if status == 404:
-        return LLMRejected(
+        return LLMNotFound(
             f"the LLM endpoint has no model {model!r}, or no {adapter.path} at this address (404): check"
             " llm.model, llm.api and DATASHUNT_LLM_BASE_URL",
             kind="not_found",
@@ -162,6 +168,13 @@ def _rejected(error: openai.APIStatusError, prompt: Prompt, model: str, adapter:
         kind="rejected",
         http_status=status,
     )
+
+
+def _fits(message: str) -> float | None:
+    """The share of a prompt that the model has room for, from "context length is 4096 tokens … 5000 tokens"."""
+    match = _ROOM.search(message)
+    room, needed = (int(number) for number in match.groups()) if match else (0, 0)
+    return room / needed if 0 < room < needed else None
 
 
 def _too_long(error: openai.APIStatusError) -> bool:

@@ -26,11 +26,19 @@ def cost(model: str, usage: Usage, prices: LLMSpec) -> Decimal | None:
         usage: as the endpoint counted it.
         prices: the `llm` part of the spec.
     """
+    if model in prices.models[1:]:  # the file's prices are those of the first
+        known = _listed(model, usage)
+        if known is not None:
+            return known
     if prices.input_price is not None and prices.output_price is not None:
         cached = min(usage.cached, usage.prompt)
         cached_price = prices.input_price if prices.cached_price is None else prices.cached_price
         read = (usage.prompt - cached) * prices.input_price + cached * cached_price
         return (read + usage.completion * prices.output_price) / _MILLION
+    return _listed(model, usage)
+
+
+def _listed(model: str, usage: Usage) -> Decimal | None:
     # Its table takes longer to load than a light process may take to start.
     from genai_prices import Usage as Counts
     from genai_prices import calc_price

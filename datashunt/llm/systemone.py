@@ -34,7 +34,7 @@ def _decide(fields: Mapping[str, Any]) -> Decided:
         raise LLMUnusable("the endpoint's reply is no decision", kind="invalid_body")
     answer = answers.get(_QUESTION)
     if not isinstance(answer, dict) or not isinstance(answer.get("choice"), str):
-        raise LLMUnusable("the endpoint's reply has no choice", kind="empty")
+        raise LLMUnusable("the endpoint's reply has no choice", kind="no_choices")
     told = answer.get("probabilities")
     try:
         mass = {label: probability_of(p) for label, p in told.items()} if isinstance(told, dict) else {}

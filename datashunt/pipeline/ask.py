@@ -6,34 +6,25 @@ it is shorter than claiming the row again.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
-from uuid import UUID, uuid4
+from dataclasses import asdict, dataclass, field, replace
+from uuid import uuid4
 
-from datashunt import llm, prompts
+from datashunt import llm
 from datashunt.classifier import NONE_OF_THESE
-from datashunt.errors import (
-    BrokerError,
-    LLMError,
-    LLMRejected,
-    LLMThrottled,
-    LLMUnauthorized,
-    LLMUnavailable,
-    LLMUnusable,
-    StoreError,
-)
-from datashunt.items import ClaimedAsk, Reason, Reply, Role, Wake
-from datashunt.pipeline.line import MAX_SLOT_WAIT_S, Line, Place
+from datashunt.errors import BrokerError, LLMError, LLMRejected, LLMStopped, StoreError
+from datashunt.items import Reply, Wake
+from datashunt.pipeline.call import Call, put_to
+from datashunt.pipeline.line import MAX_SLOT_WAIT_S, Line, Recovered
 from datashunt.pipeline.models import Directory
-from datashunt.prompts import Prompt
-from datashunt.quota import Limits, Quota, Refused, Slot
+from datashunt.pipeline.trouble import Dead, after, bill_of, pause_of, verdict_of
+from datashunt.quota import ALONE, STOPPED_S, Health, Limits, Open, Quota, Refused, Slot, Verdict
 from datashunt.settings import Settings
-from datashunt.store import Connection, Store, asks, reuse
+from datashunt.store import Connection, Store, asks, reuse, sweeps
 from datashunt.store.asks import Bill
-from datashunt.store.classifiers import Registered
 from datashunt.telemetry import event
 
 TURN_S = 5.0
@@ -42,48 +33,10 @@ HOLD_S = 10.0
 """How much longer than its deadline a call counts as under way if nobody says that it ended."""
 NO_QUOTA_WAIT_S = 5.0
 """How long an ask waits when the quota's store cannot be reached: without it nobody may send."""
-ALARM_PAUSE_S = 30.0
-"""How long nobody asks after the endpoint refused the key."""
 IN_FLIGHT_WAIT_S = 1.0
 """How long an ask waits for the answer to an equal one that is being paid for."""
-MAX_MISSES = 2
-"""Paid replies without a usable label before an ask is dead: one as offered, one over all labels."""
 STORE_PATIENCE_S = 600.0
 """How long a paid reply is held in memory while PostgreSQL cannot be reached."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One call about to be made: everything that is decided before money is spent."""
-
-    place: Place
-    ask: ClaimedAsk
-    token: UUID
-    prompt: Prompt
-    key: bytes
-    votes: tuple[str, ...] = ()
-
-    @property
-    def known(self) -> Registered:
-        return self.place.known
-
-    @property
-    def model(self) -> str:
-        return self.known.spec.llm.model
-
-    @property
-    def samples(self) -> int:
-        wanted = self.known.spec.llm.samples
-        return 0 if wanted < 2 else max(1, wanted - len(self.votes))
-
-    @property
-    def tokens(self) -> int:
-        return self.prompt.tokens() + max(1, self.samples) * self.prompt.max_tokens
-
-    @property
-    def may_reuse(self) -> bool:
-        """Whether an answer to an equal ask will do: what the method measures with is always asked afresh."""
-        return self.ask.reason is Reason.ESCALATION and self.ask.role is Role.TRAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +45,14 @@ class Served:
 
     calls: int
     wakes: list[Wake] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """What came of one ask: calls that were made, and whether the endpoint was found to work again."""
+
+    calls: int = 0
+    recovered: bool = False
 
 
 class Asker:
@@ -127,12 +88,15 @@ class Asker:
             call = self._claim()
             if call is None:
                 return Served(calls)
-            calls += 0 if self._free(call) else self._work(call, stop)
+            done = Worked() if self._free(call) else self._work(call, stop)
+            calls += done.calls
+            if done.recovered:
+                return Served(calls, self._everybody())
             if time.monotonic() > until:
                 return Served(calls, [Wake("llm", classifier, tuple(rows[:1]))])
         return Served(calls)
 
-    def _claim(self) -> _Call | None:
+    def _claim(self) -> Call | None:
         """The next ask, under a lease, and the question to put."""
         places = {place.known.id: place for place in self._line.places()}
         if not places:
@@ -143,107 +107,144 @@ class Asker:
             ask = asks.claim(tx, labels_hashes, token, lease_s=self._settings.ask_lease_s)
             if ask is None:
                 return None
-            place = places[ask.classifier_row]
-            spec = place.known.spec
-            prompt = prompts.render(spec, ask.text, candidates=ask.candidates, prior=ask.prior)
-            key = prompts.reuse_key(spec, ask.text, prompt)
-            votes = reuse.votes(tx, ask.row, key) if spec.llm.samples > 1 else ()
-            return _Call(place, ask, token, prompt, key, votes)
+            call = put_to(places[ask.classifier_row], ask, token, 0)
+            return self._with_votes(tx, call if ask.fallback == 0 else self._put_to_another(call, ask.fallback))
 
-    def _free(self, call: _Call) -> bool:
+    def _put_to_another(self, call: Call, model_no: int) -> Call:
+        """The same question to another of the classifier's models, whose quota is its own."""
+        model_no = min(model_no, len(call.known.spec.llm.all_models) - 1)  # the file may name fewer by now
+        key = self._llm.quota_key(call.known.spec.llm.all_models[model_no])
+        return put_to(replace(call.place, key=key, turn=ALONE), call.ask, call.token, model_no)
+
+    def _with_votes(self, tx: Connection, call: Call) -> Call:
+        if call.known.spec.llm.samples < 2:
+            return call
+        return replace(call, votes=reuse.votes(tx, call.ask.row, call.reuse_key))
+
+    def _everybody(self) -> list[Wake]:
+        """Messages for what is due now, so that all threads come back at once."""
+        with self._store.begin() as tx:
+            return sweeps.due_asks(tx)
+
+    def _free(self, call: Call) -> bool:
         """Whether nothing has to be paid for, as far as can be seen without making others wait."""
         if not call.may_reuse:
             return False
         with self._store.single() as tx:
             return self._spared(tx, call)
 
-    def _spared(self, tx: Connection, call: _Call) -> bool:
+    def _spared(self, tx: Connection, call: Call) -> bool:
         """End the ask with the answer to an equal one, or let it wait for that; False when it has to be paid for."""
         deadline_s = self._settings.llm_deadline_s
         # In this order: what was in flight and is no more has left its answer.
-        under_way = reuse.in_flight(tx, call.known.id, call.key, call.ask.row, deadline_s=deadline_s)
-        known = reuse.find(tx, call.known.id, call.key, call.known.spec.label_names)
+        under_way = reuse.in_flight(tx, call.known.id, call.reuse_key, call.ask.row, deadline_s=deadline_s)
+        known = reuse.find(tx, call.known.id, call.reuse_key, call.known.spec.label_names)
         if known is not None:
             self._store_answer(tx, call, known.call, known.reply, None, reused_from=known.row)
         elif under_way:
             asks.put_back(tx, call.ask, call.token, wait_s=IN_FLIGHT_WAIT_S)
         return known is not None or under_way
 
-    def _work(self, call: _Call, stop: Callable[[], bool]) -> int:
-        """One claimed ask: returns the number of calls sent, 0 or 1."""
+    def _work(self, call: Call, stop: Callable[[], bool]) -> Worked:
+        """One claimed ask."""
         slot = None
         if self._quota is not None:
-            slot = self._slot(self._quota, call, stop)
-            if slot is None:
-                return 0
+            found = self._slot(self._quota, call, stop)
+            if not isinstance(found, tuple):
+                return found
+            call, slot = found
         row = self._book(call)
         if row is None:  # the lease was lost
             self._settle_slot(call, slot, None)
-            return 0
-        self._send(call, row, slot)
-        return 1
+            return Worked()
+        return Worked(1, recovered=self._send(call, row, slot))
 
-    def _slot(self, quota: Quota, call: _Call, stop: Callable[[], bool]) -> Slot | None:
-        """Leave to send now, or None when the ask has to wait as a row or can never be sent."""
-        hold_s = self._settings.llm_deadline_s + HOLD_S
+    def _slot(self, quota: Quota, call: Call, stop: Callable[[], bool]) -> tuple[Call, Slot] | Worked:
+        """Leave to send now, and to which model; or the ask waits as a row or can never be sent."""
         try:
-            slot = self._line.wait(quota, call.place, call.tokens, hold_s=hold_s, stop=stop)
+            call, found = self._first_open(quota, call, stop)
         except LLMRejected as error:
             with self._store.begin() as tx:
                 asks.bury(tx, call.ask, call.token, reason=error.kind, detail=str(error))
-            return None
+            return Worked()
         except BrokerError:
             self._put_back(call, wait_s=NO_QUOTA_WAIT_S)
             raise
-        if isinstance(slot, Refused):
+        if isinstance(found, Slot):
+            return call, found
+        if isinstance(found, Refused):
             # With others in line somebody comes back without a message; else this row is what wakes the lane.
-            wait_s = 0.0 if slot.others_wait else max(0.0, slot.retry_after_s - MAX_SLOT_WAIT_S)
-            self._put_back(call, wait_s=wait_s, awaited=slot.others_wait)
-            return None
-        return slot
+            wait_s = 0.0 if found.others_wait else max(0.0, found.retry_after_s - MAX_SLOT_WAIT_S)
+            self._put_back(call, wait_s=wait_s, awaited=found.others_wait)
+            return Worked()
+        self._put_back(call, wait_s=0.0)
+        return Worked(recovered=True)
 
-    def _settle_slot(self, call: _Call, slot: Slot | None, tokens_used: int | None) -> None:
+    def _first_open(
+        self, quota: Quota, call: Call, stop: Callable[[], bool]
+    ) -> tuple[Call, Slot | Refused | Open | Recovered]:
+        """The first of the models that may be asked whose endpoint does not fail, or what the last one says."""
+        hold_s = self._settings.llm_deadline_s + HOLD_S
+        while True:
+            others = call.others
+            found = self._line.wait(quota, call.place, call.tokens, hold_s=hold_s, stop=stop, outlast=not others)
+            if not isinstance(found, Open):
+                return call, found
+            with self._store.single() as tx:
+                call = self._with_votes(tx, self._put_to_another(call, others[0]))
+
+    def _settle_slot(
+        self, call: Call, slot: Slot | None, tokens_used: int | None, verdict: Verdict | None = None
+    ) -> Health:
         if self._quota is None or slot is None:
-            return
+            return Health()
         try:
-            self._quota.settle(call.place.key, slot, tokens_used)
+            return self._quota.settle(call.place.key, slot, tokens_used, verdict)
         except BrokerError as error:
             event("quota_not_settled", error=str(error))  # the reservation counts for a minute, no longer
+            return Health()
 
-    def _book(self, call: _Call) -> int | None:
+    def _book(self, call: Call) -> int | None:
         """The row of the call, or None when the lease was lost or an answer came for free while it waited."""
         if not call.may_reuse:
             with self._store.single() as tx:
                 return self._booked(tx, call)
         with self._store.begin() as tx:
-            reuse.alone(tx, call.key)
+            reuse.alone(tx, call.reuse_key)
             return None if self._spared(tx, call) else self._booked(tx, call)
 
-    def _booked(self, tx: Connection, call: _Call) -> int | None:
+    def _booked(self, tx: Connection, call: Call) -> int | None:
         return asks.book_call(
             tx,
             call.ask,
             call.token,
             model=call.model,
             prompt_hash=call.known.prompt_hash,
-            reuse_key=call.key,
+            reuse_key=call.reuse_key,
             reserved_tokens=call.tokens,
-            reserved_usd=llm.reserve(call.model, call.prompt, call.known.spec.llm, max(1, call.samples)) or Decimal(0),
+            reserved_usd=call.reserved_usd,
             lease_s=self._settings.ask_lease_s,
         )
 
-    def _send(self, call: _Call, row: int, slot: Slot | None) -> None:
-        """Send one booked call and settle it, its slot first: others wait for that."""
+    def _send(self, call: Call, row: int, slot: Slot | None) -> bool:
+        """Send one booked call and settle it, its slot first: others wait for that.
+
+        Returns whether the endpoint was found to work again.
+        """
         spec = call.known.spec.llm
         deadline_s = self._settings.llm_deadline_s
         try:
             reply = self._llm.ask(call.prompt, call.model, deadline_s=deadline_s, api=spec.api, samples=call.samples)
         except LLMError as error:
-            self._settle_error(call, row, slot, error)
-            return
-        self._settle_slot(call, slot, reply.usage.total)
+            return self._settle_error(call, row, slot, error)
+        health = self._settle_slot(call, slot, reply.usage.total, "alive")
+        self._tell(call, health)
         self._learn(call, reply)
-        answer = llm.decided(reply, call.votes, spec.samples, call.prompt)
+        self._settle_reply(call, row, reply)
+        return health.news
+
+    def _settle_reply(self, call: Call, row: int, reply: Reply) -> None:
+        answer = llm.decided(reply, call.votes, call.known.spec.llm.samples, call.prompt)
         bill = Bill(
             state="answered",
             cost_usd=llm.cost(call.model, reply.usage, call.known.spec.llm),
@@ -259,7 +260,7 @@ class Asker:
         else:
             self._persist(lambda tx: self._store_answer(tx, call, row, answer, bill), single=True)
 
-    def _learn(self, call: _Call, reply: Reply) -> None:
+    def _learn(self, call: Call, reply: Reply) -> None:
         """Let everybody know the limits that the endpoint named."""
         if self._quota is not None:
             try:
@@ -267,13 +268,13 @@ class Asker:
             except BrokerError as error:
                 event("limits_not_stored", error=str(error))  # the next reply names them again
 
-    def _settle_open(self, tx: Connection, call: _Call, row: int, bill: Bill, *, missed: bool) -> None:
+    def _settle_open(self, tx: Connection, call: Call, row: int, bill: Bill, *, missed: bool) -> None:
         """Settle a reply that brought no label, or not yet: more samples are needed."""
         asks.settle_call(tx, row, bill)
         asks.put_back(tx, call.ask, call.token, wait_s=0, missed=missed)
 
     def _store_answer(
-        self, tx: Connection, call: _Call, row: int, reply: Reply, bill: Bill | None, *, reused_from: int | None = None
+        self, tx: Connection, call: Call, row: int, reply: Reply, bill: Bill | None, *, reused_from: int | None = None
     ) -> None:
         spec = call.known.spec
         asks.store_answer(
@@ -287,42 +288,52 @@ class Asker:
             spec_version=call.known.version,
             prompt_hash=call.known.prompt_hash,
             requested_model=call.model,
-            reuse_key=call.key,
+            reuse_key=call.reuse_key,
             reused_from=reused_from,
+            fallback=call.model_no > 0,
         )
 
-    def _settle_error(self, call: _Call, row: int, slot: Slot | None, error: LLMError) -> None:
-        bill = self._bill_of(call, error)
+    def _settle_error(self, call: Call, row: int, slot: Slot | None, error: LLMError) -> bool:
+        bill = bill_of(call, error)
         used = 0 if bill.state == "failed" else call.tokens
         self._pause(call, error)
-        self._settle_slot(call, slot, bill.usage.total if bill.usage else used)
-        event("call_failed", classifier=call.known.name, ask=call.ask.row, kind=error.kind)
+        health = self._settle_slot(call, slot, bill.usage.total if bill.usage else used, verdict_of(error))
+        event("call_failed", classifier=call.known.name, ask=call.ask.row, model=call.model, kind=error.kind)
+        self._tell(call, health, error)
+        step = after(
+            error,
+            call,
+            endpoint_fails=health.open,
+            max_attempts=self._settings.llm_max_attempts,
+            jitter=random.random(),  # noqa: S311 - not a secret
+        )
 
         def settle(tx: Connection) -> None:
             asks.settle_call(tx, row, bill)
-            self._after(tx, call, error)
+            if isinstance(step, Dead):
+                asks.bury(tx, call.ask, call.token, reason=step.reason, detail=step.detail)
+            else:
+                asks.put_back(tx, call.ask, call.token, **asdict(step))
 
         self._persist(settle)
+        return health.news and not health.open
 
-    def _bill_of(self, call: _Call, error: LLMError) -> Bill:
-        """What a call cost that brought no answer; where nobody knows, what was reserved for it."""
-        unusable = error if isinstance(error, LLMUnusable) else None
-        usage = unusable.usage if unusable else None
-        unknown = isinstance(error, LLMUnavailable) and error.may_be_billed
-        free = unusable is None and not unknown
-        return Bill(
-            state="answered" if unusable else "unknown" if unknown else "failed",
-            cost_usd=Decimal(0) if free else usage and llm.cost(call.model, usage, call.known.spec.llm),
-            usage=usage,
-            model=(unusable and unusable.model) or None,
-            fingerprint=(unusable and unusable.fingerprint) or None,
-            http_status=error.http_status,
-            error_kind=error.kind,
-            error=str(error)[:500],
-        )
+    def _tell(self, call: Call, health: Health, error: LLMError | None = None) -> None:
+        """One alarm when an endpoint is given up for now, one word when it works again."""
+        if not health.news:
+            return
+        if not health.open:
+            self._line.reopen(call.place.key)
+            event("llm_works_again", model=call.model)
+        elif error is not None:
+            what = str(error) if isinstance(error, LLMStopped) else "it fails for everybody, and is tried now and then"
+            event("llm_given_up", level=logging.ERROR, model=call.model, kind=error.kind, what=what)
 
-    def _pause(self, call: _Call, error: LLMError) -> None:
+    def _pause(self, call: Call, error: LLMError) -> None:
         """Let everybody wait who uses this model and key, if the endpoint said so."""
+        if isinstance(error, LLMStopped) and self._quota is None:
+            self._line.shut(call.place.key, STOPPED_S)
+            event("llm_given_up", level=logging.ERROR, model=call.model, kind=error.kind, what=str(error))
         wait_s = pause_of(error)
         if wait_s == 0:
             return
@@ -333,24 +344,7 @@ class Asker:
             except BrokerError as error_of_store:
                 event("pause_not_stored", error=str(error_of_store))  # the other processes find out by themselves
 
-    def _after(self, tx: Connection, call: _Call, error: LLMError) -> None:
-        """What becomes of the ask: waits for others use up no attempt, failures do, refusals are final."""
-        ask, token = call.ask, call.token
-        if pause_of(error) > 0:
-            asks.put_back(tx, ask, token, wait_s=pause_of(error))
-        elif isinstance(error, LLMUnusable):
-            if ask.misses + 1 < MAX_MISSES:
-                asks.put_back(tx, ask, token, wait_s=0, missed=True)
-            else:
-                detail = f"{ask.misses + 1} replies named no label; the last: {error}"
-                asks.bury(tx, ask, token, reason=error.kind, detail=detail)
-        elif isinstance(error, LLMRejected) or ask.attempts + 1 >= self._settings.llm_max_attempts:
-            detail = f"after {ask.attempts + 1} failed calls: {error}"
-            asks.bury(tx, ask, token, reason=error.kind, detail=detail)
-        else:
-            asks.put_back(tx, ask, token, wait_s=backoff(ask.attempts), failed=True)
-
-    def _put_back(self, call: _Call, *, wait_s: float, awaited: bool = False) -> None:
+    def _put_back(self, call: Call, *, wait_s: float, awaited: bool = False) -> None:
         with self._store.begin() as tx:
             asks.put_back(tx, call.ask, call.token, wait_s=wait_s, awaited=awaited)
 
@@ -369,15 +363,3 @@ class Asker:
                     raise
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)
-
-
-def pause_of(error: LLMError) -> float:
-    """Seconds for which nobody shall ask with this key after this error; 0 when it concerns one ask only."""
-    if isinstance(error, LLMThrottled):
-        return max(error.retry_after_s, 0.05)
-    return ALARM_PAUSE_S if isinstance(error, LLMUnauthorized) else 0.0
-
-
-def backoff(attempts: int) -> float:
-    """Seconds to wait after that many failed calls: full jitter, 1 s doubling to at most 60 s."""
-    return random.uniform(0.0, min(60.0, 2.0**attempts))  # noqa: S311 - jitter, not a secret

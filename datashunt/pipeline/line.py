@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from datashunt import llm
 from datashunt.pipeline.models import Directory
-from datashunt.quota import ALONE, Busy, Limits, Quota, Refused, Slot, Turn
+from datashunt.quota import ALONE, Busy, Limits, Open, Quota, Refused, Slot, Turn
 from datashunt.store.classifiers import Registered
 
 MAX_SLOT_WAIT_S = 1.0
@@ -26,7 +26,11 @@ POLL_S = 0.01
 SHUT_S = 0.05
 """How long a key is not asked for again at least after a refusal."""
 SLICE_S = 0.2
-"""How soon a waiting thread sees that it shall end."""
+"""How soon a waiting thread sees that it shall end, or that an endpoint works again."""
+OUTLAST_S = 5.0
+"""How long a thread waits for an endpoint that fails; then others, such as submissions, have their turn."""
+ROW_S = 2.0
+"""How long asks wait as rows at least while an endpoint fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,11 @@ class Place:
     known: Registered
     key: str
     turn: Turn = ALONE
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The endpoint works again; nothing was used up. Wake the others."""
 
 
 class Line:
@@ -48,6 +57,7 @@ class Line:
         self._shut: dict[str, float] = {}
         self._round = itertools.count()
         self._standing_by: dict[str, threading.Lock] = {}
+        self._outlasting: dict[str, threading.Lock] = {}
 
     def places(self) -> list[Place]:
         """All classifiers that may be served now, the next one first: keys take turns, and so do those of one key.
@@ -57,11 +67,17 @@ class Line:
         """
         keys: dict[str, list[Registered]] = {}
         for known in self._directory.everyone():
-            keys.setdefault(self._llm.quota_key(known.spec.llm.model), []).append(known)
+            if not self._waits(known):
+                keys.setdefault(self._llm.quota_key(known.spec.llm.model), []).append(known)
         now = time.monotonic()
         usable = [key for key in keys if self._shut.get(key, now) <= now]
         first = next(self._round) % len(usable) if usable else 0
         return [place for key in usable[first:] + usable[:first] for place in self._of_key(key, keys[key])]
+
+    def _waits(self, known: Registered) -> bool:
+        """Whether a thread of this process waits already until the last model of a classifier works again."""
+        lock = self._outlasting.get(self._llm.quota_key(known.spec.llm.all_models[-1]))
+        return lock is not None and lock.locked()
 
     def _of_key(self, key: str, sharing: list[Registered]) -> list[Place]:
         if self._quota is None or len(sharing) == 1:
@@ -74,9 +90,20 @@ class Line:
         """This process asks nothing with this key before so many seconds have passed."""
         self._shut[key] = max(self._shut.get(key, 0.0), time.monotonic() + seconds)
 
+    def reopen(self, key: str) -> None:
+        """This process may ask with this key again: the endpoint works."""
+        self._shut.pop(key, None)
+
     def wait(
-        self, quota: Quota, place: Place, tokens: int, *, hold_s: float, stop: Callable[[], bool]
-    ) -> Slot | Refused:
+        self,
+        quota: Quota,
+        place: Place,
+        tokens: int,
+        *,
+        hold_s: float,
+        stop: Callable[[], bool],
+        outlast: bool = True,
+    ) -> Slot | Refused | Open | Recovered:
         """Wait for leave to send one request now, or find out that the wait is too long for a thread.
 
         Args:
@@ -85,6 +112,7 @@ class Line:
             tokens: estimate of prompt and reply together.
             hold_s: longest time that the request can take.
             stop: whether the thread shall end; then the slot is given back.
+            outlast: whether to wait for an endpoint that fails; else `Open` says that it does.
 
         Raises:
             LLMRejected: the request alone exceeds the tokens of a minute.
@@ -92,7 +120,7 @@ class Line:
         """
         spec = place.known.spec.llm
 
-        def acquire() -> Slot | Refused | Busy:
+        def acquire() -> Slot | Refused | Busy | Open:
             return quota.acquire(
                 place.key,
                 tokens,
@@ -107,7 +135,9 @@ class Line:
             found = acquire()
             if isinstance(found, Busy):
                 found = self._stand_by(place.key, acquire, stop)
-            if isinstance(found, Slot) and found.wait_s > 0:
+            if isinstance(found, Open):
+                return self._outlast(quota, place, found, acquire, stop) if outlast else found
+            if isinstance(found, Slot):
                 refused = self._sit_out(quota, place.key, found, stop)
                 if refused is not None and refused.retry_after_s == 0 and not stop():
                     continue  # its time passed by while this process stood still
@@ -118,6 +148,8 @@ class Line:
 
     def _sit_out(self, quota: Quota, key: str, slot: Slot, stop: Callable[[], bool]) -> Refused | None:
         """Wait until the slot's time; why it may not be used then, if so."""
+        if slot.wait_s == 0:
+            return None
         until = time.monotonic() + slot.wait_s
         while (left := until - time.monotonic()) > 0:
             if stop():
@@ -127,8 +159,8 @@ class Line:
         return quota.begin(key, slot)
 
     def _stand_by(
-        self, key: str, acquire: Callable[[], Slot | Refused | Busy], stop: Callable[[], bool]
-    ) -> Slot | Refused:
+        self, key: str, acquire: Callable[[], Slot | Refused | Busy | Open], stop: Callable[[], bool]
+    ) -> Slot | Refused | Open:
         """Let one thread of this process look until a request has ended; the others go: it will take the next."""
         alone = self._standing_by.setdefault(key, threading.Lock())
         if not alone.acquire(blocking=False):
@@ -143,3 +175,35 @@ class Line:
         finally:
             alone.release()
         return Refused(0.0, others_wait=not stop())
+
+    def _outlast(
+        self,
+        quota: Quota,
+        place: Place,
+        found: Open,
+        acquire: Callable[[], Slot | Refused | Busy | Open],
+        stop: Callable[[], bool],
+    ) -> Slot | Refused | Recovered:
+        """Let one thread of this process wait until the endpoint is tried again, or works; the others go."""
+        key = place.key
+        alone = self._outlasting.setdefault(key, threading.Lock())
+        if found.retry_after_s > OUTLAST_S or not alone.acquire(blocking=False):
+            wait_s = max(ROW_S, found.retry_after_s)
+            if len(place.known.spec.llm.all_models) == 1:  # else other asks go to another model
+                self.shut(key, wait_s - MAX_SLOT_WAIT_S)
+            return Refused(wait_s)
+        try:
+            until = time.monotonic() + OUTLAST_S
+            while time.monotonic() < until and not stop():
+                time.sleep(SLICE_S)
+                tried = acquire()
+                if isinstance(tried, Slot) and tried.probe:
+                    return self._sit_out(quota, key, tried, stop) or tried
+                if not isinstance(tried, Open):
+                    if isinstance(tried, Slot):
+                        quota.settle(key, tried, None)
+                    self.reopen(key)
+                    return Recovered()
+        finally:
+            alone.release()
+        return Refused(0.0)

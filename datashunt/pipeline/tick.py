@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from datashunt.items import FEWEST_JUDGES, Wake
 from datashunt.settings import Settings
 from datashunt.store import Store, classifiers, distillations, sweeps
@@ -46,8 +48,11 @@ class Ticker:
                 calls=freed.calls,
                 distillations=freed.distillations,
             )
+        again: Counter[tuple[str, str]] = Counter()
         for wake in wakes:
-            event("published_again", lane=wake.lane, classifier=wake.classifier, rows=len(wake.ids))
+            again[wake.lane, wake.classifier] += len(wake.ids)
+        for (lane, classifier), rows in again.items():
+            event("published_again", lane=lane, classifier=classifier, rows=rows)
         return wakes
 
     def _distil(self) -> list[Wake]:

@@ -7,9 +7,9 @@
 -- ARGV: 2 tokens, 3 requests and 4 tokens per window (0: what the endpoint named), 5 slots in use at once
 --       (0: no limit), 6 longest wait, 7 longest wait of whom nobody is before, 8 window, 9 burst, 10 how long
 --       after its time a slot counts as in use at most, 11 classifier ('' alone with this key), 12 its weight,
---       13 its turn as it was when it was chosen.
--- Returns {1 granted, wait}, {0 refused, wait, 1 if others wait in line}, {2 too many in use}, or
---         {3 more tokens than the limit, limit}.
+--       13 its turn as it was when it was chosen, 14 how long a request may take that tries an endpoint again.
+-- Returns {1 granted, wait, its time, 1 if it tries the endpoint again}, {0 refused, wait, 1 if others wait in
+--         line}, {2 too many in use}, {3 more tokens than the limit, limit}, or {4 the endpoint fails, wait}.
 local id, tokens = ARGV[1], tonumber(ARGV[2])
 local rpm, tpm, at_once = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local max_wait, first_wait = tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -18,6 +18,10 @@ local window, burst, hold = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[
 if rpm == 0 then rpm = tonumber(redis.call('HGET', stated, 'rpm') or 0) end
 if tpm == 0 then tpm = tonumber(redis.call('HGET', stated, 'tpm') or 0) end
 if tpm > 0 and tokens > tpm then return {3, tpm} end
+
+-- The circuit breaker: while it is open, one request now and then tries whether the endpoint works again.
+local open_till = number('open_till', 0)
+if open_till > now then return {4, math.ceil(open_till - now)} end
 
 redis.call('ZREMRANGEBYSCORE', in_use, '-inf', now)
 if at_once > 0 and redis.call('ZCARD', in_use) >= at_once then return {2, 0} end
@@ -79,6 +83,7 @@ redis.call('ZADD', in_use, string.format('%.3f', at + hold), id)
 redis.call('HSET', sizes, id, tokens)
 redis.call('HINCRBY', state, 'tokens', tokens)
 put('last', at)
+if open_till > 0 then put('open_till', at + tonumber(ARGV[14])) end
 redis.call('HSET', state, 'per_token', tostring(per_token), 'per_request', tostring(per_request))
 if requests_arrival then put('requests_arrival', math.max(requests_arrival, at) + per_request) end
 if tokens_arrival then put('tokens_arrival', math.max(tokens_arrival, at) + tokens * per_token) end
@@ -95,4 +100,4 @@ if classifier ~= '' then
   redis.call('EXPIRE', turns, 86400)
 end
 for _, key in ipairs({log, sizes, in_use}) do redis.call('EXPIRE', key, 86400) end
-return {1, math.ceil(wait)}
+return {1, math.ceil(wait), string.format('%.3f', at), open_till > 0 and 1 or 0}

@@ -16,7 +16,7 @@ from uuid import uuid4
 import redis
 
 from datashunt.errors import BrokerError, LLMRejected, SettingsError
-from datashunt.quota.limits import Busy, Limits, Refused, Slot
+from datashunt.quota.limits import Busy, Health, Limits, Open, Refused, Slot, Verdict
 from datashunt.quota.turns import ALONE, Turn, in_turn
 
 WINDOW_S = 60.6
@@ -27,7 +27,15 @@ LATE_S = 0.3
 """How long after its time a slot may still be used: half of what the window has room for."""
 STATED_S = 3600.0
 """How long limits hold that an endpoint named."""
-_GRANTED, _BUSY, _TOO_LARGE = 1, 2, 3
+FAILURES = 5
+"""So many failures in a row open the circuit breaker of a key."""
+PROBE_S = 2.0
+"""How long after a failure an endpoint is tried again, by one request."""
+HUNG_S = 4.0
+"""How long that request may take before another one tries too."""
+STOPPED_S = 30.0
+"""How long after a refusal that only a person can mend an endpoint is tried again."""
+_GRANTED, _BUSY, _TOO_LARGE, _OPEN = 1, 2, 3, 4
 
 
 class Quota:
@@ -76,7 +84,7 @@ class Quota:
         first_wait_s: float = 0.0,
         hold_s: float = 70.0,
         turn: Turn = ALONE,
-    ) -> Slot | Refused | Busy:
+    ) -> Slot | Refused | Busy | Open:
         """Reserve one request of so many tokens.
 
         The caller sleeps for the slot's `wait_s`, calls `begin` if that was more than 0, sends, and settles. A
@@ -109,6 +117,7 @@ class Quota:
             "" if turn.classifier is None else turn.classifier,
             turn.weight,
             turn.begins,
+            round(1000 * HUNG_S),
         ]
         with self._reachable():
             verdict, number, *line = cast("list[int]", self._acquire(_keys(key), arguments))
@@ -116,28 +125,49 @@ class Quota:
             raise _too_large(tokens, number, "the endpoint")
         if verdict == _BUSY:
             return Busy()
-        return Slot(slot, number / 1000) if verdict == _GRANTED else Refused(number / 1000, bool(line[0]))
+        if verdict == _OPEN:
+            return Open(number / 1000)
+        if verdict == _GRANTED:
+            return Slot(slot, number / 1000, float(line[0]), bool(line[1]))
+        return Refused(number / 1000, bool(line[0]))
 
     def begin(self, key: str, slot: Slot) -> Refused | None:
         """Whether the request may still be sent after a wait: None, or why not; then the slot was given back.
 
-        Not while everybody pauses, and not later than `LATE_S` after the slot's time.
+        Not while everybody pauses, not when the endpoint has failed meanwhile, and not later than `LATE_S` after the
+        slot's time.
 
         Raises:
             BrokerError: the store cannot be reached.
         """
         with self._reachable():
-            granted, pause = cast("list[int]", self._begin(_keys(key), [slot.id, round(1000 * LATE_S)]))
+            granted, pause = cast(
+                "list[int]", self._begin(_keys(key), [slot.id, round(1000 * LATE_S), int(slot.probe)])
+            )
         return None if granted else Refused(pause / 1000)
 
-    def settle(self, key: str, slot: Slot, tokens_used: int | None) -> None:
-        """Put the real usage in place of the estimate; None when nothing was sent: the slot is given back.
+    def settle(self, key: str, slot: Slot, tokens_used: int | None, verdict: Verdict | None = None) -> Health:
+        """Put the real usage in place of the estimate, and let all processes know whether the endpoint works.
+
+        Args:
+            key: as it was acquired with.
+            slot: what was granted.
+            tokens_used: None when nothing was sent: the slot is given back.
+            verdict: what the request says of the endpoint, if anything. Requests that were sent before the last
+                change of its health say nothing of it.
 
         Raises:
             BrokerError: the store cannot be reached.
         """
+        wait_s = STOPPED_S if verdict == "stopped" else PROBE_S
+        most = 1 if verdict == "stopped" else FAILURES
+        used = -1 if tokens_used is None else tokens_used
         with self._reachable():
-            self._settle(_keys(key), [slot.id, -1 if tokens_used is None else tokens_used])
+            open_, news = cast(
+                "list[int]",
+                self._settle(_keys(key), [slot.id, used, verdict or "", slot.at_ms, most, round(1000 * wait_s)]),
+            )
+        return Health(bool(open_), bool(news))
 
     def pause(self, key: str, seconds: float) -> None:
         """Grant nothing before `seconds` have passed, to anybody; a longer pause that holds is kept.

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["alive", "failed", "stopped"]
+"""What a request says of the endpoint; `stopped`: nothing will work until a person acts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +25,19 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Leave to send one request, `wait_s` seconds from now."""
+    """Leave to send one request.
+
+    Attributes:
+        id: names it.
+        wait_s: seconds from now.
+        at_ms: the same as a time of the store's clock; what the request brings is judged by it.
+        probe: the endpoint failed lately, and this request finds out whether it still does.
+    """
 
     id: str
     wait_s: float
+    at_ms: float = 0.0
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +49,21 @@ class Refused:
 
     retry_after_s: float
     others_wait: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The circuit breaker is open; nothing was used up. The endpoint is tried again in `retry_after_s` seconds."""
+
+    retry_after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What is known of an endpoint after a request. `open`: it is not asked now. `news`: that has just changed."""
+
+    open: bool = False
+    news: bool = False
 
 
 @dataclass(frozen=True, slots=True)

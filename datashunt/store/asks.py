@@ -28,7 +28,8 @@ _CLAIM = text("""
                         lease_until = now() + make_interval(secs => :lease_s)
           FROM picked WHERE asks.id = picked.id
      RETURNING asks.*)
-    SELECT claimed.*, items.key, texts.text, specs.labels_hash
+    -- Not waiting for the disk: a claim that PostgreSQL forgets as it dies is no lease, and books no call.
+    SELECT claimed.*, items.key, texts.text, specs.labels_hash, set_config('synchronous_commit', 'off', true)
       FROM claimed
       JOIN items ON items.id = claimed.item_id
       JOIN texts ON texts.item_id = claimed.item_id
@@ -62,6 +63,8 @@ def claim(tx: Connection, labels_hashes: Mapping[int, str], token: UUID, *, leas
         prior=row.prior if same_labels else None,
         attempts=row.attempts,
         misses=row.misses,
+        fallback=row.fallback,
+        keep_chars=row.keep_chars,
     )
 
 
@@ -171,10 +174,10 @@ _ANSWER = """
     answer AS (
         INSERT INTO answers (ask_id, call_id, item_id, classifier_id, spec_version, labels_hash, prompt_hash,
                              label, probabilities, probability_source, role, propensity, had_prior,
-                             requested_model, llm_model, fingerprint, reuse_key, reused_from)
+                             requested_model, llm_model, fingerprint, reuse_key, reused_from, fallback)
         SELECT id, :call, item_id, classifier_id, :spec_version, :labels_hash, :prompt_hash, :label,
                CAST(:probabilities AS real[]), :source, role, propensity, :had_prior, :requested_model,
-               :model, :fingerprint, :reuse_key, :reused_from
+               :model, :fingerprint, :reuse_key, :reused_from, :fallback
           FROM closed
      RETURNING id, item_id),
     waiting AS (
@@ -210,6 +213,7 @@ def store_answer(
     requested_model: str,
     reuse_key: bytes,
     reused_from: int | None = None,
+    fallback: bool = False,
 ) -> bool:
     """Settle the call, close the ask with its answer, and its item if that waits for it, in one statement.
 
@@ -241,6 +245,7 @@ def store_answer(
             "fingerprint": reply.fingerprint,
             "reuse_key": reuse_key,
             "reused_from": reused_from,
+            "fallback": fallback,
         },
     ).scalar_one()
     return closed == 1
@@ -248,8 +253,11 @@ def store_answer(
 
 _PUT_BACK = text(
     "UPDATE asks SET state = 'waiting', lease_token = NULL, lease_until = NULL,"
-    " not_before = now() + make_interval(secs => :wait_s), attempts = attempts + :failed,"
-    " misses = misses + :missed,"
+    " not_before = now() + make_interval(secs => :wait_s),"
+    " attempts = CASE WHEN :next THEN 0 ELSE attempts + :failed END,"
+    " misses = CASE WHEN :next THEN 0 ELSE misses + :missed END,"
+    " fallback = CASE WHEN :next THEN :model + 1 ELSE fallback END,"
+    " keep_chars = CASE WHEN :next THEN NULL ELSE coalesce(:keep_chars, keep_chars) END,"
     " announced_at = CASE WHEN :awaited THEN now() + make_interval(secs => :wait_s) ELSE announced_at END,"
     " offered = CASE WHEN :missed = 1 THEN NULL ELSE offered END,"
     " prior = CASE WHEN :missed = 1 THEN NULL ELSE prior END"
@@ -266,6 +274,8 @@ def put_back(
     failed: bool = False,
     missed: bool = False,
     awaited: bool = False,
+    keep_chars: int | None = None,
+    after_model: int | None = None,
 ) -> bool:
     """Let the ask wait, as a row.
 
@@ -277,6 +287,8 @@ def put_back(
         failed: it uses up an attempt.
         missed: it is opened to all labels.
         awaited: a thread that works already will come for it: no message of its own when it is due.
+        keep_chars: how many characters of the text are shown from now on, if not all.
+        after_model: it is put to the model after this one, as if it was new.
     """
     moved = tx.execute(
         _PUT_BACK,
@@ -287,11 +299,15 @@ def put_back(
             "failed": int(failed),
             "missed": int(missed),
             "awaited": awaited,
+            "keep_chars": keep_chars,
+            "next": after_model is not None,
+            "model": after_model or 0,
         },
     )
     return moved.rowcount == 1
 
 
+_STAMP = 'YYYY-MM-DD"T"HH24:MI:SS"Z"'
 _BURY = text("""
     WITH buried AS (
         UPDATE asks SET state = 'dead', lease_token = NULL, lease_until = NULL
@@ -301,10 +317,19 @@ _BURY = text("""
         UPDATE items SET state = 'dead' FROM buried
          WHERE items.id = buried.item_id AND buried.reason = 'escalation' AND items.state = 'asked')
     INSERT INTO dead_letters (classifier_id, item_id, ask_id, reason, detail)
-    SELECT classifier_id, item_id, id, :reason, :detail FROM buried
+    SELECT classifier_id, item_id, id, :reason,
+           concat_ws('; calls: ', CAST(:detail AS text), (
+               SELECT string_agg(concat_ws(' ', to_char(created_at AT TIME ZONE 'UTC', :stamp), model,
+                                           coalesce(error_kind, state)), ', ' ORDER BY calls.id)
+                 FROM calls WHERE calls.ask_id = buried.id))
+      FROM buried
 """)
 
 
 def bury(tx: Connection, ask: ClaimedAsk, token: UUID, *, reason: str, detail: str) -> bool:
-    """Give the ask up, and its item if that waited for it, with the reason; False when the lease was lost."""
-    return tx.execute(_BURY, {"ask": ask.row, "token": token, "reason": reason, "detail": detail}).rowcount == 1
+    """Give the ask up, and its item if that waited for it, with the reason; False when the lease was lost.
+
+    The letter's detail goes on with all calls that were made for it: when, to which model, what became of it.
+    """
+    values = {"ask": ask.row, "token": token, "reason": reason, "detail": detail, "stamp": _STAMP}
+    return tx.execute(_BURY, values).rowcount == 1

@@ -57,7 +57,8 @@ _REPLAY = text("""
            AND (CAST(:keys AS text[]) IS NULL OR i.key = ANY(CAST(:keys AS text[])))
      RETURNING d.item_id, d.ask_id),
     asks_back AS (
-        UPDATE asks SET state = 'waiting', attempts = 0, misses = 0, not_before = now(), announced_at = now()
+        UPDATE asks SET state = 'waiting', attempts = 0, misses = 0, fallback = 0, keep_chars = NULL,
+                        not_before = now(), announced_at = now()
           FROM letters WHERE asks.id = letters.ask_id AND asks.state = 'dead'
      RETURNING asks.id, asks.item_id),
     items_asked AS (

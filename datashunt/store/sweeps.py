@@ -144,6 +144,21 @@ _STANDING_ASKS = text("""
       FROM announced JOIN classifiers ON classifiers.id = classifier_id GROUP BY name ORDER BY name
 """)
 
+_DUE_ASKS = text("""
+    WITH due AS (
+        SELECT id FROM asks WHERE state = 'waiting' AND not_before <= now()
+         ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED),
+    announced AS (
+        UPDATE asks SET announced_at = now() FROM due WHERE asks.id = due.id RETURNING asks.classifier_id, asks.id)
+    SELECT name, announced.id FROM announced JOIN classifiers ON classifiers.id = classifier_id ORDER BY announced.id
+""")
+
+
+def due_asks(tx: Connection) -> list[Wake]:
+    """A message for each ask that is due, as many as set all threads to work; they count as announced."""
+    return [Wake("llm", row.name, (row.id,)) for row in tx.execute(_DUE_ASKS, {"most": MOST_ASKS})]
+
+
 _STANDING_RUNS = text("""
     WITH announced AS (
         UPDATE distillations SET announced_at = now()
@@ -159,14 +174,16 @@ def standing_still(tx: Connection, *, still_s: float, ask_lease_s: float) -> lis
 
     An honest backlog is neither: its rows wait behind older ones. Threads of the LLM lane take what is due whatever
     woke them, so asks stand still only if nobody took any for `still_s`; a lease says when by its end. Asks that
-    waited for their time are due for a message of their own. What is returned counts as announced again.
+    waited for their time are due for a message of their own, and each brings a thread: as many as went away when they
+    began to wait. What is returned counts as announced again.
     """
     found = []
     items = {"still_s": still_s, "most": MOST_ROWS}
     waiting = {"still_s": still_s, "most": MOST_ASKS, "lease_s": ask_lease_s}
     for lane, statement, values in (("score", _STANDING_ITEMS, items), ("llm", _STANDING_ASKS, waiting)):
-        rows = tx.execute(statement, values)
-        found += [Wake(lane, row.name, tuple(row.ids)) for row in rows]
+        for row in tx.execute(statement, values):
+            together = [tuple(row.ids)] if lane == "score" else [(ask,) for ask in row.ids]
+            found += [Wake(lane, row.name, ids) for ids in together]
     runs = tx.execute(_STANDING_RUNS, {"still_s": still_s})
     found += [Wake("distil", row.name, tuple(row.ids)) for row in runs]
     return found

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from datashunt.classifier import Api
 from datashunt.classifier import parse as parse_spec
-from datashunt.errors import LLMRejected, LLMUnusable
+from datashunt.errors import LLMNotFound, LLMUnusable
 from datashunt.items import Reply
 from datashunt.llm import LLM, decided
 from datashunt.prompts import render
@@ -53,9 +53,8 @@ def asked(llm: LLM, model: str, api: Api, samples: int = 0) -> Reply | LLMUnusab
         return llm.ask(PROMPT, model, deadline_s=DEADLINE_S, api=api, samples=samples)
     except LLMUnusable as error:
         return error
-    except LLMRejected as error:
-        if error.kind == "not_found":
-            pytest.skip(f"this server does not have it: {error}")
+    except LLMNotFound as error:
+        pytest.skip(f"this server does not have it: {error}")
         raise
 
 

@@ -22,7 +22,7 @@ from datashunt.pipeline.ask import Asker
 from datashunt.pipeline.models import Directory
 from datashunt.pipeline.score import Scorer
 from datashunt.prompts import Prompt
-from datashunt.quota import ALONE, Busy, Limits, Refused, Slot, Turn, in_turn
+from datashunt.quota import ALONE, Busy, Health, Limits, Open, Refused, Slot, Turn, Verdict, in_turn
 from datashunt.store import bundles, classifiers
 from datashunt.store.classifiers import Bundle, Registered
 
@@ -79,7 +79,7 @@ def reply(label: str = "positive", *, probabilities: dict[str, float] | None = N
 PRICE = Decimal("0.00012")
 DOWN = LLMUnavailable("the LLM endpoint failed (503)", kind="server_error", http_status=503)
 THROTTLED = LLMThrottled("wait 7 s", retry_after_s=7.0)
-REJECTED = LLMRejected("the item is too long (413)", kind="context_too_long", http_status=413)
+REJECTED = LLMRejected("the content filter refuses the item (400)", kind="content_filter", http_status=400)
 OUTSIDE = LLMUnusable(
     "the LLM named a label that was not offered",
     kind="outside_candidates",
@@ -115,17 +115,19 @@ class FakeLLM:
 class FakeQuota:
     """Grants what it was told to, in turn, the last thing for ever; keeps what was settled and paused."""
 
-    answers: list[Slot | Refused | Busy | Exception] = field(default_factory=lambda: [Slot("slot", 0.0)])
+    answers: list[Slot | Refused | Busy | Open | Exception] = field(default_factory=lambda: [Slot("slot", 0.0)])
     asked: list[tuple[str, int, Limits]] = field(default_factory=list)
     taken: list[Turn] = field(default_factory=list)
     settled: list[int | None] = field(default_factory=list)
     paused: list[float] = field(default_factory=list)
     stated: list[Limits] = field(default_factory=list)
     late: list[Refused | None] = field(default_factory=list)
+    verdicts: list[Verdict | None] = field(default_factory=list)
+    health: Health = field(default_factory=Health)
 
     def acquire(
         self, key: str, tokens: int, limits: Limits, *, turn: Turn = ALONE, **_: float
-    ) -> Slot | Refused | Busy:
+    ) -> Slot | Refused | Busy | Open:
         self.asked.append((key, tokens, limits))
         self.taken.append(turn)
         answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
@@ -142,8 +144,10 @@ class FakeQuota:
     def state(self, key: str, limits: Limits) -> None:
         self.stated.append(limits)
 
-    def settle(self, key: str, slot: Slot, tokens_used: int | None) -> None:
+    def settle(self, key: str, slot: Slot, tokens_used: int | None, verdict: Verdict | None = None) -> Health:
         self.settled.append(tokens_used)
+        self.verdicts.append(verdict)
+        return self.health
 
     def pause(self, key: str, seconds: float) -> None:
         self.paused.append(seconds)

@@ -189,4 +189,4 @@ def test_asks_are_published_again_when_nobody_took_any_for_a_while(world: World)
     assert world.runtime.ticker.run() == []
     world.change(taken, s=world.settings.ask_lease_s - world.settings.stand_still_s - 1, row=made[0])
     world.change("UPDATE due SET due_at = now()")
-    assert world.runtime.ticker.run() == [Wake("llm", "sentiment", tuple(made[1:]))]
+    assert world.runtime.ticker.run() == [Wake("llm", "sentiment", (row,)) for row in made[1:]]

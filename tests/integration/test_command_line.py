@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from lanes import NAME, FakeLLM, World
+from lanes import NAME, FakeLLM, World, reply
 
 from datashunt.cli import items, main
 from datashunt.errors import LLMRejected
@@ -189,8 +189,8 @@ def test_wait_exits_3_when_items_are_still_on_their_way(run: Run, world: World) 
 
 def test_wait_tells_done_dead_and_held(run: Run, world: World) -> None:
     world.score("a", "b", "c")
-    world.ask(FakeLLM([LLMRejected("no", kind="rejected")]), [world.one("SELECT min(id) FROM asks")])
-    world.ask(FakeLLM(), [world.one("SELECT max(id) FROM asks")])
+    llm = FakeLLM([LLMRejected("no", kind="rejected"), reply()])
+    world.asker(llm).run(NAME, [], stop=lambda: len(llm.prompts) == 2)
     world.change("UPDATE items SET state = 'held' WHERE state = 'asked'")
     assert run("wait", NAME) == Ended(0, "sentiment: 1 done, 1 dead, 1 held\n", "")
 

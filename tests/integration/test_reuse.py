@@ -75,7 +75,7 @@ def test_another_classifier_has_its_own_answers(world: World) -> None:
     list(world.scorer().run("other", wakes[0].ids))
     world.change("UPDATE asks SET role = 'train', propensity = NULL")
     rows = [row.id for row in world.rows("SELECT id FROM asks ORDER BY id")]
-    assert world.asker(FakeLLM()).run("other", rows) == 1
+    assert world.asker(FakeLLM()).run("other", rows).calls == 1
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_slot_taken_in_vain_is_given_back(world: World) -> None:
 
     quota, llm = Meanwhile(), FakeLLM()
     assert world.ask(llm, [second], quota) == 0
-    assert (llm.prompts, quota.settled) == ([], [0])
+    assert (llm.prompts, quota.settled) == ([], [None])
     assert world.states() == {"done": 2}
 
 
@@ -220,7 +220,7 @@ def test_samples_that_were_paid_for_are_kept_when_the_worker_ends(world: World) 
     stop = iter([False, True])
     asker = world.asker(FakeLLM([reply("negative", votes=("negative", "negative"))]))
     rows = [row.id for row in world.rows("SELECT id FROM asks")]
-    assert asker.run("sentiment", rows, stop=lambda: next(stop)) == 1
+    assert asker.run("sentiment", rows, stop=lambda: next(stop)).calls == 1
     assert world.states("asks") == {"waiting": 1}
     assert world.ask(FakeLLM([reply("positive", votes=("positive",))])) == 1
     assert world.rows("SELECT label FROM answers") == [("negative",)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import distil, figures, lessons, llm_lane, memory, score_lane, submit
+from benchmarks import distil, figures, lessons, llm_faults, llm_lane, memory, score_lane, submit
 from benchmarks.__main__ import ALL
 from benchmarks.command import parser, write
 from benchmarks.figures import BEGIN, END, Measure, Result
@@ -31,8 +31,33 @@ def value(result: Result, name: str) -> float:
 
 
 def test_every_benchmark_is_run_by_the_whole() -> None:
-    every = (submit, score_lane, llm_lane, memory, distil)
+    every = (submit, score_lane, llm_lane, llm_faults, memory, distil)
     assert {one.benchmark for one in every} == set(ALL)
+
+
+def test_calls_are_compared_with_those_that_the_faults_force() -> None:
+    faults = {"reset": {"requests": 8}, "429": {"requests": 2}, "outage": {"requests": 11}}
+    run = llm_faults.Run(
+        items=100,
+        done=100,
+        outcomes=100,
+        dead=0,
+        attempts=1,
+        ledger={"requests": 121, "faults": faults},
+        usual=1.0,
+        back_s=1.0,
+    )
+    assert (run.forced, run.outage, run.excess) == (110, 11, 1.1)
+
+
+def test_the_rate_is_back_when_it_is_what_it_was_before_the_outage() -> None:
+    def served(at: float) -> int:
+        return round(20 * (min(at, 30.0) + max(0.0, at - 53.0)))
+
+    readings = [llm_faults.Reading(step / 10, served(step / 10)) for step in range(800)]
+    assert llm_faults.back_after(readings, 30.0, 50.0) == pytest.approx(3.0, abs=0.3)
+    assert llm_faults.back_after(readings[:520], 30.0, 50.0) == float("inf")
+    assert llm_faults.back_after([], 30.0, 50.0) == float("inf")
 
 
 def test_a_table_of_mixed_counts_says_which_are_reduced() -> None:

@@ -199,3 +199,23 @@ def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     assert digest([1, 2]) != digest([2, 1])
     assert len(digest(None)) == 16
+
+
+def test_a_list_of_models_stands_in_place_of_one() -> None:
+    spec = parse({**SMALLEST, "llm": {"models": ["first", "second"]}})
+    assert (spec.llm.model, spec.llm.all_models) == ("first", ("first", "second"))
+    assert parse(spec.document()) == spec
+    assert parse({**SMALLEST, "llm": {"model": "only"}}).llm.all_models == ("only",)
+
+
+@pytest.mark.parametrize(
+    ("llm", "problem"),
+    [
+        ({"model": "a", "models": ["b", "c"]}, "either model or models"),
+        ({"models": ["a", "a"]}, "each model once"),
+        ({"models": ["a", ""]}, "llm.models.1"),
+    ],
+)
+def test_a_wrong_list_of_models_is_refused(llm: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SpecError, match=problem):
+        parse({**SMALLEST, "llm": llm})

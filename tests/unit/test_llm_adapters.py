@@ -11,7 +11,15 @@ import pytest
 
 from datashunt.classifier import NONE_OF_THESE, Api
 from datashunt.classifier import parse as parse_spec
-from datashunt.errors import LLMError, LLMRejected, LLMThrottled, LLMUnauthorized, LLMUnavailable, LLMUnusable
+from datashunt.errors import (
+    LLMError,
+    LLMNotFound,
+    LLMRejected,
+    LLMThrottled,
+    LLMUnauthorized,
+    LLMUnavailable,
+    LLMUnusable,
+)
 from datashunt.items import Usage
 from datashunt.llm import LLM
 from datashunt.llm.adapter import Manner
@@ -175,7 +183,7 @@ def test_a_paid_decision_without_a_label_says_what_it_cost(connect: Connect, ans
 def test_a_page_that_is_no_decision_is_unusable(connect: Connect, api: Api, body: Any) -> None:
     with pytest.raises(LLMUnusable) as caught:
         ask(connect(Endpoint(**{api: body})), api)
-    assert caught.value.kind in {"invalid_body", "empty"}
+    assert caught.value.kind in {"invalid_body", "no_choices"}
 
 
 def test_a_decision_without_usage_is_taken_at_our_estimate(connect: Connect) -> None:
@@ -294,7 +302,7 @@ def test_an_item_that_the_decisions_api_refuses_does_not_change_the_api(connect:
     with pytest.raises(LLMRejected):
         ask(llm)
     endpoint.paths["decisions"] = (404, refused("deploying"))
-    with pytest.raises(LLMRejected):
+    with pytest.raises(LLMNotFound):
         ask(llm)
     assert endpoint.seen == ["decisions"] * 3
 
@@ -309,7 +317,7 @@ def test_systemone_is_asked_where_there_is_no_chat(connect: Connect) -> None:
 def test_an_endpoint_with_none_of_them_is_asked_again_from_chat_on(connect: Connect) -> None:
     endpoint = Endpoint()
     llm = connect(endpoint)
-    with pytest.raises(LLMRejected, match=r"llm\.api") as caught:
+    with pytest.raises(LLMNotFound, match=r"llm\.api") as caught:
         ask(llm)
     assert caught.value.kind == "not_found"
     endpoint.paths["chat"] = chat()
@@ -318,7 +326,7 @@ def test_an_endpoint_with_none_of_them_is_asked_again_from_chat_on(connect: Conn
 
 def test_a_model_that_is_not_there_is_not_looked_for_elsewhere(connect: Connect) -> None:
     endpoint = Endpoint(chat=(404, refused("no such model", code="model_not_found")), systemone=systemone())
-    with pytest.raises(LLMRejected):
+    with pytest.raises(LLMNotFound):
         ask(connect(endpoint))
     assert endpoint.seen == ["decisions", "chat"]
 
@@ -326,7 +334,7 @@ def test_a_model_that_is_not_there_is_not_looked_for_elsewhere(connect: Connect)
 @pytest.mark.parametrize("api", ["chat", "decisions", "systemone"])
 def test_an_api_that_is_said_is_the_only_one_asked(connect: Connect, api: Api) -> None:
     endpoint = Endpoint()
-    with pytest.raises(LLMRejected):
+    with pytest.raises(LLMNotFound):
         ask(connect(endpoint), api)
     assert endpoint.seen == [api]
 

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from datashunt.classifier import NONE_OF_THESE
 from datashunt.classifier import parse as parse_spec
 from datashunt.errors import (
+    LLMNotFound,
     LLMRejected,
     LLMThrottled,
     LLMUnauthorized,
@@ -138,7 +139,7 @@ def test_a_server_that_reports_no_usage_is_taken_at_our_estimate(connect: Connec
     [
         (completion(None), "empty"),
         (completion("  "), "empty"),
-        (completion(choices=[]), "empty"),
+        (completion(choices=[]), "no_choices"),
         (completion("positive"), "invalid_json"),
         (completion('{"label":"angry"}'), "outside_candidates"),
         (completion(choices=choice(message={"refusal": "I will not"})), "refusal"),
@@ -215,7 +216,7 @@ def test_a_server_that_refuses_everything_is_not_asked_for_ever(connect: Connect
         (refusal(400, code="context_length_exceeded"), LLMRejected, "context_too_long"),
         (refusal(400, message="maximum context length is 8; max_tokens"), LLMRejected, "context_too_long"),
         (refusal(400, code="content_filter"), LLMRejected, "content_filter"),
-        (refusal(404), LLMRejected, "not_found"),
+        (refusal(404), LLMNotFound, "not_found"),
         (refusal(413), LLMRejected, "context_too_long"),
         (refusal(422), LLMRejected, "rejected"),
         (refusal(408), LLMUnavailable, "server_error"),
@@ -352,3 +353,20 @@ def test_limits_are_counted_for_each_endpoint_key_and_model() -> None:
     }
     assert len(same | others) == 4
     assert "sk-secret" not in key("https://a.example/v1", "sk-secret", "m")
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [
+        ("This model's maximum context length is 1000 tokens. However, your messages resulted in 4000 tokens.", 0.25),
+        ("maximum context length is 100 tokens, found 400", 0.25),
+        ("maximum context length is 100 tokens", None),
+        ("maximum context length is 400 tokens, found 100", None),
+    ],
+)
+def test_how_much_of_a_prompt_fits_is_read_from_what_the_endpoint_says(
+    connect: Connect, said: str, fits: float | None
+) -> None:
+    with pytest.raises(LLMRejected) as caught:
+        ask(connect(refusal(400, message=said)))
+    assert caught.value.fits == fits

@@ -62,3 +62,9 @@ def test_a_reserve_covers_the_longest_reply_to_the_prompt() -> None:
     assert reserve("m", prompt, prices) == expected
     several = (Decimal(prompt.tokens()) + 10 * 3 * prompt.max_tokens) / 1_000_000
     assert reserve("m", prompt, prices, samples=3) == several
+
+
+def test_prices_of_the_classifier_file_are_those_of_the_first_model() -> None:
+    prices = LLMSpec(models=("ours", "gpt-4.1-mini", "theirs"), input_price=Decimal(1), output_price=Decimal(1))
+    assert cost("ours", USAGE, prices) == cost("theirs", USAGE, prices) == Decimal("1.1")
+    assert cost("gpt-4.1-mini", USAGE, prices) == cost("gpt-4.1-mini", USAGE, LLMSpec())

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from datashunt.classifier import NONE_OF_THESE, Spec
 from datashunt.classifier import parse as parse_spec
 from datashunt.errors import LLMUnusable, UsageError
-from datashunt.prompts import Prompt, count_tokens, over_candidates, parse, prompt_hash, render, reuse_key
+from datashunt.prompts import (
+    Prompt,
+    count_tokens,
+    keep_chars,
+    over_candidates,
+    parse,
+    prompt_hash,
+    render,
+    reuse_key,
+    shortened,
+)
 
 
 def spec(**fields: object) -> Spec:
@@ -272,3 +282,19 @@ def test_probabilities_over_the_candidates_sum_to_one_or_are_none(mass: dict[str
     else:
         assert set(scaled) == {"positive", "negative"}
         assert sum(scaled.values()) == pytest.approx(1.0)
+
+
+@given(st.text(), st.integers(1, 200))
+def test_a_shortened_text_keeps_its_ends_and_says_how_much_is_missing(text: str, keep: int) -> None:
+    found = shortened(text, keep)
+    if len(text) <= keep:
+        assert found == text
+    else:
+        assert found.startswith(text[: keep // 2])
+        assert found.endswith(text[len(text) - keep // 2 :])
+        assert f"[… {len(text) - keep} characters left out …]" in found
+
+
+@given(st.text(min_size=1, max_size=5000), st.one_of(st.none(), st.floats(0.001, 1)))
+def test_what_is_shown_of_a_text_that_is_too_long_is_part_of_it(text: str, fits: float | None) -> None:
+    assert 1 <= keep_chars(text, render(spec(), text), fits) <= len(text)

@@ -145,7 +145,8 @@ class AskRow(Base):
 
     `propensity` is set iff the item was drawn for the audit; such an ask is a reference ask: all labels, no
     prior. `offered` NULL means all labels. `attempts` counts failed calls, `misses` paid replies that named
-    no offered label.
+    no offered label. `fallback`: which of the classifier's models is asked, 0 the first. `keep_chars`: how many
+    characters of the text the LLM is shown, NULL for all.
     """
 
     __tablename__ = "asks"
@@ -168,12 +169,15 @@ class AskRow(Base):
     lease_token: Mapped[UUID | None]
     lease_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    fallback: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    keep_chars: Mapped[int | None]
     __table_args__ = (
         one_of("state", AskState),
         one_of("reason", Reason),
         one_of("role", Role),
         CheckConstraint("(propensity IS NULL) = (role = 'train')", name="held_out"),
         CheckConstraint("propensity IS NULL OR (offered IS NULL AND prior IS NULL)", name="reference"),
+        CheckConstraint("fallback = 0 OR role = 'train'", name="fallback"),
         Index("uq_asks_open", "item_id", unique=True, postgresql_where=text(LIVE_ASK)),
         Index(
             "ix_asks_waiting",
@@ -224,7 +228,10 @@ class CallRow(Base):
 
 
 class AnswerRow(Base):
-    """What the LLM said about one item: at most one for each ask. `reused_from`: said before, and not paid again."""
+    """What the LLM said about one item: at most one for each ask.
+
+    `reused_from`: said before, and not paid again. `fallback`: another model than the first said it.
+    """
 
     __tablename__ = "answers"
     id: Mapped[int] = row_id()
@@ -247,10 +254,12 @@ class AnswerRow(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     reuse_key: Mapped[bytes | None]
     reused_from: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("answers.id"))
+    fallback: Mapped[bool] = mapped_column(server_default="false")
     __table_args__ = (
         one_of("role", Role),
         one_of("probability_source", ProbabilitySource),
         CheckConstraint("reused_from IS NULL OR role = 'train'", name="reused"),
+        CheckConstraint("NOT fallback OR role = 'train'", name="fallback"),
         Index("ix_answers_learning", "classifier_id", "labels_hash", "role", "id"),
         Index("ix_answers_reuse", "classifier_id", "reuse_key", postgresql_where=text("reused_from IS NULL")),
     )
