@@ -125,6 +125,7 @@ class ClaimedAsk:
         candidates: labels offered, or None for all of them.
         prior: the small model's probabilities that the LLM is told, or None.
         attempts: calls that failed before this one. misses: paid replies that named no offered label.
+        reserved: whether its next call has its place in a day's budget.
     """
 
     row: int
@@ -137,6 +138,7 @@ class ClaimedAsk:
     prior: Mapping[str, float] | None
     attempts: int
     misses: int
+    reserved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

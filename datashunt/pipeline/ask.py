@@ -26,11 +26,13 @@ from datashunt.errors import (
     StoreError,
 )
 from datashunt.items import ClaimedAsk, Reply
+from datashunt.pipeline import budget
+from datashunt.pipeline.budget import Clock
 from datashunt.pipeline.models import Directory
 from datashunt.prompts import Prompt
 from datashunt.quota import Limits, Quota, Refused, Slot
 from datashunt.settings import Settings
-from datashunt.store import Connection, Store, asks
+from datashunt.store import Connection, Store, asks, budgets
 from datashunt.store.asks import Bill
 from datashunt.store.classifiers import Registered
 from datashunt.telemetry import event
@@ -69,13 +71,20 @@ class Asker:
     """Asks the LLM. One for each process, shared by its threads."""
 
     def __init__(
-        self, store: Store, directory: Directory, client: llm.LLM, quota: Quota | None, settings: Settings
+        self,
+        store: Store,
+        directory: Directory,
+        client: llm.LLM,
+        quota: Quota | None,
+        settings: Settings,
+        clock: Clock = budgets.now,
     ) -> None:
         self._store = store
         self._directory = directory
         self._llm = client
         self._quota = quota
         self._settings = settings
+        self._clock = clock
 
     def run(self, classifier: str, rows: Sequence[int], *, stop: Callable[[], bool] = lambda: False) -> int:
         """Work on these asks, each until it is answered, dead, or waits as a row; returns calls made.
@@ -141,12 +150,14 @@ class Asker:
         return slot
 
     def _book_and_send(self, call: _Call) -> int | None:
-        """Tokens that the call used, or None when the lease was lost and nothing was sent."""
+        """Tokens that the call used, or None when nothing was sent: no lease any more, or no budget today."""
         row = self._book(call)
         return None if row is None else self._send(call, row)
 
     def _book(self, call: _Call) -> int | None:
         with self._store.begin() as tx:
+            if not budget.secure(tx, call.known, call.ask, call.token, call.prompt, self._clock):
+                return None
             return asks.book_call(
                 tx,
                 call.ask,

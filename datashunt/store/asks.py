@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from datashunt.items import ClaimedAsk, Reason, Reply, Role, Usage
+from datashunt.store import budgets
 
 _CLAIM = text("""
     WITH picked AS (
@@ -54,6 +55,7 @@ def claim(
         prior=row.prior if same_labels else None,
         attempts=row.attempts,
         misses=row.misses,
+        reserved=row.reserved is not None,
     )
 
 
@@ -68,15 +70,19 @@ def book_call(
     reserved_usd: Decimal,
     lease_s: float,
 ) -> int | None:
-    """Write the call down just before it is sent, and renew the lease; None when the lease is lost."""
+    """Write the call down just before it is sent, and renew the lease; None when the lease is lost.
+
+    What was reserved for the ask on a day's budget is the call's from now on.
+    """
     call: int | None = tx.execute(
         text(
-            "WITH held AS (UPDATE asks SET lease_until = now() + make_interval(secs => :lease_s)"
-            " WHERE id = :ask AND lease_token = :token AND state = 'calling' AND lease_until > now()"
-            " RETURNING *)"
+            "WITH before AS (SELECT id, budget_day_id, reserved FROM asks WHERE id = :ask FOR UPDATE),"
+            " held AS (UPDATE asks SET lease_until = now() + make_interval(secs => :lease_s), budget_day_id = NULL,"
+            " reserved = NULL FROM before WHERE asks.id = before.id AND lease_token = :token AND state = 'calling'"
+            " AND lease_until > now() RETURNING asks.*, before.budget_day_id AS day, before.reserved AS amount)"
             " INSERT INTO calls (ask_id, item_id, classifier_id, attempt, model, prompt_hash, reserved_tokens,"
-            " reserved_usd) SELECT id, item_id, classifier_id, attempts + misses + 1, :model, :prompt_hash,"
-            " :tokens, :usd FROM held RETURNING id"
+            " reserved_usd, budget_day_id, budget_reserved) SELECT id, item_id, classifier_id,"
+            " attempts + misses + 1, :model, :prompt_hash, :tokens, :usd, day, amount FROM held RETURNING id"
         ),
         {
             "ask": ask.row,
@@ -112,17 +118,30 @@ class Bill:
     error: str | None = None
 
 
+_SETTLE_CALL = text(f"""
+    WITH before AS (
+        SELECT id, state, cost_usd FROM calls WHERE id = :call AND state IN ('sent', 'unknown') FOR UPDATE),
+    settled AS (
+        UPDATE calls SET state = :state, cost_usd = coalesce(:cost, reserved_usd), prompt_tokens = :prompt,
+                         cached_tokens = :cached, completion_tokens = :completion, response_model = :model,
+                         fingerprint = :fingerprint, latency_ms = :latency, http_status = :status,
+                         error_kind = :kind, error = :error, settled_at = now()
+          FROM before WHERE calls.id = before.id
+     RETURNING calls.*, before.state AS was, coalesce(before.cost_usd, 0) AS was_usd),
+    {budgets.RETURNED},
+    {budgets.PAID}
+    SELECT count(*) FROM settled
+""")  # noqa: S608 - the parts are constants of ours
+
+
 def settle_call(tx: Connection, call: int, bill: Bill) -> None:
-    """Book what a call cost. A call that tick had given up as unknown is set right by its late reply."""
+    """Book what a call cost, also on its day's budget: what failed is free, and its ask may use it once more.
+
+    A call that tick had given up as unknown is set right by its late reply.
+    """
     usage = bill.usage
     tx.execute(
-        text(
-            "UPDATE calls SET state = :state, cost_usd = coalesce(:cost, reserved_usd),"
-            " prompt_tokens = :prompt, cached_tokens = :cached, completion_tokens = :completion,"
-            " response_model = :model, fingerprint = :fingerprint, latency_ms = :latency,"
-            " http_status = :status, error_kind = :kind, error = :error, settled_at = now()"
-            " WHERE id = :call AND state IN ('sent', 'unknown')"
-        ),
+        _SETTLE_CALL,
         {
             "call": call,
             "state": bill.state,
@@ -140,11 +159,14 @@ def settle_call(tx: Connection, call: int, bill: Bill) -> None:
     )
 
 
-_ANSWER = text("""
-    WITH closed AS (
-        UPDATE asks SET state = 'answered', lease_token = NULL, lease_until = NULL
-         WHERE id = :ask AND state <> 'answered'
-     RETURNING *),
+_ANSWER = text(f"""
+    WITH before AS (SELECT id, budget_day_id, reserved FROM asks WHERE id = :ask FOR UPDATE),
+    closed AS (
+        UPDATE asks SET state = 'answered', lease_token = NULL, lease_until = NULL, budget_day_id = NULL,
+                        reserved = NULL
+          FROM before WHERE asks.id = before.id AND state <> 'answered'
+     RETURNING asks.*, before.budget_day_id AS day, before.reserved AS amount),
+    {budgets.given_back("closed")},
     letters AS (
         UPDATE dead_letters SET replayed_at = now() FROM closed WHERE ask_id = closed.id AND replayed_at IS NULL),
     answer AS (
@@ -170,7 +192,7 @@ _ANSWER = text("""
         UPDATE items SET state = 'done', label = :label, source = 'llm', outcome_id = decided.id, done_at = now()
           FROM decided WHERE items.id = decided.item_id)
     SELECT count(*) FROM closed
-""")
+""")  # noqa: S608 - the parts are constants of ours
 
 
 def store_answer(
@@ -233,17 +255,20 @@ def put_back(
     return moved.rowcount == 1
 
 
-_BURY = text("""
-    WITH buried AS (
-        UPDATE asks SET state = 'dead', lease_token = NULL, lease_until = NULL
-         WHERE id = :ask AND lease_token = :token AND state = 'calling'
-     RETURNING *),
+_BURY = text(f"""
+    WITH before AS (SELECT id, budget_day_id, reserved FROM asks WHERE id = :ask FOR UPDATE),
+    buried AS (
+        UPDATE asks SET state = 'dead', lease_token = NULL, lease_until = NULL, budget_day_id = NULL,
+                        reserved = NULL
+          FROM before WHERE asks.id = before.id AND lease_token = :token AND state = 'calling'
+     RETURNING asks.*, before.budget_day_id AS day, before.reserved AS amount),
+    {budgets.given_back("buried")},
     lost AS (
         UPDATE items SET state = 'dead' FROM buried
          WHERE items.id = buried.item_id AND buried.reason = 'escalation' AND items.state = 'asked')
     INSERT INTO dead_letters (classifier_id, item_id, ask_id, reason, detail)
     SELECT classifier_id, item_id, id, :reason, :detail FROM buried
-""")
+""")  # noqa: S608 - the parts are constants of ours
 
 
 def bury(tx: Connection, ask: ClaimedAsk, token: UUID, *, reason: str, detail: str) -> bool:
