@@ -13,9 +13,9 @@ SLOTS = 96
 """Parts of a day in which arrivals are counted: a quarter of an hour each."""
 HALF_LIFE_SLOTS = 4
 """Slots after which an arrival says half as much about the present rate."""
-STEADY_ITEMS = 20
-"""Items of the whole day's rate that are mixed into the present one: a few arrivals make no rate."""
-PROFILE_SHARE = 0.9
+STEADY_ITEMS = 20.0
+"""Items of the whole day's rate that are mixed into the present one, or an earlier day's slot, if that is more."""
+PROFILE_SHARE = 0.95
 """Weight of an earlier day's shape; the rest is an even day, so that no slot is taken to be empty."""
 
 
@@ -71,15 +71,18 @@ def expected_after(arrivals: Sequence[int], profile: Sequence[int], fraction: fl
     came = np.asarray(arrivals or [0] * SLOTS, dtype=np.float64)
     slots = np.arange(SLOTS)
     over = np.clip(fraction * SLOTS - slots, 0.0, 1.0)
-    if any(profile):
-        shape = PROFILE_SHARE * np.asarray(profile, dtype=np.float64) + (1 - PROFILE_SHARE) * np.mean(profile)
-        whole_day = (came.sum() + STEADY_ITEMS) / (float(shape @ over) + STEADY_ITEMS)
-    else:
-        shape = np.ones(SLOTS)
-        whole_day = came.sum() / max(float(over.sum()), 1.0)  # the first quarter of an hour counts as if it were over
-    if whole_day <= 0:
-        return 0.0
     age = slot_of(fraction) - slots
     weight = np.where(age >= 0, 0.5 ** (np.maximum(age, 0) / HALF_LIFE_SLOTS), 0.0)
-    rate = (float(weight @ came) + STEADY_ITEMS) / (float(weight @ (shape * over)) + STEADY_ITEMS / whole_day)
+    if any(profile):
+        shape = PROFILE_SHARE * np.asarray(profile, dtype=np.float64) + (1 - PROFILE_SHARE) * np.mean(profile)
+        steady = max(STEADY_ITEMS, float(shape.mean()))
+        whole_day = (came.sum() + steady) / (float(shape @ over) + steady)
+        seen = float(weight @ (shape * over))
+    else:
+        shape, steady = np.ones(SLOTS), STEADY_ITEMS
+        whole_day = came.sum() / max(float(over.sum()), 1.0)  # a day's first slot counts as if it were over
+        seen = max(float(weight @ over), 1.0)
+    if whole_day <= 0:
+        return 0.0
+    rate = (float(weight @ came) + steady) / (seen + steady / whole_day)
     return float(rate * (shape @ (1 - over)))
