@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import command, distil, figures, memory, score_lane, submit
+from benchmarks import budget, command, distil, figures, memory, score_lane, submit
 
-ALL: tuple[command.Benchmark, ...] = (submit.benchmark, score_lane.benchmark, memory.benchmark, distil.benchmark)
+ALL: tuple[command.Benchmark, ...] = (
+    submit.benchmark,
+    score_lane.benchmark,
+    memory.benchmark,
+    distil.benchmark,
+    budget.benchmark,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

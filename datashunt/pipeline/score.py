@@ -85,7 +85,7 @@ class Scorer:
             scored = [cold_start(known, item) for item in batch]
         else:
             batch, probabilities = self._probabilities(model, batch, token)
-            scored = decide(known, batch, probabilities)
+            scored = decide(known, batch, probabilities, draft=isinstance(known.spec.policy, BudgetPolicy))
         model_s = time.perf_counter() - started
         settled = self._settle(known, batch, scored, token)
         event(
@@ -164,19 +164,20 @@ def cold_start(known: Registered, item: ClaimedItem) -> Scored:
     )
 
 
-def decide(known: Registered, batch: Sequence[ClaimedItem], probabilities: NDArray[np.float32]) -> list[Scored]:
+def decide(
+    known: Registered, batch: Sequence[ClaimedItem], probabilities: NDArray[np.float32], *, draft: bool = False
+) -> list[Scored]:
     """Keep, escalate or audit each item of a batch, and prune the prompts of those that are asked.
-
-    With a budget everything escalates here, and what there is money for is decided when the batch is written.
 
     Args:
         known: the classifier, its policy and its incumbent.
         batch: n claimed items.
         probabilities: (n, k), rows in the order of `batch`, columns in label order.
+        draft: every item as it is if it escalates, whatever its confidence: a budget decides later.
     """
     spec = known.spec
     indices, confidences, kept = shunt.decide(probabilities, spec.policy.threshold)
-    if isinstance(spec.policy, BudgetPolicy):
+    if draft:
         kept = np.zeros_like(kept)
     rate = spec.policy.audit_rate
     scored = []
