@@ -6,6 +6,7 @@
     texts       generated texts                 figures    what a benchmark found, as table, JSON and Markdown
     command     the options of all of them      service    servers, a bundle, a score worker
     plain       the model's own batched loop    bare       PyTorch's loop over the batches of a training
-    lessons     distillations of a long life    lanes      both lanes in processes, with stand-ins for the models
-    submit, score_lane, memory, distil, budget   the benchmarks
+    lessons     distillations of a long life    llm_service   the LLM lane: an endpoint, four workers
+    llm_calls   the lane's HTTP alone           lanes      both lanes in processes, with stand-ins for the models
+    submit, score_lane, llm_lane, memory, distil, budget   the benchmarks
 """

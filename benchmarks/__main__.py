@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import budget, command, distil, figures, memory, score_lane, submit
+from benchmarks import budget, command, distil, figures, llm_lane, memory, score_lane, submit
 
 ALL: tuple[command.Benchmark, ...] = (
     submit.benchmark,
     score_lane.benchmark,
+    llm_lane.benchmark,
     memory.benchmark,
     distil.benchmark,
     budget.benchmark,

@@ -31,18 +31,27 @@ class Recorder(Trainer):
         self.batches.append((rows, chosen))
         return Trainer.train_logits(self, rows, chosen)  # super() does not work in a class with slots
 
+    def embedded(self, rows: Encoded, chosen: Indices) -> tuple[Tensor, Tensor]:
+        """Word embeddings of one step."""
+        self.batches.append((rows, chosen))
+        return Trainer.embedded(self, rows, chosen)
+
     def logits(self, rows: Encoded, progress: Progress, stage: str) -> Tensor:
         """Logits (n, k) of the fit answers."""
         self.batches.append(None)
         return Trainer.logits(self, rows, progress, stage)
 
 
-def bare_loop(recorder: Recorder, network: Any, answers: Answers, held_out: HeldOut, replay: Replay) -> float:
+def bare_loop(
+    recorder: Recorder, network: Any, answers: Answers, held_out: HeldOut, replay: Replay, adversarial: float
+) -> float:
     """Train this network over the recorded batches as one would without us; returns the seconds that it took.
 
-    Plain cross-entropy and KL, AdamW, clipped gradients. The fit answers are scored as often.
+    Plain cross-entropy and KL, a second pass against moved embeddings where ours makes one, AdamW, clipped gradients.
+    The fit answers are scored as often.
     """
-    network.encoder.get_input_embeddings().requires_grad_(False)
+    words = network.encoder.get_input_embeddings()
+    words.requires_grad_(False)
     optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=RATE, fused=True)
     device, pad_id = recorder.device, recorder.pad_id
     autocast = torch.autocast(
@@ -56,6 +65,20 @@ def bare_loop(recorder: Recorder, network: Any, answers: Answers, held_out: Held
             made: Tensor = network(input_ids=ids, attention_mask=mask).logits
         return made.float()
 
+    def against(rows: Encoded, chosen: Indices) -> None:
+        ids, mask = pad([rows[i] for i in chosen], pad_id, device)
+        at = words(ids).detach().requires_grad_()
+        for last in (False, True):
+            with autocast:
+                hidden = network.encoder(inputs_embeds=at, attention_mask=mask).last_hidden_state
+                pooled = (hidden * mask.unsqueeze(-1)).sum(dim=1, dtype=torch.float32) / mask.sum(dim=1, keepdim=True)
+                log_p = torch.log_softmax(network.head(network.dropout(pooled)).float(), dim=1)
+            (-(answers.target[chosen].to(device) * log_p).sum(dim=1).mean()).backward()
+            if not last:
+                slope = at.grad * mask.unsqueeze(-1)
+                scale = adversarial * at.norm(dim=(1, 2), keepdim=True) / slope.norm(dim=(1, 2), keepdim=True)
+                at = (at + scale * slope).detach()
+
     started = time.perf_counter()
     for batch in recorder.batches:
         if batch is None:
@@ -64,13 +87,18 @@ def bare_loop(recorder: Recorder, network: Any, answers: Answers, held_out: Held
                     logits(held_out.rows, chosen).cpu()
             continue
         rows, chosen = batch
+        optimiser.zero_grad()
+        if rows is answers.rows and adversarial and not isinstance(retained, Tensor):
+            against(rows, chosen)
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            continue
         log_p = torch.log_softmax(logits(rows, chosen), dim=1)
         if rows is replay.rows:
             reference = replay.reference[chosen].to(device)
             retained = torch.nn.functional.kl_div(log_p, reference, reduction="batchmean")
             continue  # the answers of the same step come next
         loss = retained - (answers.target[chosen].to(device) * log_p).sum(dim=1).mean()
-        optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()

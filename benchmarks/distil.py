@@ -81,7 +81,7 @@ def _pair(model: SmallModel, count: int, state: Path) -> tuple[float, float]:
     kept = Checkpoint(state, "benchmark")
     fine_tune(recorder, answers, held_out, replay, plan, lambda *_: None, epochs=plan.warm_epochs, checkpoint=kept)
     seconds = time.perf_counter() - started
-    return seconds, bare_loop(recorder, theirs, answers, held_out, replay)
+    return seconds, bare_loop(recorder, theirs, answers, held_out, replay, plan.adversarial)
 
 
 def _measures(pairs: Sequence[tuple[float, float]], tenth: Taught, hundredth: Taught, new: int) -> list[Measure]:

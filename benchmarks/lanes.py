@@ -19,7 +19,7 @@ from sqlalchemy import text
 from datashunt import classifier, prompts
 from datashunt.bootstrap import Runtime
 from datashunt.errors import DatashuntError
-from datashunt.items import Reply, Usage
+from datashunt.items import ProbabilitySource, Reply, Usage
 from datashunt.pipeline.ask import Asker
 from datashunt.pipeline.score import Scorer
 from datashunt.prompts import Prompt
@@ -80,12 +80,12 @@ class TextLLM:
         """Whose allowance a call uses."""
         return model
 
-    def ask(self, prompt: Prompt, model: str, *, deadline_s: float) -> Reply:
+    def ask(self, prompt: Prompt, model: str, *, deadline_s: float, api: str, samples: int) -> Reply:
         """The label, at once."""
-        del deadline_s
+        del deadline_s, api, samples
         said = prompt.messages[-1]["content"]
         label = max(LABELS, key=lambda one: said.rfind(f" {one}"))
-        return Reply(label, None, "none", model, "", Usage(100, 5), 1.0)
+        return Reply(label, None, ProbabilitySource.NONE, model, "", Usage(100, 5), 1.0)
 
 
 def apply(runtime: Runtime, calls_per_day: int) -> None:

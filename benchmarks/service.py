@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,8 +53,14 @@ class Service:
 
 
 @contextmanager
-def service() -> Iterator[Service]:
-    """Servers in a folder that is removed at the end, with the classifier applied and no bundle yet."""
+def service(*, changes: Mapping[str, Any] | None = None, **more: str) -> Iterator[Service]:
+    """Servers in a folder that is removed at the end, with the classifier applied and no bundle yet.
+
+    Args:
+        changes: fields of the classifier's file that differ. By default it keeps every item and audits none, so
+            that no LLM takes part.
+        more: further settings.
+    """
     place = Path(tempfile.mkdtemp(prefix="datashunt-benchmark-"))
     place.chmod(0o755)  # as root, PostgreSQL runs as another user, who must reach its data
     stack = Stack(place / "data")
@@ -67,13 +73,14 @@ def service() -> Iterator[Service]:
             "data_dir": str(place / "data"),
             "threads": str(cores()),
             "device": "cpu",
+            **more,
         }
         settings = settings_module.load(**values)
         runtime = Runtime(settings)
         environment = {f"{settings_module.PREFIX}{name.upper()}": value for name, value in values.items()}
         try:
             migrate.upgrade(runtime.store)
-            _apply(runtime)
+            _apply(runtime, changes or {})
             yield Service(settings, runtime, environment)
         finally:
             runtime.close()
@@ -82,14 +89,14 @@ def service() -> Iterator[Service]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _apply(runtime: Runtime) -> None:
-    """Every item is kept and none audited: no LLM takes part."""
+def _apply(runtime: Runtime, changes: Mapping[str, Any]) -> None:
     document = {
         "name": CLASSIFIER,
         "labels": dict.fromkeys(LABELS, "a generated label"),
         "instruction": "Choose a label.",
         "small_model": {"base": "auto", "max_tokens": 128},
         "policy": {"mode": "fixed", "threshold": 0.0, "audit_rate": 0.0},
+        **changes,
     }
     spec = classifier.parse(document, where="the benchmark's classifier")
     with runtime.store.begin() as tx:

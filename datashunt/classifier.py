@@ -24,6 +24,10 @@ NONE_OF_THESE = "none of these"
 """What the LLM may say when hard pruning took the right label away; no label may be called so."""
 
 
+MAX_CHOICES = 255
+"""Most options that a question of the Decisions API may have."""
+Api = Literal["auto", "chat", "decisions", "systemone"]
+Secret = Literal["email", "phone", "card", "iban"]
 A_YEAR_S = 31_536_000.0
 
 
@@ -35,20 +39,45 @@ class SmallModelSpec(Part):
 
 
 class LLMSpec(Part):
-    """Which LLM, at which price (USD per million tokens) and limits (per minute, all workers together)."""
+    """Which LLM, at which price (USD per million tokens) and limits (per minute, all workers together).
+
+    `api`: which of the endpoint's APIs is asked; `auto` finds out. `samples`: how often a server that gives no
+    probabilities is asked about one item. `redact`: what is taken out of a text before it is sent;
+    `phone_region`: the country (ISO 3166, two letters) whose numbers may stand without a country code.
+    `concurrency`: requests at the same time. `weight`: share of a limit among classifiers that wait for it.
+    """
 
     model: Annotated[str, Field(min_length=1)] = "gpt-4.1-mini"
-    api: Literal["auto", "chat"] = "auto"
+    api: Api = "auto"
+    samples: Annotated[Whole, Field(ge=1, le=20)] = 1
+    redact: tuple[Secret, ...] = ()
+    phone_region: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None = None
     input_price: Price | None = None
+    cached_price: Price | None = None
     output_price: Price | None = None
     rpm: PerMinute | None = None
     tpm: PerMinute | None = None
+    concurrency: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = None
+    weight: Annotated[Real, Field(ge=0.001, le=1000.0)] = 1.0
 
     @model_validator(mode="after")
-    def _both_prices(self) -> LLMSpec:
+    def _prices_together(self) -> LLMSpec:
         if (self.input_price is None) != (self.output_price is None):
             raise ValueError("expected both input_price and output_price, or neither")
+        if self.cached_price is not None and self.input_price is None:
+            raise ValueError("expected input_price and output_price beside cached_price")
         return self
+
+    @model_validator(mode="after")
+    def _phones_of_a_region(self) -> LLMSpec:
+        if self.phone_region is not None and "phone" not in self.redact:
+            raise ValueError("expected phone in redact beside phone_region, which says how to find phone numbers")
+        return self
+
+    @field_validator("redact")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(value)))
 
 
 class PromptSpec(Part):
@@ -131,6 +160,12 @@ class Spec(Part):
         if NONE_OF_THESE in {name.strip().lower() for name in value}:
             raise ValueError(f"{NONE_OF_THESE!r} is reserved for pruned prompts")
         return value
+
+    @model_validator(mode="after")
+    def _labels_for_the_api(self) -> Spec:
+        if self.llm.api == "decisions" and len(self.labels) > MAX_CHOICES:
+            raise ValueError(f"llm.api: decisions takes at most {MAX_CHOICES} labels, found {len(self.labels)}")
+        return self
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 LOWEST, HIGHEST = 0.05, 20.0
 """Bounds of a fitted temperature."""
 
-_PRIOR_SD = 0.5
+_PRIOR_SD = 0.3
 _TINY = 1e-12
 
 Floats = NDArray[np.float32]
@@ -70,7 +70,7 @@ def brier_score(probabilities: ArrayLike, targets: ArrayLike) -> float:
 def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:
     """The temperature under which held-out answers are most likely.
 
-    Minimises Σ NLL(T) + (ln T)² / (2 · 0.5²): a log-normal prior around 1. With no answers the result
+    Minimises Σ NLL(T) + (ln T)² / (2 · 0.3²): a log-normal prior around 1. With no answers the result
     is 1; with a few (below 20, say) it stays near 1 even when all are right and the likelihood alone would
     go to 0; with hundreds the prior no longer matters.
 

@@ -63,12 +63,12 @@ def _broker(runtime: Runtime) -> str:
 
 
 def _quota(runtime: Runtime) -> str:
-    limited = [one.name for one in _specs(runtime) if one.llm.rpm or one.llm.tpm]
+    limited = [one.name for one in _specs(runtime) if one.llm.rpm or one.llm.tpm or one.llm.concurrency]
     if runtime.quota is None:
         if limited:
             raise DatashuntError(
-                f"{', '.join(limited)} set llm.rpm or llm.tpm, but the broker cannot hold the allowance:"
-                " set DATASHUNT_QUOTA_URL to a Redis or Valkey"
+                f"{', '.join(limited)} set llm.rpm, llm.tpm or llm.concurrency, but the broker cannot hold the"
+                " allowance: set DATASHUNT_QUOTA_URL to a Redis or Valkey"
             )
         return "no classifier sets a limit, and none is shared"
     runtime.quota.ping()

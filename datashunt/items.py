@@ -22,12 +22,13 @@ class ItemState(StrEnum):
 
 
 class AskState(StrEnum):
-    """Where an ask is."""
+    """Where an ask is. `withdrawn`: nobody asks any more, since a person gave the label or the item is run again."""
 
     WAITING = "waiting"
     CALLING = "calling"
     ANSWERED = "answered"
     DEAD = "dead"
+    WITHDRAWN = "withdrawn"
 
 
 class Source(StrEnum):
@@ -51,6 +52,19 @@ class Role(StrEnum):
     TRAIN = "train"
     FIT = "fit"
     JUDGE = "judge"
+
+
+class ProbabilitySource(StrEnum):
+    """Where the label probabilities of an answer come from.
+
+    `decision`: the server's own, over the options; `logprobs`: of the tokens of the label; `samples`: shares of
+    several answers; `none`: there are none.
+    """
+
+    DECISION = "decision"
+    LOGPROBS = "logprobs"
+    SAMPLES = "samples"
+    NONE = "none"
 
 
 FEWEST_JUDGES = 30
@@ -122,6 +136,7 @@ class ClaimedAsk:
     """An ask under a lease.
 
     Attributes:
+        row, item_row, classifier_row: the database's ids; `item_id`: the producer's.
         candidates: labels offered, or None for all of them.
         prior: the small model's probabilities that the LLM is told, or None.
         attempts: calls that failed before this one. misses: paid replies that named no offered label.
@@ -130,6 +145,7 @@ class ClaimedAsk:
 
     row: int
     item_row: int
+    classifier_row: int
     item_id: str
     text: str
     reason: Reason
@@ -156,29 +172,45 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimits:
+    """Limits per minute that the endpoint names in its reply; None: it does not."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What one paid call brought.
 
     Attributes:
         label: one of the candidates, or NONE_OF_THESE.
         probabilities: over the candidates, sum 1, or None where the server gives none.
-        source: where the probabilities come from: `logprobs` or `none`.
-        model: the model that the *response* names. fingerprint: its system fingerprint, or "".
+        source: where the probabilities come from.
+        model: the model that the *response* names. fingerprint: its system fingerprint; of an API that has none
+            the API's name, so that a change of API is seen as a change of the LLM; or "".
         latency_ms: wall clock of the request.
+        votes: every label that the reply names, where it gives no probabilities; each is a sample.
+        limits: what the response's headers say of them.
     """
 
     label: str
     probabilities: Mapping[str, float] | None
-    source: str
+    source: ProbabilitySource
     model: str
     fingerprint: str
     usage: Usage
     latency_ms: float
+    votes: tuple[str, ...] = ()
+    limits: RateLimits = RateLimits()
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An outcome as a consumer reads it. The cursor names its place in the stream of outcomes."""
+    """An outcome as a consumer reads it. The cursor names its place in the stream of outcomes.
+
+    `by`: who gave the label, where its source is human.
+    """
 
     id: str
     label: str
@@ -191,6 +223,7 @@ class Result:
     created_at: datetime
     done_at: datetime
     cursor: str
+    by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The result as its JSON line."""
@@ -199,6 +232,7 @@ class Result:
             "label": self.label,
             "confidence": self.confidence,
             "source": self.source,
+            "by": self.by,
             "probabilities": None if self.probabilities is None else dict(self.probabilities),
             "bundle": self.bundle,
             "llm_model": self.llm_model,

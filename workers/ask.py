@@ -1,11 +1,11 @@
-"""`datashunt.ask(classifier, ids)`: ask the LLM about these asks."""
+"""`datashunt.ask(classifier, ids)`: ask the LLM about what waits."""
 
 from __future__ import annotations
 
-from workers.app import app, runtime, stopping
+from workers.app import app, publish, runtime, stopping
 
 
 @app.task(name="datashunt.ask")  # type: ignore[untyped-decorator]
 def ask(classifier: str, ids: list[int]) -> None:
-    """A wake-up: asks that are answered or taken already are passed over."""
-    runtime().asker.run(classifier, ids, stop=stopping)
+    """A wake-up: whatever is due is asked, these among it."""
+    publish(runtime().asker.run(classifier, ids, stop=stopping).wakes)

@@ -22,8 +22,8 @@ AUDIT_SHARE = 0.1
 """Largest part of the calls left that goes to audits once a bundle serves."""
 LESSONS = 8
 """The first distillations are due at the latest when an eighth of all calls brought new answers."""
-GROWTH = 6
-"""Later ones are due when the answers grew by a sixth: fewer teach little and cost as much time."""
+GROWTH = 4
+"""Later ones are due when the answers grew by a quarter: fewer teach little and cost as much time."""
 FEWEST_NEW = 50
 """New answers below which no distillation is worth its time."""
 

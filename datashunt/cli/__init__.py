@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from datashunt import __version__
-from datashunt.cli import backtest, classifiers, dead, items, maintenance, models, servers
+from datashunt.cli import backtest, classifiers, dead, items, maintenance, models, people, rerun, servers, spend
 from datashunt.errors import DatashuntError
 
 app = typer.Typer(
@@ -28,6 +28,9 @@ app.add_typer(models.app, name="models")
 app.add_typer(dead.app, name="dead")
 app.add_typer(maintenance.db, name="db")
 items.register(app)
+spend.register(app)
+people.register(app)
+rerun.register(app)
 backtest.register(app)
 servers.register(app)
 maintenance.register(app)

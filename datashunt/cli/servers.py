@@ -90,6 +90,14 @@ def simulate_llm(
     latency_ms: float = typer.Option(0.0, "--latency-ms", help="Milliseconds before each reply.", min=0),
     rpm: int | None = typer.Option(None, "--rpm", help="Requests a minute before it says 429.", min=1),
     tpm: int | None = typer.Option(None, "--tpm", help="Tokens a minute before it says 429.", min=1),
+    faults: Path | None = typer.Option(None, "--faults", help="YAML file of the faults it shows (docs/simulator.md)."),
+    without: list[str] = typer.Option([], "--without", help="What it lacks, e.g. decisions, logprobs; repeatable."),
+    model: list[str] = typer.Option([], "--model", help="A model it knows; repeatable; default: any."),
+    decision_model: list[str] = typer.Option([], "--decision-model", help="A model for Decisions; repeatable."),
+    max_choices: int = typer.Option(255, "--max-choices", help="Choices that a question may have.", min=2),
+    context_tokens: int | None = typer.Option(None, "--context-tokens", help="Longest prompt and reply.", min=1),
+    batch_delay_s: float = typer.Option(0.0, "--batch-delay-s", help="Seconds that a batch takes.", min=0),
+    batch_window_s: float = typer.Option(86_400.0, "--batch-window-s", help="Seconds after which it expires.", min=0),
 ) -> None:
     """Run a simulation of an LLM that speaks the OpenAI protocol; it costs nothing and knows nothing."""
     from datashunt import simulator
@@ -104,6 +112,14 @@ def simulate_llm(
             latency_ms=latency_ms,
             rpm=rpm,
             tpm=tpm,
+            faults=faults,
+            without=frozenset(without),
+            models=frozenset(model) or None,
+            decision_models=frozenset(decision_model) or None,
+            max_choices=max_choices,
+            context_tokens=context_tokens,
+            batch_delay_s=batch_delay_s,
+            batch_window_s=batch_window_s,
         )
     )
 

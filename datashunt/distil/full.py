@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from datashunt.confidence import fit_temperature, negative_log_likelihood, softmax
 from datashunt.distil.checkpoint import Checkpoint, State
 from datashunt.distil.corpus import Answers, HeldOut, Indices, Replay, steps
-from datashunt.distil.losses import absorb_loss, retain_loss
+from datashunt.distil.losses import absorb_loss, retain_loss, worst_shift
 from datashunt.distil.plan import Plan, Progress
 from datashunt.errors import ModelError
 from datashunt.small.batching import pad, token_batches
@@ -82,6 +82,17 @@ class Trainer:
         with self._autocast():
             logits: Tensor = self.network(input_ids=ids, attention_mask=mask).logits
         return logits
+
+    def embedded(self, rows: Encoded, chosen: Indices) -> tuple[Tensor, Tensor]:
+        """Word embeddings (n, t, d) of one step, which want their gradient, and the mask (n, t) of real tokens."""
+        ids, mask = pad([rows[i] for i in chosen], self.pad_id, self.device)
+        words: Tensor = self.network.encoder.get_input_embeddings()(ids)
+        return words.detach().requires_grad_(), mask
+
+    def logits_at(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """Logits (n, k) of word embeddings (n, t, d), with gradients."""
+        with self._autocast():
+            return self.network.logits_at(embeddings, mask)
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         kind = self.device.partition(":")[0]
@@ -189,8 +200,9 @@ class _Loop:
         for i, chosen in enumerate(cut):
             done = (epoch + i / len(cut)) / epochs
             self._progress("absorb", done)
-            loss = self._absorb_loss(chosen)
-            self._step(loss, min((done * epochs * len(cut) + 1) / _warm_up(epochs * len(cut)), 1 - done))
+            self.optimiser.zero_grad()
+            self._absorb(chosen)
+            self._step(min((done * epochs * len(cut) + 1) / _warm_up(epochs * len(cut)), 1 - done))
 
     def retain(self, rng: np.random.Generator) -> None:
         self._trainer.train()
@@ -202,23 +214,33 @@ class _Loop:
             logits = self._trainer.train_logits(self._replay.rows, chosen)
             kept = retain_loss(logits, self._replay.reference[chosen].to(logits.device))
             again = rehearsed.take(range(i * size, (i + 1) * size), mode="wrap")
-            loss = self._absorb_loss(again) + self._plan.retain_weight * kept
-            self._step(loss, _RETAIN_RATE * (1 - i / len(cut)))
+            said = self._absorb_loss(self._trainer.train_logits(self._answers.rows, again), again)
+            self.optimiser.zero_grad()
+            _backward(said + self._plan.retain_weight * kept)
+            self._step(_RETAIN_RATE * (1 - i / len(cut)))
 
-    def _absorb_loss(self, chosen: Indices) -> Tensor:
-        logits = self._trainer.train_logits(self._answers.rows, chosen)
+    def _absorb(self, chosen: Indices) -> None:
+        """Gradients of the answers as they are and, added to them, of the same texts moved against the model."""
+        trainer, rows = self._trainer, self._answers.rows
+        if not self._plan.adversarial:
+            _backward(self._absorb_loss(trainer.train_logits(rows, chosen), chosen))
+            return
+        words, mask = trainer.embedded(rows, chosen)
+        _backward(self._absorb_loss(trainer.logits_at(words, mask), chosen))
+        if words.grad is None:
+            raise ModelError("the base takes no word embeddings: choose another encoder")
+        moved = words.detach() + worst_shift(words.grad, words.detach(), mask, self._plan.adversarial)
+        _backward(self._absorb_loss(trainer.logits_at(moved, mask), chosen))
+
+    def _absorb_loss(self, logits: Tensor, chosen: Indices) -> Tensor:
         target, known, weight = (
             part[chosen].to(logits.device) for part in (self._answers.target, self._answers.known, self._answers.weight)
         )
         return absorb_loss(logits, target, known, weight, self._plan.robustness, self._plan.reverse)
 
-    def _step(self, loss: Tensor, scale: float) -> None:
-        if not math.isfinite(float(loss.detach())):
-            raise ModelError("training diverged (the loss is not a number): lower the learning rate")
+    def _step(self, scale: float) -> None:
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * scale
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._trainer.network.parameters(), _LARGEST_GRADIENT)
         self.optimiser.step()
 
@@ -279,6 +301,12 @@ class _Keeper:
 
 def _below(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(f"{part}."): one for name, one in tensors.items() if name.startswith(f"{part}.")}
+
+
+def _backward(loss: Tensor) -> None:
+    if not math.isfinite(float(loss.detach())):
+        raise ModelError("training diverged (the loss is not a number): lower the learning rate")
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _warm_up(total: int) -> int:

@@ -46,3 +46,24 @@ def retain_loss(logits: Tensor, reference: Tensor) -> Tensor:
     """Stage 2: mean KL(reference ‖ softmax(logits)) in nats; both (n, k), the reference a distribution."""
     log_p = torch.log_softmax(logits.float(), dim=1)
     return torch.nn.functional.kl_div(log_p, reference, reduction="batchmean")
+
+
+def worst_shift(gradient: Tensor, embeddings: Tensor, mask: Tensor, size: float) -> Tensor:
+    """Where each text's loss grows fastest: a step along its gradient, `size` times as long as its embeddings.
+
+    Source: Miyato, Dai, Goodfellow, *Adversarial Training Methods for Semi-Supervised Text Classification* (ICLR 2017),
+    equation 5; the length is relative to the text's own embeddings, where they normalise the embeddings instead.
+
+    Args:
+        gradient: (n, t, d) of the loss with respect to the embeddings.
+        embeddings: (n, t, d).
+        mask: (n, t), 1 for real tokens; the others are not moved.
+        size: length of the step relative to the embeddings of the text, ≥ 0.
+
+    Returns:
+        (n, t, d), to be added to the embeddings.
+    """
+    real = mask.unsqueeze(-1)
+    slope, length = ((part * real).flatten(1).norm(dim=1)[:, None, None] for part in (gradient, embeddings))
+    shift: Tensor = size * length * gradient * real / slope.clamp(min=1e-12)
+    return shift

@@ -59,6 +59,8 @@ class Plan:
         smoothing: part of the target of an answer without probabilities that is spread over all offered labels.
         reverse: weight of the reverse cross-entropy; 1 with robustness 0 is the symmetric cross-entropy.
         robustness: q of the generalised cross-entropy in [0, 1]: 0 is cross-entropy, 1 mean absolute error.
+        adversarial: how far each text is moved against the model in a second pass of every step of stage 1, relative to
+            the length of its embeddings; 0: no second pass.
         retain_weight: how much a replayed text counts against an answer in stage 2.
         replay_share: replayed texts for each answer; at 0.25 stage 2 costs half a pass of stage 1.
     """
@@ -83,6 +85,7 @@ class Plan:
     smoothing: float = 0.1
     robustness: float = 0.0
     reverse: float = 0.0
+    adversarial: float = 0.03
     retain_weight: float = 0.5
     replay_share: float = 0.25
 

@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from datashunt.llm.client import LLM
 from datashunt.llm.prices import cost, estimate, reserve
+from datashunt.llm.samples import decided
 
-__all__ = ["LLM", "cost", "estimate", "reserve"]
+__all__ = ["LLM", "cost", "decided", "estimate", "reserve"]

@@ -13,17 +13,19 @@ import logging
 import re
 import threading
 import time
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import httpx2
 import openai
 from pydantic import SecretStr
 
-from datashunt.classifier import digest
-from datashunt.errors import LLMUnauthorized, LLMUnavailable, LLMUnusable, SettingsError
+from datashunt.classifier import Api, digest
+from datashunt.errors import LLMUnauthorized, LLMUnavailable, SettingsError
 from datashunt.items import Reply
-from datashunt.llm.failures import deadline_passed, refused_parameter, translate
-from datashunt.llm.wire import read_reply, request_body
+from datashunt.llm.abilities import Abilities
+from datashunt.llm.failures import deadline_passed, translate
+from datashunt.llm.limits import stated_limits
 from datashunt.prompts import Prompt
 
 CONNECT_TIMEOUT_S = 10.0
@@ -68,7 +70,7 @@ class LLM:
         self._client.organization = self._client.project = None
         # At DEBUG the client logs whole requests, item and all.
         logging.getLogger("openai").setLevel(logging.INFO)
-        self._unknown: dict[str, frozenset[str]] = {}
+        self._abilities: dict[str, Abilities] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
 
@@ -76,23 +78,28 @@ class LLM:
         """Whose limits a call counts against: this endpoint, this key (as a hash) and the model."""
         return digest([*self._identity, model])
 
-    def ask(self, prompt: Prompt, model: str, *, deadline_s: float) -> Reply:
+    def ask(self, prompt: Prompt, model: str, *, deadline_s: float, api: Api = "chat", samples: int = 0) -> Reply:
         """Ask one question.
 
-        A server that refuses an optional part of the request (logprobs, a JSON schema, a temperature, a limit
-        of tokens) is asked again at once without it, and so from then on; it bills nothing for a refusal.
+        A server that refuses an API of `auto`, or an optional part of a chat request (logprobs, a JSON schema, a
+        temperature, a limit of tokens, several samples), is asked again at once in another way, and so from then
+        on; it bills nothing for a refusal. At most one request is served.
 
         Args:
             prompt: the question.
             model: name that the endpoint knows.
             deadline_s: wall-clock limit of the whole call.
+            api: which API of the endpoint; `auto`: the best that it has.
+            samples: how many answers to draw at random, of a chat model that gives no probabilities; the reply
+                may bring fewer. 0: the most likely answer.
 
         Raises:
             LLMThrottled, LLMUnavailable, LLMUnauthorized, LLMRejected: no answer; errors.py tells them apart.
             LLMUnusable: an answer, perhaps paid, that names no offered label.
         """
         loop = self._running_loop()
-        return asyncio.run_coroutine_threadsafe(self._ask_in_time(prompt, model, deadline_s), loop).result()
+        asked = self._ask_in_time(prompt, model, deadline_s, api, samples)
+        return asyncio.run_coroutine_threadsafe(asked, loop).result()
 
     def check(self) -> str:
         """Whether the endpoint answers and lets this key in, in words; asks for its list of models, which is free.
@@ -115,8 +122,6 @@ class LLM:
             ) from None
         except openai.APIStatusError as error:
             return f"{where} answers, with status {error.status_code} to the question for its models"
-        except LLMUnusable:
-            listed = None
         models = listed.get("data") if isinstance(listed, dict) else None
         if not isinstance(models, list):
             raise LLMUnavailable(
@@ -139,35 +144,38 @@ class LLM:
                 threading.Thread(target=_run, args=(self._loop,), name="llm", daemon=True).start()
             return self._loop
 
-    async def _ask_in_time(self, prompt: Prompt, model: str, deadline_s: float) -> Reply:
+    async def _ask_in_time(self, prompt: Prompt, model: str, deadline_s: float, api: Api, samples: int) -> Reply:
         try:
             async with asyncio.timeout(deadline_s):
-                return await self._ask(prompt, model, deadline_s)
+                return await self._ask(prompt, model, deadline_s, api, samples)
         except TimeoutError:
             raise deadline_passed(deadline_s) from None
 
-    async def _ask(self, prompt: Prompt, model: str, deadline_s: float) -> Reply:
+    async def _ask(self, prompt: Prompt, model: str, deadline_s: float, api: Api, samples: int) -> Reply:
         timeout = httpx2.Timeout(deadline_s, connect=min(CONNECT_TIMEOUT_S, deadline_s))
+        able = self._abilities.setdefault(model, Abilities())
         while True:
-            without = self._unknown.get(model, frozenset())
+            adapter = able.adapter(api, len(prompt.answers))
+            request = adapter.request(prompt, model, able.manner(samples))
             started = time.monotonic()
             try:
-                response = await self._send(request_body(prompt, model, without), timeout)
+                response = await self._send(adapter.path, request, timeout)
             except openai.APIStatusError as error:
-                refused = refused_parameter(error, prompt)
-                if refused is None or refused in without:
-                    raise translate(error, prompt, model) from None
-                self._unknown[model] = self._unknown.get(model, without) | {refused}
+                if not able.learn_refusal(error, adapter, api, prompt):
+                    raise translate(error, prompt, model, adapter) from None
+                continue
             except openai.OpenAIError as error:
-                raise translate(error, prompt, model) from None
-            else:
-                latency_ms = (time.monotonic() - started) * 1000
-                return read_reply(_json(response), prompt, model=model, latency_ms=latency_ms)
+                raise translate(error, prompt, model, adapter) from None
+            latency_ms = (time.monotonic() - started) * 1000
+            body = _json(response)
+            if not able.learn_reply(body, adapter, api):
+                reply = adapter.read(body, prompt, model, latency_ms)
+                able.learn_answer(reply, adapter, prompt)
+                return replace(reply, limits=stated_limits(response.headers))
 
-    async def _send(self, body: dict[str, Any], timeout: httpx2.Timeout) -> httpx2.Response:
+    async def _send(self, path: str, body: dict[str, Any], timeout: httpx2.Timeout) -> httpx2.Response:
         # The raw response: what the client makes of a wrong body is not ours to depend on.
-        raw = await self._client.chat.completions.with_raw_response.create(**body, timeout=timeout)
-        return cast(httpx2.Response, raw.http_response)
+        return await self._client.post(path, cast_to=httpx2.Response, body=body, options={"timeout": timeout})
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
@@ -178,7 +186,8 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _json(response: httpx2.Response) -> object:
+    """The decoded body; None for what is no JSON."""
     try:
         return json.loads(response.content)
     except (ValueError, RecursionError):
-        raise LLMUnusable("the endpoint's reply is no JSON", kind="invalid_body", http_status=200) from None
+        return None

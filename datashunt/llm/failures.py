@@ -15,7 +15,8 @@ import httpx2
 import openai
 
 from datashunt.errors import LLMError, LLMRejected, LLMThrottled, LLMUnauthorized, LLMUnavailable
-from datashunt.llm.wire import OPTIONAL
+from datashunt.llm.adapter import Adapter
+from datashunt.llm.chat import OPTIONAL
 from datashunt.prompts import Prompt
 
 DEFAULT_RETRY_AFTER_S = 5.0
@@ -38,16 +39,17 @@ def deadline_passed(deadline_s: float) -> LLMUnavailable:
     )
 
 
-def translate(error: openai.OpenAIError, prompt: Prompt, model: str) -> LLMError:
+def translate(error: openai.OpenAIError, prompt: Prompt, model: str, adapter: Adapter) -> LLMError:
     """Our error for one of the client's.
 
     Args:
         error: what the client raised.
         prompt: what was asked, so that the message does not quote it.
         model: whom.
+        adapter: by which API.
     """
     if isinstance(error, openai.APIStatusError):
-        return _of_status(error, prompt, model)
+        return _of_status(error, prompt, model, adapter)
     sent = not isinstance(error.__cause__, _NOT_SENT)
     name = type(error.__cause__ or error).__name__
     if isinstance(error, openai.APITimeoutError) and sent:
@@ -64,7 +66,13 @@ def refused_parameter(error: openai.APIStatusError, prompt: Prompt) -> str | Non
     if error.status_code not in {400, 422} or _too_long(error):
         return None
     complaint = f"{error.param or ''} {_quotable(error, prompt)}".lower()
-    return next((name for name, words in OPTIONAL.items() if any(word in complaint for word in words)), None)
+    named = (name for name, words in OPTIONAL.items() if error.param == name or any(w in complaint for w in words))
+    return next(named, None)
+
+
+def concerns_the_item(error: openai.APIStatusError) -> bool:
+    """Whether this item is refused, and not the way in which it is asked."""
+    return error.status_code == 413 or error.code == "content_filter" or _too_long(error)
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float:
@@ -105,7 +113,7 @@ def _reset_s(text: str) -> float:
     return hours * 3600 + minutes * 60 + seconds + millis / 1000
 
 
-def _of_status(error: openai.APIStatusError, prompt: Prompt, model: str) -> LLMError:
+def _of_status(error: openai.APIStatusError, prompt: Prompt, model: str, adapter: Adapter) -> LLMError:
     status = error.status_code
     if status == 402 or (status in {403, 429} and {error.code, error.type} & _OUT_OF_MONEY):
         return LLMUnauthorized(
@@ -129,10 +137,10 @@ def _of_status(error: openai.APIStatusError, prompt: Prompt, model: str) -> LLME
             http_status=status,
             may_be_billed=status in _GATEWAY_GAVE_UP,
         )
-    return _rejected(error, prompt, model)
+    return _rejected(error, prompt, model, adapter)
 
 
-def _rejected(error: openai.APIStatusError, prompt: Prompt, model: str) -> LLMRejected:
+def _rejected(error: openai.APIStatusError, prompt: Prompt, model: str, adapter: Adapter) -> LLMRejected:
     status = error.status_code
     if status == 413 or _too_long(error):
         return LLMRejected(f"the item is too long for {model} ({status})", kind="context_too_long", http_status=status)
@@ -144,8 +152,8 @@ def _rejected(error: openai.APIStatusError, prompt: Prompt, model: str) -> LLMRe
         )
     if status == 404:
         return LLMRejected(
-            f"the LLM endpoint has no model {model!r}, or no chat completions at this address (404): check"
-            " llm.model and DATASHUNT_LLM_BASE_URL",
+            f"the LLM endpoint has no model {model!r}, or no {adapter.path} at this address (404): check"
+            " llm.model, llm.api and DATASHUNT_LLM_BASE_URL",
             kind="not_found",
             http_status=status,
         )
@@ -163,9 +171,10 @@ def _too_long(error: openai.APIStatusError) -> bool:
 def _quotable(error: openai.APIStatusError, prompt: Prompt) -> str:
     """What the server said, as `: …`, unless it quotes the prompt; then its error code, if it has one."""
     body = error.body if isinstance(error.body, Mapping) else {}
-    said = " ".join(str(body.get("message") or "").split())[:300]
+    message = body.get("message") or body.get("detail")  # `detail`: FastAPI's word, text or the request itself
+    said = " ".join(message.split())[:300] if isinstance(message, str) else ""
     sent = "\n".join(message["content"] for message in prompt.messages)
-    item = json.loads(prompt.messages[-1]["content"])["item"].strip()
+    item = json.loads(prompt.data)["item"].strip()
     pieces = (said[start : start + _QUOTED] for start in range(max(1, len(said) - _QUOTED + 1)))
     if said and item not in said and not any(piece in sent for piece in pieces):
         return f": {said}"

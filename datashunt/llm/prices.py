@@ -18,7 +18,8 @@ def cost(model: str, usage: Usage, prices: LLMSpec) -> Decimal | None:
     """USD for the tokens of one call; None when nobody knows the model's price.
 
     None is not zero: give `llm.input_price` and `llm.output_price` in the classifier file, 0 for a model that
-    costs nothing. Prices of the file hold for cached tokens too; genai-prices has its own for them.
+    costs nothing. Cached tokens cost `llm.cached_price`, or the input price where the file has none;
+    genai-prices has its own price for them.
 
     Args:
         model: the model asked for, or the one that the response names.
@@ -26,7 +27,10 @@ def cost(model: str, usage: Usage, prices: LLMSpec) -> Decimal | None:
         prices: the `llm` part of the spec.
     """
     if prices.input_price is not None and prices.output_price is not None:
-        return (usage.prompt * prices.input_price + usage.completion * prices.output_price) / _MILLION
+        cached = min(usage.cached, usage.prompt)
+        cached_price = prices.input_price if prices.cached_price is None else prices.cached_price
+        read = (usage.prompt - cached) * prices.input_price + cached * cached_price
+        return (read + usage.completion * prices.output_price) / _MILLION
     # Its table takes longer to load than a light process may take to start.
     from genai_prices import Usage as Counts
     from genai_prices import calc_price
@@ -42,9 +46,9 @@ def cost(model: str, usage: Usage, prices: LLMSpec) -> Decimal | None:
         return None
 
 
-def reserve(model: str, prompt: Prompt, prices: LLMSpec) -> Decimal | None:
+def reserve(model: str, prompt: Prompt, prices: LLMSpec, samples: int = 1) -> Decimal | None:
     """USD that one call costs at most, by the estimate of its tokens; None when the price is unknown."""
-    return cost(model, Usage(prompt=prompt.tokens(), completion=prompt.max_tokens), prices)
+    return cost(model, Usage(prompt=prompt.tokens(), completion=samples * prompt.max_tokens), prices)
 
 
 def estimate(spec: Spec, text: str, candidates: Sequence[str] | None = None) -> Decimal:

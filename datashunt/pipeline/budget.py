@@ -21,7 +21,7 @@ from datashunt.items import ClaimedAsk, ClaimedItem
 from datashunt.pacing import Plan
 from datashunt.policy import BudgetPolicy
 from datashunt.prompts import Prompt
-from datashunt.store import Connection, asks, budgets
+from datashunt.store import Connection, asks, budgets, scores
 from datashunt.store.budgets import OpenDay
 from datashunt.store.classifiers import Registered
 from datashunt.store.scores import Scored, Settled
@@ -86,6 +86,7 @@ def allot(
         amounts: what asking each of them costs at most.
         clock: says which day it is.
     """
+    scores.hold(tx, [one.row for one in drafts])
     day, moment = _today(tx, policy, clock)
     opened = _open(tx, known.id, policy, day)
     account = opened.account
@@ -125,25 +126,25 @@ def shared_out(draft: Scored, policy: BudgetPolicy, *, escalate: bool, amount: D
     return replace(draft, keep=False, held=policy.at_cap == "hold", waits=True)
 
 
-def secure(
-    tx: Connection,
-    known: Registered,
-    ask: ClaimedAsk,
-    token: UUID,
-    prompt: Prompt,
-    clock: Clock,
-) -> bool:
-    """Whether a leased ask may be called today; if not, it waits as a row until the next day begins.
+def is_secured(known: Registered, ask: ClaimedAsk) -> bool:
+    """Whether the budget has a place for the next call of this ask, or there is no budget."""
+    return ask.reserved or not isinstance(known.spec.policy, BudgetPolicy)
 
-    An ask that was reserved for when its item was scored needs nothing; others take what is free now: those that
-    waited for this day, and those whose paid call brought no answer.
+
+def secure(
+    tx: Connection, known: Registered, ask: ClaimedAsk, token: UUID, prompt: Prompt, clock: Clock, *, samples: int
+) -> bool:
+    """Reserve for a call out of what is free now; if nothing is, the ask waits as a row until the next day begins.
+
+    For asks with no place yet: those that waited for this day, and those whose paid call brought no answer.
     """
     policy = known.spec.policy
-    if ask.reserved or not isinstance(policy, BudgetPolicy):
+    if not isinstance(policy, BudgetPolicy):
         return True
+    asks.hold(tx, ask)
     day, moment = _today(tx, policy, clock)
     opened = _open(tx, known.id, policy, day)
-    if budgets.reserve(tx, opened, ask.row, token, price(known.spec, policy, prompt)):
+    if budgets.reserve(tx, opened, ask.row, token, price(known.spec, policy, prompt, samples)):
         return True
     asks.put_back(tx, ask, token, wait_s=day.left_s(moment))
     budgets.put_off(tx, known.id, day.left_s(moment))
@@ -160,14 +161,20 @@ def amounts_of(
     """
     if policy.unit == "calls":
         return [Decimal(1)] * len(batch)
+    spec = known.spec
     return [
-        price(known.spec, policy, prompts.render(known.spec, item.text, candidates=one.offered, prior=one.prior))
+        price(
+            spec,
+            policy,
+            prompts.render(spec, item.text, candidates=one.offered, prior=one.prior),
+            spec.llm.samples,
+        )
         for item, one in zip(batch, drafts, strict=True)
     ]
 
 
-def price(spec: Spec, policy: BudgetPolicy, prompt: Prompt) -> Decimal:
-    """What one call costs at most, in the budget's unit.
+def price(spec: Spec, policy: BudgetPolicy, prompt: Prompt, samples: int) -> Decimal:
+    """What one call for so many samples costs at most, in the budget's unit.
 
     Raises:
         SpecError: the budget is in USD, and nobody knows the price.
@@ -176,7 +183,7 @@ def price(spec: Spec, policy: BudgetPolicy, prompt: Prompt) -> Decimal:
         return Decimal(1)
     from datashunt import llm  # the endpoint's client comes with it, and a score worker has no other use for that
 
-    most = llm.reserve(spec.llm.model, prompt, spec.llm)
+    most = llm.reserve(spec.llm.model, prompt, spec.llm, samples)
     if most is None:
         raise SpecError(
             f"{spec.name}: policy.usd_per_day needs the price of {spec.llm.model}, and nobody knows it:"
@@ -192,7 +199,7 @@ def check_price(spec: Spec) -> None:
         SpecError: it says what to set.
     """
     if isinstance(spec.policy, BudgetPolicy):
-        price(spec, spec.policy, prompts.render(spec, "any text"))
+        price(spec, spec.policy, prompts.render(spec, "any text"), 1)
 
 
 def _today(tx: Connection, policy: BudgetPolicy, clock: Clock) -> tuple[Day, datetime]:

@@ -23,6 +23,7 @@ class Directory:
         self._store = store
         self._max_age_s = max_age_s
         self._known: dict[str, tuple[float, Registered]] = {}
+        self._all: tuple[float, list[Registered]] = (-float("inf"), [])
 
     def get(self, name: str) -> Registered:
         """The classifier as it stood at most `max_age_s` seconds ago.
@@ -35,6 +36,15 @@ class Directory:
             with self._store.begin() as tx:
                 known = classifiers.current(tx, name)
             self._known[name] = (time.monotonic(), known)
+        return known
+
+    def everyone(self) -> list[Registered]:
+        """All classifiers as they stood at most `max_age_s` seconds ago."""
+        read_at, known = self._all
+        if time.monotonic() - read_at > self._max_age_s:
+            with self._store.begin() as tx:
+                known = classifiers.everyone(tx)
+            self._all = (time.monotonic(), known)
         return known
 
 

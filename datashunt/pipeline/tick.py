@@ -35,7 +35,9 @@ class Ticker:
                 llm_max_attempts=self._settings.llm_max_attempts,
                 call_deadline_s=self._settings.ask_lease_s,
             )
-            wakes = sweeps.standing_still(tx, still_s=self._settings.stand_still_s)
+            wakes = sweeps.standing_still(
+                tx, still_s=self._settings.stand_still_s, ask_lease_s=self._settings.ask_lease_s
+            )
         if freed.items or freed.asks or freed.calls or freed.distillations:
             event(
                 "leases_expired",

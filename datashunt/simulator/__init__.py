@@ -6,11 +6,15 @@ seed) only, so the endpoint works on every text and repeats itself exactly. The 
 message, `{"item": TEXT, …}`, the offered labels from the JSON schema's enum; nothing in a text is obeyed,
 and a prior in the prompt changes nothing.
 
-    options   what it is told            answers   the file            belief   which label it says (pure)
-    tokens    words and log-probabilities (pure)   window   rate limits (pure)  ledger   what it served
-    messages  requests and replies   chat  a question read, a completion built   endpoint  routes, limits
-    wire      HTTP/1.1 on asyncio
-    server    `Simulator` in a thread, `run` in the foreground
+    options    what it is told            answers  the file              draws    keyed hashes (pure)
+    belief     which label it says (pure)     teacher  belief and file joined
+    tokens     words and log-probabilities (pure)      window   rate limits and peaks (pure)
+    messages   requests and replies       bodies   JSON read, or a 400   ledger   what it served, to the token
+    chat, decisions, systemone            a question read and a reply built, in each protocol
+    files, batch, batches                 the Files and Batches APIs
+    faults     which fault is due (pure)  spoil    what it makes of a reply (pure)
+    asking     questions answered, limits           endpoint  routes, key, faults, booking
+    wire       HTTP/1.1 on asyncio        server   `Simulator` in a thread, `run` in the foreground
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from datashunt.classifier import NONE_OF_THESE
+from datashunt.simulator.draws import uniform
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def _with_errors(voice: Voice, text: str, distribution: dict[str, float]) -> tup
     """
     best = max(distribution, key=lambda label: distribution[label])
     others = {label: p for label, p in distribution.items() if label != best}
-    if not others or _uniform(voice, "accuracy", text) < voice.accuracy:
+    if not others or uniform(voice.seed, "accuracy", text) < voice.accuracy:
         return distribution, best
     wrong = _race(voice, "error", text, others if any(others.values()) else dict.fromkeys(others, 1.0))
     return distribution | {best: distribution[wrong], wrong: distribution[best]}, wrong
@@ -99,7 +99,7 @@ def _drawn(voice: Voice, text: str, belief: Mapping[str, float], probabilities: 
 def _race(voice: Voice, purpose: str, text: str, weights: Mapping[str, float]) -> str:
     """Draw a label with probability proportional to its weight: the earliest of exponential arrivals."""
     arrivals = {
-        label: -math.log1p(-_uniform(voice, purpose, text, label)) / weight
+        label: -math.log1p(-uniform(voice.seed, purpose, text, label)) / weight
         for label, weight in weights.items()
         if weight > 0
     }
@@ -108,14 +108,5 @@ def _race(voice: Voice, purpose: str, text: str, weights: Mapping[str, float]) -
 
 def _random_distribution(voice: Voice, text: str, labels: Sequence[str]) -> dict[str, float]:
     """Uniform over all distributions on these labels (a flat Dirichlet: normalised exponentials)."""
-    weights = {label: -math.log1p(-_uniform(voice, "unknown", text, label)) for label in labels}
+    weights = {label: -math.log1p(-uniform(voice.seed, "unknown", text, label)) for label in labels}
     return restrict(weights, labels)
-
-
-def _uniform(voice: Voice, purpose: str, *parts: str) -> float:
-    """A number in [0, 1) that depends on seed, purpose and parts only."""
-    # Lengths are hashed too: ("ab", "c") and ("a", "bc") are different draws.
-    encoded = [part.encode() for part in (purpose, *parts)]
-    data = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
-    digest = blake2b(data, digest_size=7, key=str(voice.seed).encode()).digest()
-    return (int.from_bytes(digest, "big") >> 3) / 2.0**53

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from itertools import takewhile
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasPath, BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, Field
 
 from datashunt.items import Usage
 from datashunt.prompts import count_tokens
+from datashunt.simulator.belief import Said
+from datashunt.simulator.bodies import PREFIX, TOKENS_PER_MESSAGE, Manner, validated
 from datashunt.simulator.messages import Refused, Request, Response, error
 from datashunt.simulator.tokens import Token, speak, to_json
 
-PREFIX = "simulation/"
-"""Stands before every model name in a reply."""
-
-TOKENS_PER_MESSAGE = 4
-"""What a message costs beside its content."""
+_LISTED = re.compile(r'- ("(?:[^"\\]|\\.)*")(?:: .*)?')
+_FENCE = ("```json\n", "\n```")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,18 @@ class Chat:
     max_tokens: int | None
     top_logprobs: int | None
 
-    def usage(self, tokens: Sequence[Token]) -> Usage:
-        """What a reply of these tokens costs, cut after `max_tokens`."""
-        return Usage(self.prompt_tokens, len(tokens[: self.max_tokens]))
+    @property
+    def offers(self) -> tuple[tuple[str, ...]]:
+        """The labels of the one question."""
+        return (self.labels,)
 
-
-_M = TypeVar("_M", bound=BaseModel)
+    def reply(self, said: Sequence[Said], manner: Manner) -> Response:
+        """The completion that says the label, with log-probabilities if asked and known here."""
+        tokens = speak(said[0].label, said[0].probabilities)
+        if "response_format" in manner.without:
+            opened, closed = (Token(text, ((text, 1.0),)) for text in _FENCE)
+            tokens = [opened, *tokens, closed]
+        return _completion(self, tokens, manner)
 
 
 class _Message(BaseModel):
@@ -59,11 +67,12 @@ class _Body(BaseModel):
 
     model: Annotated[str, Field(min_length=1)]
     messages: Annotated[list[_Message], Field(min_length=1)]
-    labels: Annotated[list[str], Field(min_length=1)] = Field(
-        validation_alias=AliasPath("response_format", "json_schema", "schema", "properties", "label", "enum")
+    labels: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, validation_alias=AliasPath("response_format", "json_schema", "schema", "properties", "label", "enum")
     )
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    temperature: float | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     stream: Literal[False] | None = None
@@ -75,35 +84,61 @@ class _UserContent(BaseModel):
 
 
 def parse_chat(request: Request) -> Chat:
-    """Read a chat completion request.
+    """Read a chat completion request (see `read_chat`)."""
+    return read_chat(request.body, Manner(""))
+
+
+def read_chat(document: bytes, manner: Manner) -> Chat:
+    """Read the body of a chat completion request.
 
     The last message's content must be one JSON object with the text of the item as `item`; the labels are
-    the enum of `label` in the JSON schema of `response_format`.
+    the enum of `label` in the JSON schema of `response_format`, or where there is none, the list
+    (`- "label": description`) that ends the first message.
 
     Raises:
         Refused: carrying a 400 that names the parameter and what was expected.
     """
-    body = _validated(_Body, request.body, "the body")
+    body = validated(_Body, document, "the body")
+    for name in ("temperature", "max_tokens"):
+        if name in manner.without and getattr(body, name) is not None:
+            raise Refused(error(400, f"unsupported parameter: {name}", param=name, code="unsupported_parameter"))
     if body.top_logprobs is not None and not body.logprobs:
         raise Refused(error(400, "top_logprobs is allowed with logprobs: true only", param="top_logprobs"))
-    content = _validated(_UserContent, body.messages[-1].content, "the last message", param="messages")
+    content = validated(_UserContent, body.messages[-1].content, "the last message", param="messages")
     limits = [limit for limit in (body.max_tokens, body.max_completion_tokens) if limit is not None]
     return Chat(
         model=body.model,
         item=content.item,
-        labels=tuple(dict.fromkeys(body.labels)),
+        labels=_labels(body, manner),
         prompt_tokens=sum(count_tokens(message.content) + TOKENS_PER_MESSAGE for message in body.messages),
         max_tokens=min(limits, default=None),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
 
 
-def completion(chat: Chat, tokens: Sequence[Token], *, fingerprint: str, with_logprobs: bool) -> Response:
-    """The reply that consists of these tokens, cut after `max_tokens`, with log-probabilities if asked."""
+def completion_of(chat: Chat, label: str) -> Response:
+    """A paid reply that says this label, offered or not, without log-probabilities: for `on_request`."""
+    manner = Manner("simulation-override", without=frozenset({"logprobs"}))
+    return chat.reply([Said(label, {label: 1.0})], manner)
+
+
+def _labels(body: _Body, manner: Manner) -> tuple[str, ...]:
+    if body.labels is not None and "response_format" not in manner.without:
+        return tuple(dict.fromkeys(body.labels))
+    lines = map(_LISTED.fullmatch, reversed(body.messages[0].content.split("\n")))
+    listed = [json.loads(line[1]) for line in takewhile(bool, lines) if line is not None]
+    if not listed:
+        param = "response_format.json_schema.schema.properties.label.enum"
+        raise Refused(error(400, f"the body: {param}: expected labels, here or at the end of the prompt", param=param))
+    return tuple(dict.fromkeys(reversed(listed)))
+
+
+def _completion(chat: Chat, tokens: Sequence[Token], manner: Manner) -> Response:
+    """The reply that consists of these tokens, cut after `max_tokens`."""
     said = tokens[: chat.max_tokens]
-    usage = chat.usage(tokens)
+    usage = Usage(chat.prompt_tokens, len(said))
     logprobs: dict[str, Any] | None = None
-    if with_logprobs and chat.top_logprobs is not None:
+    if "logprobs" not in manner.without and chat.top_logprobs is not None:
         logprobs = {"content": [to_json(token, chat.top_logprobs) for token in said], "refusal": None}
     content = "".join(token.text for token in said)
     choice = {
@@ -112,33 +147,19 @@ def completion(chat: Chat, tokens: Sequence[Token], *, fingerprint: str, with_lo
         "logprobs": logprobs,
         "finish_reason": "stop" if len(said) == len(tokens) else "length",
     }
-    body = {
+    body: dict[str, Any] = {
         "id": f"chatcmpl-simulation-{uuid.uuid4().hex}",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": PREFIX + chat.model,
-        "system_fingerprint": fingerprint,
         "choices": [choice],
-        "usage": {
+    }
+    if "fingerprint" not in manner.without:
+        body["system_fingerprint"] = manner.fingerprint
+    if "usage" not in manner.without:
+        body["usage"] = {
             "prompt_tokens": usage.prompt,
             "completion_tokens": usage.completion,
             "total_tokens": usage.total,
-        },
-    }
-    return Response(200, body, billed=usage)
-
-
-def completion_of(chat: Chat, label: str) -> Response:
-    """A paid reply that says this label, offered or not, without log-probabilities: for `on_request`."""
-    tokens = speak(label, {label: 1.0})
-    return completion(chat, tokens, fingerprint="simulation-override", with_logprobs=False)
-
-
-def _validated(model: type[_M], document: str | bytes, where: str, *, param: str | None = None) -> _M:
-    try:
-        return model.model_validate_json(document)
-    except ValidationError as problem:
-        first = problem.errors(include_input=False, include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
-        message = f"{where}: {path or 'document'}: {first['msg']}"
-        raise Refused(error(400, message, param=param or path or None)) from None
+        }
+    return Response(200, body, billed=usage, model=chat.model)

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from datashunt.errors import UsageError
 from datashunt.simulator import answers as answers_file
-from datashunt.simulator.endpoint import Endpoint, is_chat
+from datashunt.simulator.endpoint import Endpoint, asks
 from datashunt.simulator.messages import Request, Response, error
 from datashunt.simulator.options import Options
 from datashunt.simulator.wire import Connection, Send
@@ -24,6 +24,8 @@ GRACE_S = 5.0
 """How long a stopping server waits for replies that are under way."""
 
 BACKLOG = 1024
+BATCH_PAUSE_S = 0.005
+"""Between two slices of the open batches, for live requests; also how soon a batch is noticed to be due."""
 
 OnRequest = Callable[[Request], Response | None]
 
@@ -53,6 +55,7 @@ class _Server:
                 f"the simulation cannot listen on {options.host}:{options.port}: {problem.strerror}; "
                 "choose another port, or 0 for a free one"
             ) from None
+        self._advancing = False
         return int(self._listener.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
@@ -68,7 +71,7 @@ class _Server:
         await self._listener.wait_closed()
 
     def _answer(self, request: Request, send: Send) -> None:
-        if self._on_request is not None and is_chat(request):
+        if self._on_request is not None and asks(request):
             # A thread of its own, for the hook may block as long as it likes.
             arguments = (self._on_request, request, send)
             threading.Thread(target=self._ask_hook, args=arguments, daemon=True).start()
@@ -85,10 +88,17 @@ class _Server:
 
     def _reply(self, request: Request, override: Response | None, send: Send) -> None:
         response = self._endpoint.handle(request, override)
+        if not self._advancing:
+            self._advance()
         if override is None and response.billed is not None and self._options.latency_ms > 0:
             self._loop.call_later(self._options.latency_ms / 1000, send, response)
         else:
             send(response)
+
+    def _advance(self) -> None:
+        self._advancing = self._endpoint.advance()
+        if self._advancing:
+            self._loop.call_later(BATCH_PAUSE_S, self._advance)
 
 
 class Simulator:
@@ -99,7 +109,7 @@ class Simulator:
 
     Args:
         options: how it behaves.
-        on_request: called for every chat request before it is looked at, in a thread of its own. It may
+        on_request: called for every request that asks the LLM, before it is looked at, in a thread of its own. It may
             block, to hold the reply back; None lets the request go its way; a `Response` is sent at once
             and booked instead (see `completion_of`, `error`, `throttled`). A hook that still blocks when
             the block ends delays it by GRACE_S seconds.

@@ -78,6 +78,26 @@ class Window:
         return at + self.window_s - now
 
 
+class Peak:
+    """The most requests, and the most tokens, that any span of `window_s` seconds held."""
+
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
+        self._recent: deque[tuple[float, int]] = deque()
+        self._recent_tokens = 0
+        self.requests = 0
+        self.tokens = 0
+
+    def add(self, now: float, tokens: int) -> None:
+        """One request of so many tokens arrived; times never go back."""
+        while self._recent and now - self._recent[0][0] >= self._window_s:
+            self._recent_tokens -= self._recent.popleft()[1]
+        self._recent.append((now, tokens))
+        self._recent_tokens += tokens
+        self.requests = max(self.requests, len(self._recent))
+        self.tokens = max(self.tokens, self._recent_tokens)
+
+
 def milliseconds(seconds: float) -> int:
     """Whole milliseconds, rounded up: who waits so long has waited enough."""
     return math.ceil(round(seconds * 1000, 6))

@@ -6,7 +6,7 @@ is guarded, and a late reply that finds its ask without an answer finishes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
@@ -18,9 +18,12 @@ from datashunt.store import budgets
 
 _CLAIM = text("""
     WITH picked AS (
-        SELECT id FROM asks
-         WHERE id = ANY(:rows) AND classifier_id = :classifier AND state = 'waiting' AND not_before <= now()
-         ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED),
+        -- The array's elements come in order, and no more of them than are needed to find one ask.
+        SELECT due.id FROM unnest(CAST(:classifiers AS int[])) AS served, LATERAL (
+            SELECT id FROM asks
+             WHERE classifier_id = served AND state = 'waiting' AND not_before <= now()
+             ORDER BY priority, reason DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED) AS due
+         LIMIT 1),
     claimed AS (
         UPDATE asks SET state = 'calling', lease_token = :token,
                         lease_until = now() + make_interval(secs => :lease_s)
@@ -34,19 +37,24 @@ _CLAIM = text("""
 """)
 
 
-def claim(
-    tx: Connection, classifier_id: int, rows: Sequence[int], token: UUID, *, lease_s: float, labels_hash: str
-) -> ClaimedAsk | None:
-    """Lease the first of these asks that is due, or None. Labels and prior of other labels are dropped."""
-    row = tx.execute(
-        _CLAIM, {"rows": list(rows), "classifier": classifier_id, "token": token, "lease_s": lease_s}
-    ).one_or_none()
+def claim(tx: Connection, labels_hashes: Mapping[int, str], token: UUID, *, lease_s: float) -> ClaimedAsk | None:
+    """Lease the next ask that is due, or None: by priority, escalations before audits, the oldest first.
+
+    Args:
+        tx: a transaction.
+        labels_hashes: classifier → hash of its labels, the classifier to be served first first. What an ask offers
+            of other labels is dropped, and so is its prior.
+        token: of the lease.
+        lease_s: its length.
+    """
+    row = tx.execute(_CLAIM, {"classifiers": list(labels_hashes), "token": token, "lease_s": lease_s}).one_or_none()
     if row is None:
         return None
-    same_labels = row.labels_hash == labels_hash
+    same_labels = row.labels_hash == labels_hashes[row.classifier_id]
     return ClaimedAsk(
         row=row.id,
         item_row=row.item_id,
+        classifier_row=row.classifier_id,
         item_id=row.key,
         text=row.text,
         reason=Reason(row.reason),
@@ -59,6 +67,22 @@ def claim(
     )
 
 
+def hold(tx: Connection, ask: ClaimedAsk) -> None:
+    """Lock the ask's row: everybody locks rows of days after those of asks and items."""
+    tx.execute(text("SELECT FROM asks WHERE id = :ask FOR UPDATE"), {"ask": ask.row})
+
+
+_BOOK = text(
+    "WITH before AS (SELECT id, budget_day_id, reserved FROM asks WHERE id = :ask FOR UPDATE),"
+    " held AS (UPDATE asks SET lease_until = now() + make_interval(secs => :lease_s), budget_day_id = NULL,"
+    " reserved = NULL FROM before WHERE asks.id = before.id AND lease_token = :token AND state = 'calling'"
+    " AND lease_until > now() RETURNING asks.*, before.budget_day_id AS day, before.reserved AS amount)"
+    " INSERT INTO calls (ask_id, item_id, classifier_id, attempt, model, prompt_hash, reuse_key, reserved_tokens,"
+    " reserved_usd, budget_day_id, budget_reserved) SELECT id, item_id, classifier_id, attempts + misses + 1, :model,"
+    " :prompt_hash, :reuse_key, :tokens, :usd, day, amount FROM held RETURNING id"
+)
+
+
 def book_call(
     tx: Connection,
     ask: ClaimedAsk,
@@ -66,6 +90,7 @@ def book_call(
     *,
     model: str,
     prompt_hash: str,
+    reuse_key: bytes,
     reserved_tokens: int,
     reserved_usd: Decimal,
     lease_s: float,
@@ -75,21 +100,14 @@ def book_call(
     What was reserved for the ask on a day's budget is the call's from now on.
     """
     call: int | None = tx.execute(
-        text(
-            "WITH before AS (SELECT id, budget_day_id, reserved FROM asks WHERE id = :ask FOR UPDATE),"
-            " held AS (UPDATE asks SET lease_until = now() + make_interval(secs => :lease_s), budget_day_id = NULL,"
-            " reserved = NULL FROM before WHERE asks.id = before.id AND lease_token = :token AND state = 'calling'"
-            " AND lease_until > now() RETURNING asks.*, before.budget_day_id AS day, before.reserved AS amount)"
-            " INSERT INTO calls (ask_id, item_id, classifier_id, attempt, model, prompt_hash, reserved_tokens,"
-            " reserved_usd, budget_day_id, budget_reserved) SELECT id, item_id, classifier_id,"
-            " attempts + misses + 1, :model, :prompt_hash, :tokens, :usd, day, amount FROM held RETURNING id"
-        ),
+        _BOOK,
         {
             "ask": ask.row,
             "token": token,
             "lease_s": lease_s,
             "model": model,
             "prompt_hash": prompt_hash,
+            "reuse_key": reuse_key,
             "tokens": reserved_tokens,
             "usd": reserved_usd,
         },
@@ -105,6 +123,7 @@ class Bill:
         state: `answered`, `failed`, or `unknown` (sent, and nobody knows whether it was served).
         cost_usd: what it cost; None with `unknown` books the reserved cost.
         usage: tokens as the endpoint counted them, where it did.
+        votes: the samples that it brought.
     """
 
     state: str
@@ -116,22 +135,22 @@ class Bill:
     http_status: int | None = None
     error_kind: str | None = None
     error: str | None = None
+    votes: Sequence[str] = ()
 
 
-_SETTLE_CALL = text(f"""
-    WITH before AS (
+_SETTLED = """
+    call_before AS (
         SELECT id, state, cost_usd FROM calls WHERE id = :call AND state IN ('sent', 'unknown') FOR UPDATE),
     settled AS (
         UPDATE calls SET state = :state, cost_usd = coalesce(:cost, reserved_usd), prompt_tokens = :prompt,
                          cached_tokens = :cached, completion_tokens = :completion, response_model = :model,
                          fingerprint = :fingerprint, latency_ms = :latency, http_status = :status,
-                         error_kind = :kind, error = :error, settled_at = now()
-          FROM before WHERE calls.id = before.id
-     RETURNING calls.*, before.state AS was, coalesce(before.cost_usd, 0) AS was_usd),
-    {budgets.RETURNED},
-    {budgets.PAID}
-    SELECT count(*) FROM settled
-""")  # noqa: S608 - the parts are constants of ours
+                         error_kind = :kind, error = :error, votes = :votes, settled_at = now()
+          FROM call_before WHERE calls.id = call_before.id
+     RETURNING calls.*, call_before.state AS was, coalesce(call_before.cost_usd, 0) AS was_usd)"""
+_SETTLE_ALONE = text(
+    f"WITH {_SETTLED}, {budgets.RETURNED}, {budgets.booked(calls=True, returned=True)} SELECT count(*) FROM settled"  # noqa: S608
+)
 
 
 def settle_call(tx: Connection, call: int, bill: Bill) -> None:
@@ -139,43 +158,44 @@ def settle_call(tx: Connection, call: int, bill: Bill) -> None:
 
     A call that tick had given up as unknown is set right by its late reply.
     """
+    tx.execute(_SETTLE_ALONE, _of_bill(call, bill))
+
+
+def _of_bill(call: int, bill: Bill) -> dict[str, object]:
     usage = bill.usage
-    tx.execute(
-        _SETTLE_CALL,
-        {
-            "call": call,
-            "state": bill.state,
-            "cost": bill.cost_usd,
-            "prompt": usage and usage.prompt,
-            "cached": usage and usage.cached,
-            "completion": usage and usage.completion,
-            "model": bill.model,
-            "fingerprint": bill.fingerprint,
-            "latency": bill.latency_ms,
-            "status": bill.http_status,
-            "kind": bill.error_kind,
-            "error": bill.error,
-        },
-    )
+    return {
+        "call": call,
+        "state": bill.state,
+        "cost": bill.cost_usd,
+        "prompt": usage and usage.prompt,
+        "cached": usage and usage.cached,
+        "completion": usage and usage.completion,
+        "model": bill.model,
+        "fingerprint": bill.fingerprint,
+        "latency": bill.latency_ms,
+        "status": bill.http_status,
+        "kind": bill.error_kind,
+        "error": bill.error,
+        "votes": list(bill.votes) or None,
+    }
 
 
-_ANSWER = text(f"""
-    WITH before AS (SELECT id, budget_day_id, reserved FROM asks WHERE id = :ask FOR UPDATE),
+_ANSWER = """
+    before AS (SELECT id, budget_day_id, reserved FROM asks WHERE id = :ask FOR UPDATE),
     closed AS (
         UPDATE asks SET state = 'answered', lease_token = NULL, lease_until = NULL, budget_day_id = NULL,
                         reserved = NULL
           FROM before WHERE asks.id = before.id AND state <> 'answered'
      RETURNING asks.*, before.budget_day_id AS day, before.reserved AS amount),
-    {budgets.given_back("closed")},
     letters AS (
         UPDATE dead_letters SET replayed_at = now() FROM closed WHERE ask_id = closed.id AND replayed_at IS NULL),
     answer AS (
         INSERT INTO answers (ask_id, call_id, item_id, classifier_id, spec_version, labels_hash, prompt_hash,
                              label, probabilities, probability_source, role, propensity, had_prior,
-                             requested_model, llm_model, fingerprint)
+                             requested_model, llm_model, fingerprint, reuse_key, reused_from)
         SELECT id, :call, item_id, classifier_id, :spec_version, :labels_hash, :prompt_hash, :label,
                CAST(:probabilities AS real[]), :source, role, propensity, :had_prior, :requested_model,
-               :llm_model, :fingerprint
+               :model, :fingerprint, :reuse_key, :reused_from
           FROM closed
      RETURNING id, item_id),
     waiting AS (
@@ -190,9 +210,10 @@ _ANSWER = text(f"""
      RETURNING id, item_id),
     moved AS (
         UPDATE items SET state = 'done', label = :label, source = 'llm', outcome_id = decided.id, done_at = now()
-          FROM decided WHERE items.id = decided.item_id)
-    SELECT count(*) FROM closed
-""")  # noqa: S608 - the parts are constants of ours
+          FROM decided WHERE items.id = decided.item_id)"""
+_CLOSED = "SELECT count(*) FROM closed"
+_PAID = text(f"WITH {_SETTLED}, {_ANSWER}, {budgets.booked(calls=True, closed='closed')} {_CLOSED}")
+_REUSED = text(f"WITH {_ANSWER}, {budgets.booked(closed='closed')} {_CLOSED}")
 
 
 def store_answer(
@@ -200,16 +221,21 @@ def store_answer(
     ask: ClaimedAsk,
     call: int,
     reply: Reply,
+    bill: Bill | None,
     *,
     labels: Sequence[str],
     labels_hash: str,
     spec_version: int,
     prompt_hash: str,
     requested_model: str,
+    reuse_key: bytes,
+    reused_from: int | None = None,
 ) -> bool:
-    """Close the ask with its answer, and its item if that waits for it; False when it was answered before.
+    """Settle the call, close the ask with its answer, and its item if that waits for it, in one statement.
 
-    What was given up meanwhile comes back: its answer is paid for.
+    `bill` is None for an answer that was paid for already: `reused_from` is the answer that this one repeats, `call`
+    then the call that was paid for that one. Returns False when the ask was answered before. What was given up
+    meanwhile comes back: its answer is paid for.
     """
     vector = None
     confidence = None
@@ -217,10 +243,11 @@ def store_answer(
         vector = [reply.probabilities.get(label) for label in labels]
         confidence = reply.probabilities[reply.label]
     closed: int = tx.execute(
-        _ANSWER,
+        _REUSED if bill is None else _PAID,
         {
-            "ask": ask.row,
+            **({} if bill is None else _of_bill(call, bill)),
             "call": call,
+            "ask": ask.row,
             "spec_version": spec_version,
             "labels_hash": labels_hash,
             "prompt_hash": prompt_hash,
@@ -230,27 +257,57 @@ def store_answer(
             "source": reply.source,
             "had_prior": ask.prior is not None,
             "requested_model": requested_model,
-            "llm_model": reply.model,
+            "model": reply.model,
             "fingerprint": reply.fingerprint,
+            "reuse_key": reuse_key,
+            "reused_from": reused_from,
         },
     ).scalar_one()
     return closed == 1
 
 
+_PUT_BACK = text(
+    "UPDATE asks SET state = 'waiting', lease_token = NULL, lease_until = NULL,"
+    " not_before = now() + make_interval(secs => :wait_s), attempts = attempts + :failed,"
+    " misses = misses + :missed,"
+    " announced_at = CASE WHEN :awaited THEN now() + make_interval(secs => :wait_s) ELSE announced_at END,"
+    " offered = CASE WHEN :missed = 1 THEN NULL ELSE offered END,"
+    " prior = CASE WHEN :missed = 1 THEN NULL ELSE prior END"
+    " WHERE id = :ask AND lease_token = :token AND state = 'calling'"
+)
+
+
 def put_back(
-    tx: Connection, ask: ClaimedAsk, token: UUID, *, wait_s: float, failed: bool = False, missed: bool = False
+    tx: Connection,
+    ask: ClaimedAsk,
+    token: UUID,
+    *,
+    wait_s: float,
+    failed: bool = False,
+    missed: bool = False,
+    awaited: bool = False,
 ) -> bool:
-    """Let the ask wait, as a row. `failed` uses up an attempt, `missed` opens it to all labels."""
+    """Let the ask wait, as a row.
+
+    Args:
+        tx: a transaction.
+        ask: what was claimed.
+        token: of its lease; without it nothing is changed, and False returned.
+        wait_s: seconds before it is due again.
+        failed: it uses up an attempt.
+        missed: it is opened to all labels.
+        awaited: a thread that works already will come for it: no message of its own when it is due.
+    """
     moved = tx.execute(
-        text(
-            "UPDATE asks SET state = 'waiting', lease_token = NULL, lease_until = NULL,"
-            " not_before = now() + make_interval(secs => :wait_s), attempts = attempts + :failed,"
-            " misses = misses + :missed,"
-            " offered = CASE WHEN :missed = 1 THEN NULL ELSE offered END,"
-            " prior = CASE WHEN :missed = 1 THEN NULL ELSE prior END"
-            " WHERE id = :ask AND lease_token = :token AND state = 'calling'"
-        ),
-        {"ask": ask.row, "token": token, "wait_s": wait_s, "failed": int(failed), "missed": int(missed)},
+        _PUT_BACK,
+        {
+            "ask": ask.row,
+            "token": token,
+            "wait_s": wait_s,
+            "failed": int(failed),
+            "missed": int(missed),
+            "awaited": awaited,
+        },
     )
     return moved.rowcount == 1
 
@@ -262,7 +319,7 @@ _BURY = text(f"""
                         reserved = NULL
           FROM before WHERE asks.id = before.id AND lease_token = :token AND state = 'calling'
      RETURNING asks.*, before.budget_day_id AS day, before.reserved AS amount),
-    {budgets.given_back("buried")},
+    {budgets.booked(closed="buried")},
     lost AS (
         UPDATE items SET state = 'dead' FROM buried
          WHERE items.id = buried.item_id AND buried.reason = 'escalation' AND items.state = 'asked')

@@ -29,31 +29,34 @@ RETURNED = """
      RETURNING settled.id)"""
 """What was reserved for a failed call is its ask's again. `settled`: calls, with their former state in `was`."""
 
-PAID = """
-    paid AS (
-        UPDATE budget_days SET spent = spent + paid.cost, reserved = budget_days.reserved - paid.freed,
-                               settled = settled + paid.used
-          FROM (SELECT day.id,
-                       sum(CASE WHEN s.state = 'failed' THEN 0 WHEN day.unit = 'calls' THEN 1 ELSE s.cost_usd END
-                         - CASE WHEN s.was = 'sent' THEN 0 WHEN day.unit = 'calls' THEN 1 ELSE s.was_usd END) AS cost,
-                       sum(CASE WHEN s.was = 'sent' AND returned.id IS NULL THEN s.budget_reserved ELSE 0 END)
-                         AS freed,
-                       sum(CASE WHEN s.was = 'sent' AND s.state <> 'failed' THEN s.budget_reserved ELSE 0 END)
-                         AS used
-                  FROM settled s JOIN budget_days day ON day.id = s.budget_day_id
-                  LEFT JOIN returned ON returned.id = s.id
-                 GROUP BY day.id) AS paid
-         WHERE budget_days.id = paid.id)"""
-"""What calls cost takes the place of what was reserved for them. After `RETURNED`; `was_usd`: their former cost."""
+_CALLS = """
+    SELECT day.id AS day,
+           CASE WHEN s.state = 'failed' THEN 0 WHEN day.unit = 'calls' THEN 1 ELSE s.cost_usd END
+             - CASE WHEN s.was = 'sent' THEN 0 WHEN day.unit = 'calls' THEN 1 ELSE s.was_usd END AS cost,
+           CASE WHEN s.was = 'sent' AND {kept} THEN s.budget_reserved ELSE 0 END AS freed,
+           CASE WHEN s.was = 'sent' AND s.state <> 'failed' THEN s.budget_reserved ELSE 0 END AS used
+      FROM settled s JOIN budget_days day ON day.id = s.budget_day_id"""
+_ASKS = "SELECT day, 0 AS cost, amount AS freed, 0 AS used FROM {closed} WHERE day IS NOT NULL"
 
 
-def given_back(closed: str) -> str:
-    """A CTE that takes what was reserved for closed asks off their days: columns `day` and `amount` of `closed`."""
+def booked(*, calls: bool = False, returned: bool = False, closed: str | None = None) -> str:
+    """A CTE that books what ended on its days, in the one UPDATE of each day that a statement may make.
+
+    Args:
+        calls: the CTE `settled` holds calls, with their former state in `was` and cost in `was_usd`: what they cost
+            takes the place of what was reserved for them.
+        returned: after `RETURNED`, whose reservations stay.
+        closed: a CTE with asks that will not be called any more: `amount` is what was reserved for them on `day`.
+    """
+    kept = "NOT EXISTS (SELECT FROM returned WHERE returned.id = s.id)" if returned else "true"
+    parts = ([_CALLS.format(kept=kept)] if calls else []) + ([_ASKS.format(closed=closed)] if closed else [])
     return f"""
-    given_back AS (
-        UPDATE budget_days SET reserved = budget_days.reserved - freed.amount
-          FROM (SELECT day, sum(amount) AS amount FROM {closed} WHERE day IS NOT NULL GROUP BY day) AS freed
-         WHERE budget_days.id = freed.day)"""  # noqa: S608 - the parts are constants of ours
+    booked AS (
+        UPDATE budget_days SET spent = spent + ended.cost, reserved = budget_days.reserved - ended.freed,
+                               settled = settled + ended.used
+          FROM (SELECT day, sum(cost) AS cost, sum(freed) AS freed, sum(used) AS used
+                  FROM ({" UNION ALL ".join(parts)}) AS one GROUP BY day) AS ended
+         WHERE budget_days.id = ended.day)"""  # noqa: S608 - the parts are constants of ours
 
 
 @dataclass(frozen=True, slots=True)

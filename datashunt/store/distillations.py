@@ -23,9 +23,9 @@ LONGEST_WAIT_S = 3_600.0
 def make_due(tx: Connection, classifier: Registered, *, judges: int) -> int | None:
     """Open a distillation if enough new answers are there and none is open; returns its row.
 
-    Answers given under a soft prior teach nothing (see `answers`), so they are not counted. Failures in a row under
-    one version of the file double the time until the next try, up to an hour: a base that cannot be loaded fails
-    each time, and at full cost.
+    Answers given under a soft prior and reused ones teach nothing (see `answers`), so they are not counted. Failures in
+    a row under one version of the file double the time until the next try, up to an hour: a base that cannot be loaded
+    fails each time, and at full cost.
 
     Args:
         tx: the transaction.
@@ -42,7 +42,7 @@ def make_due(tx: Connection, classifier: Registered, *, judges: int) -> int | No
             " INSERT INTO distillations (classifier_id, spec_version, state)"
             " SELECT :classifier, :version, 'due' FROM ended, failed WHERE :needed <= ("
             "  SELECT count(*) FROM answers WHERE classifier_id = :classifier AND labels_hash = :labels"
-            "     AND role = 'train' AND NOT had_prior AND id > learned)"
+            "     AND role = 'train' AND NOT had_prior AND reused_from IS NULL AND id > learned)"
             " AND :judges <= (SELECT count(*) FROM (SELECT FROM answers WHERE classifier_id = :classifier"
             "     AND labels_hash = :labels AND role = 'judge' AND NOT had_prior AND requested_model = :model"
             "     AND prompt_hash = :prompt LIMIT :judges) AS enough)"
@@ -187,19 +187,26 @@ def answers(tx: Connection, classifier: Registered, *, up_to: int) -> list[Store
     """The newest answers under the current labels with ids up to this one, oldest first.
 
     Held-out answers must be of the LLM and the prompt that are in force. Those given under a soft prior are
-    left out: they would teach the small model its own opinion.
+    left out: they would teach the small model its own opinion. So are reused ones: they say nothing new, and
+    may repeat an answer that is held out. A label that a person gave stands in for a training answer of any kind,
+    whole and without doubt; held-out answers stay the LLM's, since it is what is measured.
     """
     rows = tx.execute(
         text(
-            "SELECT a.id, a.item_id, texts.text, a.label, a.probabilities, a.role, a.fingerprint"
+            "SELECT a.id, a.item_id, texts.text, coalesce(said.label, a.label) AS label,"
+            "       CASE WHEN said.label IS NULL THEN a.probabilities END AS probabilities, a.role, a.fingerprint"
             "  FROM answers a JOIN texts ON texts.item_id = a.item_id"
-            " WHERE a.classifier_id = :classifier AND a.labels_hash = :labels AND NOT a.had_prior AND a.id <= :up_to"
+            "  LEFT JOIN items said ON said.id = a.item_id AND said.source = 'human' AND a.role = 'train'"
+            "        AND said.label = ANY(:names)"
+            " WHERE a.classifier_id = :classifier AND a.labels_hash = :labels AND a.id <= :up_to"
+            "   AND (NOT a.had_prior AND a.reused_from IS NULL OR said.label IS NOT NULL)"
             "   AND (a.role = 'train' OR (a.requested_model = :model AND a.prompt_hash = :prompt))"
             " ORDER BY a.id DESC LIMIT :most"
         ),
         {
             "classifier": classifier.id,
             "labels": classifier.spec.labels_hash,
+            "names": list(classifier.spec.label_names),
             "model": classifier.spec.llm.model,
             "prompt": classifier.prompt_hash,
             "up_to": up_to,

@@ -13,6 +13,7 @@ from datashunt.items import Result, Source
 
 _COLUMNS = """
     SELECT i.key, o.label, o.confidence, o.source, o.probabilities, s.labels, b.version AS bundle, a.llm_model,
+           o.labelled_by,
            coalesce((SELECT sum(coalesce(cost_usd, reserved_usd)) FROM calls JOIN asks ON asks.id = calls.ask_id
                       WHERE asks.item_id = i.id), 0) AS cost_usd,
            i.created_at, o.created_at AS done_at, o.xact, o.id
@@ -87,6 +88,7 @@ def _result(row: Any) -> Result:
         created_at=row.created_at,
         done_at=row.done_at,
         cursor=f"{row.xact}-{row.id}",
+        by=row.labelled_by,
     )
 
 

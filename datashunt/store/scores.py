@@ -85,6 +85,18 @@ class Scored:
         return Reason.AUDIT if self.propensity is not None else None
 
 
+_HOLD = (
+    text("SELECT FROM asks WHERE item_id = ANY(:rows) AND state IN ('waiting', 'calling') ORDER BY id FOR UPDATE"),
+    text("SELECT FROM items WHERE id = ANY(:rows) ORDER BY id FOR UPDATE"),
+)
+
+
+def hold(tx: Connection, rows: Sequence[int]) -> None:
+    """Lock what `settle` changes: everybody locks rows of days after those of asks and items."""
+    for statement in _HOLD:
+        tx.execute(statement, {"rows": list(rows)})
+
+
 _SETTLE = text("""
     WITH verdict AS MATERIALIZED (
         SELECT v.*, CAST(v.probabilities AS real[]) AS vector,
@@ -105,7 +117,7 @@ _SETTLE = text("""
                          done_at = CASE WHEN kept THEN now() END
           FROM verdict
          WHERE items.id = verdict.row_id AND items.lease_token = :token AND items.state = 'scoring'
-     RETURNING verdict.*),
+     RETURNING verdict.*, items.priority),
     scored AS (
         INSERT INTO scores (item_id, bundle_id, spec_version, probabilities, label, confidence, threshold, kept)
         SELECT row_id, :bundle, :spec_version, vector, label, confidence, :threshold, kept
@@ -120,11 +132,12 @@ _SETTLE = text("""
           FROM moved JOIN scored ON scored.item_id = row_id WHERE kept),
     asked AS (
         INSERT INTO asks (item_id, classifier_id, score_id, spec_version, reason, role, propensity, offered, prior,
-                          budget_day_id, reserved, not_before)
+                          priority, budget_day_id, reserved, not_before)
         SELECT row_id, :classifier, scored.id, :spec_version, reason, role, propensity,
                CASE WHEN offered IS NOT NULL
                     THEN ARRAY(SELECT jsonb_array_elements_text(CAST(offered AS jsonb))) END,
-               CAST(prior AS jsonb), CASE WHEN reserved IS NOT NULL THEN CAST(:budget_day AS bigint) END, reserved,
+               CAST(prior AS jsonb), priority,
+               CASE WHEN reserved IS NOT NULL THEN CAST(:budget_day AS bigint) END, reserved,
                now() + make_interval(secs => CASE WHEN waits THEN :wait_s ELSE 0 END)
           FROM moved LEFT JOIN scored ON scored.item_id = row_id
          WHERE reason IS NOT NULL

@@ -11,6 +11,8 @@ from datashunt.store import budgets
 
 MOST_ROWS = 1024
 """Most rows of one classifier and lane that one tick publishes again."""
+MOST_ASKS = 64
+"""The same for asks: each message sets a thread to work on all that is due."""
 
 
 def take_due(tx: Connection, name: str, *, every_s: float) -> bool:
@@ -63,7 +65,7 @@ _EXPIRED_ASKS = text(f"""
           FROM expired WHERE asks.id = expired.id
      RETURNING asks.id, asks.item_id, asks.classifier_id, reason, tries, hopeless,
                CASE WHEN hopeless THEN expired.budget_day_id END AS day, expired.reserved AS amount),
-    {budgets.given_back("freed")},
+    {budgets.booked(closed="freed")},
     lost_items AS (
         UPDATE items SET state = 'dead' FROM freed
          WHERE items.id = freed.item_id AND hopeless AND reason = 'escalation' AND items.state = 'asked'),
@@ -81,8 +83,7 @@ _UNKNOWN_CALLS = text(f"""
                          error = 'the worker that sent it left no word'
          WHERE state = 'sent' AND created_at < now() - make_interval(secs => :deadline_s)
      RETURNING calls.*, 'sent' AS was, 0.0 AS was_usd),
-    {budgets.RETURNED},
-    {budgets.PAID}
+    {budgets.booked(calls=True)}
     SELECT count(*) FROM settled
 """)  # noqa: S608 - the parts are constants of ours
 
@@ -136,15 +137,16 @@ _STANDING_ITEMS = text("""
 
 _STANDING_ASKS = text("""
     WITH at_work AS (
-        SELECT max(announced_at) AS newest FROM asks WHERE state = 'calling' AND lease_until > now()),
+        SELECT EXISTS (
+            SELECT FROM asks WHERE state = 'calling'
+               AND lease_until > now() + make_interval(secs => :lease_s - :still_s)) AS lately),
     standing AS (
         SELECT row.id FROM classifiers, at_work, LATERAL (
             SELECT id FROM asks
              WHERE classifier_id = classifiers.id AND state = 'waiting' AND not_before <= now()
                AND (announced_at < not_before
-                    OR announced_at < now() - make_interval(secs => :still_s)
-                       AND (newest IS NULL OR announced_at < newest - make_interval(secs => :still_s)))
-             ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED) AS row),
+                    OR announced_at < now() - make_interval(secs => :still_s) AND NOT lately)
+             ORDER BY priority, reason DESC, id LIMIT :most FOR UPDATE SKIP LOCKED) AS row),
     announced AS (
         UPDATE asks SET announced_at = now() FROM standing WHERE asks.id = standing.id
      RETURNING asks.classifier_id, asks.id)
@@ -162,15 +164,18 @@ _STANDING_RUNS = text("""
 """)
 
 
-def standing_still(tx: Connection, *, still_s: float) -> list[Wake]:
+def standing_still(tx: Connection, *, still_s: float, ask_lease_s: float) -> list[Wake]:
     """Rows whose message seems lost: nobody works in their lane, or younger rows are at work already.
 
-    An honest backlog is neither: its rows wait behind older ones. Asks that waited for their time are due
-    for a message of their own. What is returned counts as announced again.
+    An honest backlog is neither: its rows wait behind older ones. Threads of the LLM lane take what is due whatever
+    woke them, so asks stand still only if nobody took any for `still_s`; a lease says when by its end. Asks that
+    waited for their time are due for a message of their own. What is returned counts as announced again.
     """
     found = []
-    for lane, statement in (("score", _STANDING_ITEMS), ("llm", _STANDING_ASKS)):
-        rows = tx.execute(statement, {"still_s": still_s, "most": MOST_ROWS})
+    items = {"still_s": still_s, "most": MOST_ROWS}
+    waiting = {"still_s": still_s, "most": MOST_ASKS, "lease_s": ask_lease_s}
+    for lane, statement, values in (("score", _STANDING_ITEMS, items), ("llm", _STANDING_ASKS, waiting)):
+        rows = tx.execute(statement, values)
         found += [Wake(lane, row.name, tuple(row.ids)) for row in rows]
     runs = tx.execute(_STANDING_RUNS, {"still_s": still_s})
     found += [Wake("distil", row.name, tuple(row.ids)) for row in runs]

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datashunt.errors import BrokerError, LLMRejected, SettingsError
-from datashunt.quota import BURST_S, WINDOW_S, Limits, Quota, Refused, Slot
+from datashunt.quota import BURST_S, WINDOW_S, Limits, Quota, Refused, Slot, Turn
 
 HOUR_S = 3600.0
 Sent = list[tuple[float, int]]
@@ -205,11 +205,12 @@ def test_a_store_that_was_emptied_is_used_again(quota: Quota, key: str, valkey_u
 
 
 def test_nothing_is_kept_for_ever(quota: Quota, key: str, valkey_url: str) -> None:
-    slot_of(quota, key, 1, Limits(rpm=60, tpm=600))
+    quota.state(key, Limits(rpm=60, tpm=600))
+    quota.acquire(key, 1, Limits(), max_wait_s=HOUR_S, turn=Turn(1))
     quota.pause(f"{key}-paused", 1)
     with redis.Redis.from_url(valkey_url) as store:
         names = list(store.keys(f"*{key}*"))
-        assert len(names) == 4
+        assert len(names) == 7
         assert all(0 < store.ttl(name) <= 90_000 for name in names)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -22,7 +22,7 @@ from datashunt.pipeline.ask import Asker
 from datashunt.pipeline.models import Directory
 from datashunt.pipeline.score import Scorer
 from datashunt.prompts import Prompt
-from datashunt.quota import Limits, Refused, Slot
+from datashunt.quota import ALONE, Busy, Limits, Refused, Slot, Turn, in_turn
 from datashunt.store import bundles, classifiers
 from datashunt.store.classifiers import Bundle, Registered
 
@@ -101,7 +101,7 @@ class FakeLLM:
     def quota_key(self, model: str) -> str:
         return f"key of {model}"
 
-    def ask(self, prompt: Prompt, model: str, *, deadline_s: float) -> Reply:
+    def ask(self, prompt: Prompt, model: str, *, deadline_s: float, api: str = "chat", samples: int = 0) -> Reply:
         with self._lock:
             self.prompts.append(prompt)
             answer = self.answers[min(len(self.prompts), len(self.answers)) - 1]
@@ -115,19 +115,34 @@ class FakeLLM:
 class FakeQuota:
     """Grants what it was told to, in turn, the last thing for ever; keeps what was settled and paused."""
 
-    answers: list[Slot | Refused | Exception] = field(default_factory=lambda: [Slot("slot", 0.0)])
+    answers: list[Slot | Refused | Busy | Exception] = field(default_factory=lambda: [Slot("slot", 0.0)])
     asked: list[tuple[str, int, Limits]] = field(default_factory=list)
-    settled: list[int] = field(default_factory=list)
+    taken: list[Turn] = field(default_factory=list)
+    settled: list[int | None] = field(default_factory=list)
     paused: list[float] = field(default_factory=list)
+    stated: list[Limits] = field(default_factory=list)
+    late: list[Refused | None] = field(default_factory=list)
 
-    def acquire(self, key: str, tokens: int, limits: Limits, *, max_wait_s: float) -> Slot | Refused:
+    def acquire(
+        self, key: str, tokens: int, limits: Limits, *, turn: Turn = ALONE, **_: float
+    ) -> Slot | Refused | Busy:
         self.asked.append((key, tokens, limits))
+        self.taken.append(turn)
         answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def settle(self, key: str, slot: Slot, tokens_used: int) -> None:
+    def begin(self, key: str, slot: Slot) -> Refused | None:
+        return self.late.pop(0) if self.late else None
+
+    def turns(self, key: str, weights: Mapping[int, float]) -> list[Turn]:
+        return in_turn(weights, {turn.classifier: turn.begins + 1 / turn.weight for turn in self.taken}, 0.0)
+
+    def state(self, key: str, limits: Limits) -> None:
+        self.stated.append(limits)
+
+    def settle(self, key: str, slot: Slot, tokens_used: int | None) -> None:
         self.settled.append(tokens_used)
 
     def pause(self, key: str, seconds: float) -> None:
@@ -177,7 +192,7 @@ class World:
         """Ask these, or every ask there is; returns calls made."""
         if rows is None:
             rows = [row.id for row in self.rows("SELECT id FROM asks ORDER BY id")]
-        return self.asker(llm, quota, **more).run(NAME, rows)
+        return self.asker(llm, quota, **more).run(NAME, rows).calls
 
     def bundle(self, *, serve: bool = True, prune_cut: float | None = None) -> Bundle:
         """Write down a bundle, and let it serve."""

@@ -85,7 +85,7 @@ def test_a_call_is_booked_before_its_request_is_sent(world: World) -> None:
 
 
 def test_several_asks_of_one_message_are_asked_one_after_another(world: World) -> None:
-    made = world.score(*[DOUBT] * 3)
+    made = world.score(*[f"{DOUBT} {n}" for n in range(3)])
     llm = FakeLLM()
     assert world.ask(llm, made) == 3
     assert world.states() == {"done": 3}
@@ -98,11 +98,13 @@ def test_a_redelivered_message_asks_the_llm_once(world: World) -> None:
     assert len(llm.prompts) == 1
 
 
-def test_an_ask_of_another_classifier_is_left_alone(world: World) -> None:
-    made = world.score(DOUBT)
-    world.apply(name="other")
-    assert world.asker(FakeLLM()).run("other", made) == 0
-    assert world.states("asks") == {"waiting": 1}
+def test_a_message_of_one_classifier_sets_to_work_on_what_waits_of_another_too(world: World) -> None:
+    world.score(DOUBT)
+    world.apply(name="other", labels=["a", "b"], llm={"model": "teacher-2"})
+    llm = FakeLLM()
+    assert world.asker(llm).run("other", []).calls == 1
+    assert world.states("asks") == {"answered": 1}
+    assert llm.prompts[0].candidates == LABELS
 
 
 def test_an_audit_answer_never_changes_the_outcome(world: World) -> None:

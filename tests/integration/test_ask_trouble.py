@@ -49,12 +49,12 @@ def test_a_quota_wait_is_a_row_and_uses_up_neither_attempt_nor_money(world: Worl
 
 
 def test_a_slot_is_asked_for_with_the_limits_and_settled_with_the_real_usage(world: World) -> None:
-    world.apply(llm={"rpm": 60, "tpm": 5000})
+    world.apply(llm={"rpm": 60, "tpm": 5000, "concurrency": 7})
     world.score(DOUBT)
     quota = FakeQuota()
     world.ask(FakeLLM(), quota=quota)
     (key, tokens, limits) = quota.asked[0]
-    assert (key, limits) == ("key of teacher-1", Limits(60, 5000))
+    assert (key, limits) == ("key of teacher-1", Limits(60, 5000, 7))
     assert tokens == world.calls()[0].reserved_tokens
     assert quota.settled == [110]
 
@@ -82,8 +82,7 @@ def test_a_quota_store_that_is_lost_after_a_call_does_not_lose_the_bill(world: W
             raise BrokerError("gone")
 
     world.score(DOUBT)
-    with pytest.raises(BrokerError):
-        world.ask(FakeLLM([THROTTLED]), quota=Lost())
+    world.ask(FakeLLM([THROTTLED]), quota=Lost())
     assert world.states("calls") == {"failed": 1}
     assert world.states("asks") == {"waiting": 1}
 
@@ -101,7 +100,7 @@ def test_a_lease_lost_before_sending_sends_nothing_and_gives_the_slot_back(world
     llm, quota = FakeLLM(), Slow()
     assert world.ask(llm, quota=quota) == 0
     assert llm.prompts == world.calls() == []
-    assert quota.settled == [0]
+    assert quota.settled == [None]
 
 
 def test_an_expired_lease_sends_nothing_though_nobody_took_it_over(world: World) -> None:
@@ -119,7 +118,7 @@ def test_an_expired_lease_sends_nothing_though_nobody_took_it_over(world: World)
 def test_a_worker_that_shall_end_finishes_its_call_and_begins_no_other(world: World) -> None:
     made = world.score(DOUBT, DOUBT, DOUBT)
     llm = FakeLLM()
-    assert world.asker(llm).run(NAME, made, stop=lambda: llm.prompts != []) == 1
+    assert world.asker(llm).run(NAME, made, stop=lambda: llm.prompts != []).calls == 1
     assert world.states("asks") == {"answered": 1, "waiting": 2}
 
 
@@ -227,6 +226,8 @@ class AwayFor:
             raise StoreError("PostgreSQL cannot be used: connection refused")
         with self._store.begin() as tx:
             yield tx
+
+    single = begin
 
 
 @pytest.fixture

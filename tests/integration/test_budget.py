@@ -19,7 +19,7 @@ from datashunt.pipeline.ask import Asker
 from datashunt.pipeline.models import Directory
 from datashunt.pipeline.score import Scorer
 from datashunt.policy import BudgetPolicy
-from datashunt.store import Connection, budgets, sweeps
+from datashunt.store import Connection, budgets, people, sweeps
 
 DOUBT, SURE = "negative 0.5", "positive 0.99"
 MIDNIGHT = datetime(2031, 5, 5, tzinfo=UTC)
@@ -57,7 +57,7 @@ def ask(world: World, clock: Clock, llm: FakeLLM, rows: Sequence[int] | None = N
     if rows is None:
         rows = [row.id for row in world.rows("SELECT id FROM asks ORDER BY id")]
     asker = Asker(world.store, Directory(world.store, 0.0), llm, None, world.settings, clock)  # type: ignore[arg-type]
-    return asker.run(NAME, rows)
+    return asker.run(NAME, rows).calls
 
 
 def day(world: World) -> Row[Any]:
@@ -153,7 +153,7 @@ def test_a_call_settles_on_the_day_it_was_reserved_on(world: World, clock: Clock
     budget(world)
     score(world, clock, DOUBT)
     clock.moment += timedelta(hours=1)
-    score(world, clock, DOUBT, start=1)
+    score(world, clock, "negative 0.6", start=1)
     ask(world, clock, FakeLLM())
     days = world.rows("SELECT day::text, spent, reserved FROM budget_days ORDER BY day")
     assert days == [("2031-05-05", 1, 0), ("2031-05-06", 1, 0)]
@@ -193,7 +193,7 @@ def spent(world: World, clock: Clock) -> Iterator[World]:
     """A classifier that serves and has spent its two calls of today."""
     world.bundle()
     budget(world, calls_per_day=2)
-    score(world, clock, "negative 0.9", "negative 0.9")
+    score(world, clock, "negative 0.9 one", "negative 0.9 another")
     ask(world, clock, FakeLLM())
     assert booked(world) == (2, 0)
     yield world
@@ -252,7 +252,7 @@ def test_what_nobody_can_ask_is_held_without_a_model_too(world: World, clock: Cl
 
 
 def test_one_refused_ask_puts_off_all_that_wait_for_money(world: World, clock: Clock) -> None:
-    world.score(*[DOUBT] * 5)  # asked under a fixed policy: nothing is reserved
+    world.score(*[f"{DOUBT} {n}" for n in range(5)])  # asked under a fixed policy: nothing is reserved
     budget(world, calls_per_day=1)
     assert ask(world, clock, FakeLLM()) == 1
     assert booked(world) == (1, 0)
@@ -317,3 +317,46 @@ def test_a_lost_lease_reserves_nothing(world: World, clock: Clock) -> None:
         opened = budgets.open_day(tx, world.known().id, MIDNIGHT.date(), "calls", Decimal(10))
         assert not budgets.reserve(tx, opened, world.one("SELECT id FROM asks"), uuid4(), Decimal(1))
     assert booked(world) == (0, 1)
+
+
+# what ends an ask without a call
+
+
+def test_an_answer_that_was_paid_before_gives_back_what_was_reserved(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world, calls_per_day=5)
+    score(world, clock, DOUBT, DOUBT)
+    assert booked(world) == (0, 2)
+    assert ask(world, clock, FakeLLM()) == 1
+    assert world.states() == {"done": 2}
+    assert booked(world) == (1, 0)
+
+
+def test_a_label_of_a_person_gives_back_what_was_reserved(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world)
+    score(world, clock, DOUBT, "positive 0.6")
+    with world.store.begin() as tx:
+        people.take(tx, world.known(), [people.PersonLabel(1, "i0", "neutral", "ann")])
+    assert world.states("asks") == {"withdrawn": 1, "waiting": 1}
+    assert booked(world) == (0, 1)
+    with world.store.begin() as tx:
+        people.take(tx, world.known(), [people.PersonLabel(1, "i0", "neutral", "ann")])
+    assert booked(world) == (0, 1)
+
+
+def test_a_held_item_is_released_by_a_persons_label(spent: World, clock: Clock) -> None:
+    at_cap(spent, clock, "hold")
+    with spent.store.begin() as tx:
+        people.take(tx, spent.known(), [people.PersonLabel(1, "i2", "neutral", "ann")])
+    assert spent.states() == {"done": 22}
+
+
+def test_samples_of_one_item_each_take_a_place(world: World, clock: Clock) -> None:
+    world.bundle()
+    world.apply(policy={"mode": "budget", "calls_per_day": 2, "audit_rate": 0.0}, llm={"samples": 3})
+    score(world, clock, DOUBT)
+    one = reply("negative", votes=("negative",))
+    ask(world, clock, FakeLLM([one]))
+    assert booked(world) == (2, 0)
+    assert world.states("asks") == {"waiting": 1}

@@ -18,6 +18,7 @@ from lanes import NAME, FakeLLM, World
 
 from datashunt.cli import items, main
 from datashunt.errors import LLMRejected
+from datashunt.items import Item
 from datashunt.settings import Settings
 from datashunt.store import migrate
 
@@ -111,7 +112,7 @@ def test_a_wrong_file_names_the_field_and_exits_2(run: Run, tmp_path: Path) -> N
 def test_an_unknown_classifier_is_named_and_exits_2(run: Run) -> None:
     for command in (
         *("classifier show", "status", "wait", "results", "models list", "models rollback"),
-        *("dead list", "dead retry"),
+        *("dead list", "dead retry", "review", "review --quality", "review --sample 5", "rerun"),
     ):
         assert is_one_sentence(run(*command.split(), "nobody"), 2, "there is no classifier named 'nobody'")
     assert is_one_sentence(run("models", "promote", "nobody", "1"), 2, "there is no classifier named 'nobody'")
@@ -267,6 +268,30 @@ def test_a_budget_that_no_call_can_be_counted_against_is_not_applied(run: Run, w
 
 
 # models and dead letters
+
+
+def test_spend_is_a_table_and_a_document(run: Run, world: World) -> None:
+    world.bundle()
+    for key in ("a", "b"):
+        list(world.scorer().run(NAME, world.submit(Item(key, "negative 0.5 again"))[1][0].ids))
+        world.ask(FakeLLM())
+    table = run("spend")
+    assert table.code == 0
+    assert all(word in table.out for word in ("sentiment", "0.000120", "reused", "unknown"))
+    (row,) = json.loads(run("spend", NAME, "--by", "model", "--json").out)
+    assert row == {
+        "classifier": NAME,
+        "model": "teacher-1",
+        "calls": 1,
+        "tokens_in": 100,
+        "tokens_cached": 0,
+        "tokens_out": 10,
+        "usd": 0.00012,
+        "reused": 1,
+        "unknown": 0,
+    }
+    assert is_one_sentence(run("spend", "nobody"), 2, "nobody")
+    assert run("spend", "--by", "week").code == 2
 
 
 def test_bundles_are_listed_promoted_and_rolled_back(run: Run, world: World) -> None:

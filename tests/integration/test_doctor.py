@@ -109,7 +109,7 @@ def test_a_database_that_was_never_migrated_is_told_how(examine: Examine, empty_
 def test_a_limit_without_a_place_for_the_allowance_is_told(examine: Examine, world: World) -> None:
     world.apply(llm={"rpm": 60})
     found = examine(broker_url=SecretStr("amqp://127.0.0.1:9//"))
-    assert "sentiment set llm.rpm or llm.tpm" in found["quota"]
+    assert "sentiment set llm.rpm, llm.tpm or llm.concurrency" in found["quota"]
     assert "DATASHUNT_QUOTA_URL" in found["quota"]
 
 

@@ -123,7 +123,7 @@ def test_a_result_says_everything_about_its_outcome(world: World, client: Client
     assert asked.confidence == pytest.approx(0.7)
     assert asked.created_at <= asked.done_at
     assert set(asked.to_json()) == {
-        *("id", "label", "confidence", "source", "probabilities", "bundle", "llm_model", "cost_usd"),
+        *("id", "label", "confidence", "source", "by", "probabilities", "bundle", "llm_model", "cost_usd"),
         *("created_at", "done_at", "cursor"),
     }
 

@@ -49,7 +49,7 @@ def stand_still(world: World, table: str) -> None:
 
 def learn(world: World, count: int) -> None:
     """So many answers to train on."""
-    world.score(*[DOUBT] * count)
+    world.score(*[f"{DOUBT} {n}" for n in range(count)])
     world.change("UPDATE asks SET role = 'train', propensity = NULL")
     world.ask(FakeLLM())
 

@@ -93,10 +93,10 @@ class TestNewAnswersDue:
             (8_000, 200, 0, 200),  # the policy's, where that is less
             (100, 200, 0, FEWEST_NEW),
             (100, 30, 0, 30),
-            (1_200, 200, 1_200, 200),  # a sixth more than before
+            (1_200, 200, 1_200, 300),  # a quarter more than before
         ],
     )
-    def test_is_the_policys_an_eighth_of_the_calls_or_a_sixth_of_what_is_known(
+    def test_is_the_policys_an_eighth_of_the_calls_or_a_quarter_of_what_is_known(
         self, calls: int, policy: int, learned: int, due: int
     ) -> None:
         assert new_answers_due(calls, policy, learned) == due

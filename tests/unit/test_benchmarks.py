@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import budget, distil, figures, lessons, memory, score_lane, submit
+from benchmarks import budget, distil, figures, lessons, llm_lane, memory, score_lane, submit
 from benchmarks.__main__ import ALL
 from benchmarks.command import parser, write
 from benchmarks.figures import BEGIN, END, Measure, Result
 from benchmarks.lanes import LABELS, DayClock, TextLLM, TextModel
+from benchmarks.llm_service import Limits
 from benchmarks.texts import texts, texts_of_length
 from datashunt import prompts
 from datashunt.classifier import parse
@@ -35,8 +36,8 @@ def value(result: Result, name: str) -> float:
 
 
 def test_every_benchmark_is_run_by_the_whole() -> None:
-    ours = {submit.benchmark, score_lane.benchmark, memory.benchmark, distil.benchmark, budget.benchmark}
-    assert set(ALL) == ours
+    every = (submit, score_lane, llm_lane, memory, distil, budget)
+    assert {one.benchmark for one in every} == set(ALL)
 
 
 def test_a_table_of_mixed_counts_says_which_are_reduced() -> None:
@@ -80,6 +81,32 @@ def test_a_distillation_is_judged_by_its_medians() -> None:
     assert value(found, "growth") == pytest.approx(2.0)
     assert value(found, "growth_judged") == pytest.approx(3.0)
     assert (value(found, "tenth_mb"), value(found, "hundredth_mb")) == (1024.0, 2048.0)
+
+
+def ledger(served: int, tokens: int, throttled: int = 0) -> dict[str, int]:
+    peaks = {"peak_requests": served, "peak_tokens": tokens}
+    counts = {"requests": served + throttled, "served": served, "throttled": throttled}
+    return {**counts, **peaks, "prompt_tokens": tokens - 10, "completion_tokens": 10}
+
+
+def test_a_limits_use_is_what_the_ledger_counts_between_two_looks() -> None:
+    before, after = ledger(100, 1_000), ledger(1_300, 60_000, throttled=2)
+    requests = llm_lane.of_ledger(Limits(rpm=800), before, after, 90.0)
+    assert (requests.used, requests.over, requests.requests, requests.throttled) == (1.0, 1_300 / 800, 1_302, 2)
+    tokens = llm_lane.of_ledger(Limits(rpm=800, tpm=59_000), before, after, 60.0)
+    assert tokens.used == pytest.approx(1.0)
+    assert tokens.over == 60_000 / 59_000
+
+
+def test_calls_that_only_one_side_knows_are_found_item_by_item() -> None:
+    calls = {"fine": (1, 0), "repeated": (1, 1), "never sent": (1, 1), "ours alone": (2, 0)}
+    found = llm_lane.of_books(calls, {"fine": 1, "repeated": 2, "never sent": 1, "ours alone": 1, "theirs alone": 1})
+    assert (found.repeated, found.under_way, found.disagree, found.booked_only) == (1, 2, 2, 1)
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    assert llm_lane.percentile([1.0, 2.0, 3.0, 4.0], 0.5) == 3.0
+    assert llm_lane.percentile([1.0, 2.0], 0.99) == 2.0
 
 
 def test_answers_of_a_lesson_are_the_same_each_time_and_a_fifth_is_held_out() -> None:
@@ -144,7 +171,7 @@ def test_the_load_of_a_budget_triples_at_noon_and_confidences_are_as_often_right
     spec = parse({"name": "x", "labels": list(LABELS), "instruction": "Choose a label: negative or positive."})
     for n in range(20):
         prompt = prompts.render(spec, day.item(0, n).text)
-        assert llm.ask(prompt, "stand-in", deadline_s=1.0).label == LABELS[day.truth[n]]
+        assert llm.ask(prompt, "stand-in", deadline_s=1.0, api="chat", samples=0).label == LABELS[day.truth[n]]
 
 
 def test_a_budgets_rivals_have_as_many_calls() -> None:

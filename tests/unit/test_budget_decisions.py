@@ -87,11 +87,12 @@ def test_a_call_counts_as_one_or_at_most_as_what_it_may_cost() -> None:
     calls = spec(policy={"mode": "budget", "calls_per_day": 5})
     assert isinstance(calls.policy, BudgetPolicy)
     prompt = prompts.render(calls, "text")
-    assert budget.price(calls, calls.policy, prompt) == 1
+    assert budget.price(calls, calls.policy, prompt, 3) == 1
     money = spec(policy={"mode": "budget", "usd_per_day": 5}, llm={"input_price": 1, "output_price": 3})
     assert isinstance(money.policy, BudgetPolicy)
     expected = Decimal(prompt.tokens() + 3 * prompt.max_tokens) / 1_000_000
-    assert budget.price(money, money.policy, prompt) == expected
+    assert budget.price(money, money.policy, prompt, 1) == expected
+    assert budget.price(money, money.policy, prompt, 3) > expected
 
 
 def test_a_budget_in_usd_needs_a_price() -> None:

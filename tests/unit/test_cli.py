@@ -52,6 +52,9 @@ def test_version_and_help_are_printed(run: Run) -> None:
         "up",
         "demo",
         "doctor",
+        "review",
+        "label",
+        "rerun",
         "backtest",
     ):
         assert command in out
@@ -67,6 +70,7 @@ def test_version_and_help_are_printed(run: Run) -> None:
         ("demo", "--llm", "magic"),
         ("demo", "--llm", "openai"),
         ("simulate-llm",),
+        ("simulate-llm", "--answers", "a.csv", "--without", "sense"),
         ("status",),
         ("env",),
     ],

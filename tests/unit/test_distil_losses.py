@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datashunt.distil.losses import absorb_loss, retain_loss
+from datashunt.distil.losses import absorb_loss, retain_loss, worst_shift
 
 ALL = torch.ones(1, 3, dtype=torch.bool)
 ONE = torch.ones(1)
@@ -94,3 +94,31 @@ def test_retaining_is_a_mean_over_texts() -> None:
     reference = torch.tensor([[1.0, 0.0, 0.0]])
     once = retain_loss(torch.zeros(1, 3), reference).item()
     assert retain_loss(torch.zeros(4, 3), reference.repeat(4, 1)).item() == pytest.approx(once)
+
+
+def test_a_text_is_moved_by_a_share_of_its_own_length_along_its_own_gradient() -> None:
+    embeddings = torch.tensor([[[3.0, 0.0], [0.0, 4.0]], [[0.3, 0.4], [9.0, 9.0]]])
+    gradient = torch.tensor([[[0.0, 2.0], [0.0, 0.0]], [[1.0, 0.0], [7.0, 7.0]]])
+    mask = torch.tensor([[1, 1], [1, 0]])
+    moved = worst_shift(gradient, embeddings, mask, 0.1)
+    torch.testing.assert_close(moved, torch.tensor([[[0.0, 0.5], [0.0, 0.0]], [[0.05, 0.0], [0.0, 0.0]]]))
+
+
+def test_a_text_without_gradient_is_not_moved() -> None:
+    still = worst_shift(torch.zeros(1, 2, 3), torch.ones(1, 2, 3), torch.ones(1, 2), 0.1)
+    assert torch.equal(still, torch.zeros(1, 2, 3))
+
+
+def test_a_moved_text_has_a_greater_loss() -> None:
+    torch.manual_seed(0)
+    layer, mask = torch.nn.Linear(6, 3), torch.ones(4, 2)
+    target = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 0]), 3).float()
+    known, weight = torch.ones(4, 3, dtype=torch.bool), torch.ones(4)
+    words = torch.randn(4, 2, 6, requires_grad=True)
+
+    def loss(at: torch.Tensor) -> torch.Tensor:
+        return absorb_loss(layer(at.mean(dim=1)), target, known, weight, 0.0)
+
+    before = loss(words)
+    (gradient,) = torch.autograd.grad(before, words)
+    assert loss(words.detach() + worst_shift(gradient, words.detach(), mask, 0.05)) > before

@@ -47,6 +47,7 @@ def test_a_result_is_its_json_line() -> None:
         "label": "good",
         "confidence": 0.5,
         "source": "llm",
+        "by": None,
         "probabilities": {"good": 0.5},
         "bundle": None,
         "llm_model": "m",

@@ -18,6 +18,12 @@ def test_prices_of_the_classifier_file_win() -> None:
     assert cost("gpt-4.1-mini", USAGE, prices) == Decimal("0.7")
 
 
+def test_cached_tokens_cost_what_the_classifier_file_says() -> None:
+    prices = LLMSpec(input_price=Decimal("0.5"), cached_price=Decimal("0.1"), output_price=Decimal(2))
+    assert cost("gpt-4.1-mini", USAGE, prices) == Decimal("0.3") + Decimal("0.04") + Decimal("0.2")
+    assert cost("m", Usage(prompt=10, completion=0, cached=20), prices) == Decimal("0.000001")
+
+
 def test_a_price_of_zero_is_a_price() -> None:
     free = LLMSpec(model="ours", input_price=Decimal(0), output_price=Decimal(0))
     assert cost("ours", USAGE, free) == 0
@@ -54,3 +60,5 @@ def test_a_reserve_covers_the_longest_reply_to_the_prompt() -> None:
     prompt = render(spec, "x" * 400)
     expected = (Decimal(prompt.tokens()) + 10 * prompt.max_tokens) / 1_000_000
     assert reserve("m", prompt, prices) == expected
+    several = (Decimal(prompt.tokens()) + 10 * 3 * prompt.max_tokens) / 1_000_000
+    assert reserve("m", prompt, prices, samples=3) == several

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from datashunt.classifier import NONE_OF_THESE, Spec
 from datashunt.classifier import parse as parse_spec
 from datashunt.errors import LLMUnusable, UsageError
-from datashunt.prompts import Prompt, count_tokens, parse, prompt_hash, render
+from datashunt.prompts import Prompt, count_tokens, over_candidates, parse, prompt_hash, render, reuse_key
 
 
 def spec(**fields: object) -> Spec:
@@ -210,3 +211,64 @@ def test_the_prompt_hash_changes_with_what_the_llm_reads(change: dict[str, objec
 
 def test_the_prompt_hash_stays_when_only_policy_or_pruning_change() -> None:
     assert prompt_hash(spec(policy={"threshold": 0.5}, prompt={"pruning": "both"})) == prompt_hash(spec())
+
+
+@given(st.text(), st.text())
+def test_all_that_stands_before_the_item_is_the_same_for_all_items(one: str, other: str) -> None:
+    def before_item(text: str, prior: dict[str, float] | None) -> str:
+        prompt = render(spec(), text, prior=prior)
+        return json.dumps([dict(message) for message in prompt.messages]).split('{\\"item\\": \\"')[0]
+
+    for prior in (None, {"positive": 0.7}):
+        assert before_item(one, prior) == before_item(other, prior)
+        assert before_item(one, prior).endswith('"user", "content": "')
+
+
+def key(said: str, of: Spec | None = None, **how: object) -> bytes:
+    of = of or spec()
+    return reuse_key(of, said, render(of, said, **how))  # type: ignore[arg-type]
+
+
+@given(st.text())
+def test_outer_white_space_and_the_form_of_unicode_make_no_other_question(text: str) -> None:
+    assert key(text) == key(f" \n{text}\t")
+    assert key(unicodedata.normalize("NFD", text)) == key(unicodedata.normalize("NFC", text))
+
+
+@pytest.mark.parametrize(("one", "other"), [("Good", "good"), ("a b", "a  b"), ("a", "a."), ("\ufb01", "fi")])
+def test_any_other_difference_of_the_text_makes_another_question(one: str, other: str) -> None:
+    assert key(one) != key(other)
+
+
+def test_whatever_else_the_llm_is_told_makes_another_question() -> None:
+    labels = ["positive", "negative", "neutral", "mixed"]
+    keys = [
+        key("x"),
+        key("x", candidates=["positive", "negative"]),
+        key("x", prior={"positive": 0.7}),
+        key("x", prior={"positive": 0.71}),
+        key("x", spec(instruction="And the seller?")),
+        key("x", spec(labels={"positive": "glad", "negative": None, "neutral": "neither"})),
+        key("x", spec(llm={"model": "other"})),
+        key("x", spec(llm={"api": "chat"})),
+        key("x", spec(llm={"samples": 3})),
+        key("x", spec(labels=labels)),
+        key("x", spec(labels=labels), candidates=["positive", "negative"]),
+        key("x", spec(labels=["positive", "negative", "neutral"]), candidates=["positive", "negative"]),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_how_much_is_paid_for_a_question_makes_no_other_question() -> None:
+    assert key("x") == key("x", spec(llm={"rpm": 5, "input_price": "1", "output_price": "1"}))
+
+
+@given(st.dictionaries(st.sampled_from(["positive", "negative", "neutral", "other"]), st.floats(0, 1e6)))
+def test_probabilities_over_the_candidates_sum_to_one_or_are_none(mass: dict[str, float]) -> None:
+    prompt = render(spec(), "x", candidates=["positive", "negative"])
+    scaled = over_candidates(mass, prompt)
+    if scaled is None:
+        assert mass.get("positive", 0) + mass.get("negative", 0) == 0
+    else:
+        assert set(scaled) == {"positive", "negative"}
+        assert sum(scaled.values()) == pytest.approx(1.0)

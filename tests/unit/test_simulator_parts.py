@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from datashunt.simulator.window import Window, duration
 from datashunt.simulator.wire import MAX_BODY, MAX_HEAD, render, take
 
 LABELS = st.text(max_size=40)
+ANSWERS = Answers(("yes", "no"), "abc", {"t": Known("1", {"yes": 0.9, "no": 0.1})})
 
 
 @settings(deadline=None)
@@ -135,6 +137,11 @@ def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None
         ({"rpm": 0}, "rpm"),
         ({"tpm": 0}, "tpm"),
         ({"window_s": 0}, "window_s"),
+        ({"max_choices": 1}, "max_choices"),
+        ({"context_tokens": 0}, "context_tokens"),
+        ({"batch_delay_s": -1}, "batch_delay_s"),
+        ({"batch_window_s": 0}, "batch_window_s"),
+        ({"without": frozenset({"decisions", "decision", "chats"})}, "names out of chat, .*, found chats, decision$"),
         ({"sample": True, "accuracy": 0.9}, "sample and accuracy"),
     ],
 )
@@ -151,7 +158,7 @@ def test_requests_are_cut_off_the_stream_one_by_one_however_the_bytes_arrive() -
         if (request := take(buffer)) is not None:
             requests.append(request)
     assert requests == [
-        Request("POST", "/a", {"content-length": "3", "x-y": "z"}, b"abc"),
+        Request("POST", "/a", {"content-length": "3", "x-y": "z"}, b"abc", {"q": "1"}),
         Request("GET", "/b", {}, b""),
     ]
     assert not buffer
@@ -206,9 +213,8 @@ def post(endpoint: Endpoint, body: object, headers: Mapping[str, str] | None = N
 
 
 def endpoint_with(now: list[float] | None = None, **options: Any) -> Endpoint:
-    answers = Answers(("yes", "no"), "abc", {"t": Known("1", {"yes": 0.9, "no": 0.1})})
     clock = now or [0.0]
-    return Endpoint(Options(answers=Path("-"), **options), answers, lambda: clock[0])
+    return Endpoint(Options(answers=Path("-"), **options), ANSWERS, lambda: clock[0])
 
 
 @pytest.mark.parametrize(
@@ -273,6 +279,21 @@ def test_requests_over_the_limit_are_throttled_and_cost_nothing() -> None:
     ledger = endpoint.ledger.to_json()
     assert (ledger["requests"], ledger["served"], ledger["throttled"]) == (8, 4, 4)
     assert ledger["items"] == {"1": 4}
+
+
+@given(st.lists(st.sampled_from([0.0, 59.5, 60.0]), max_size=9), st.lists(st.sampled_from([0.0, 0.5]), min_size=1))
+def test_the_ledger_never_finds_more_than_the_limit_let_in(pauses: list[float], steps: list[float]) -> None:
+    now, step = [0.0], cycle(steps)
+
+    def clock() -> float:  # time goes by between any two looks at it
+        now[0] += next(step)
+        return now[0]
+
+    endpoint = Endpoint(Options(answers=Path("-"), rpm=1), ANSWERS, clock)
+    for pause in pauses:
+        now[0] += pause
+        post(endpoint, chat_body())
+    assert endpoint.ledger.to_json()["peak_requests"] <= 1
 
 
 def test_a_request_larger_than_the_token_limit_is_told_so() -> None:

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from datashunt.items import AskState, ItemState, Reason, Role, Source
+from datashunt.items import AskState, ItemState, ProbabilitySource, Reason, Role, Source
 from datashunt.store.tables.base import LIVE_ASK, NOW, XACT, Base, one_of, row_id
 
 
@@ -141,7 +141,7 @@ class ScoreRow(Base):
 
 
 class AskRow(Base):
-    """A question to the LLM about one item.
+    """A question to the LLM about one item. `priority` is the item's.
 
     `propensity` is set iff the item was drawn for the audit; such an ask is a reference ask: all labels, no
     prior. `offered` NULL means all labels. `attempts` counts failed calls, `misses` paid replies that named
@@ -161,6 +161,7 @@ class AskRow(Base):
     reserved: Mapped[Decimal | None]
     offered: Mapped[list[str] | None]
     prior: Mapped[dict[str, Any] | None]
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     state: Mapped[str] = mapped_column(server_default=AskState.WAITING)
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     misses: Mapped[int] = mapped_column(SmallInteger, server_default="0")
@@ -177,7 +178,14 @@ class AskRow(Base):
         CheckConstraint("propensity IS NULL OR (offered IS NULL AND prior IS NULL)", name="reference"),
         CheckConstraint("(budget_day_id IS NULL) = (reserved IS NULL)", name="budget"),
         Index("uq_asks_open", "item_id", unique=True, postgresql_where=text(LIVE_ASK)),
-        Index("ix_asks_waiting", "classifier_id", "id", postgresql_where=text("state = 'waiting'")),
+        Index(
+            "ix_asks_waiting",
+            "classifier_id",
+            "priority",
+            text("reason DESC"),  # escalations before audits
+            "id",
+            postgresql_where=text("state = 'waiting'"),
+        ),
         Index("ix_asks_calling", "lease_until", postgresql_where=text("state = 'calling'")),
     )
 
@@ -213,16 +221,19 @@ class CallRow(Base):
     latency_ms: Mapped[float | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     settled_at: Mapped[datetime | None]
+    reuse_key: Mapped[bytes | None]
+    votes: Mapped[list[str] | None]
     __table_args__ = (
         one_of("state", ("sent", "answered", "failed", "unknown")),
         CheckConstraint("(state = 'sent') = (settled_at IS NULL)", name="settled"),
         CheckConstraint("(budget_day_id IS NULL) = (budget_reserved IS NULL)", name="budget"),
         Index("ix_calls_sent", "created_at", postgresql_where=text("state = 'sent'")),
+        Index("ix_calls_in_flight", "classifier_id", "reuse_key", postgresql_where=text("state = 'sent'")),
     )
 
 
 class AnswerRow(Base):
-    """What the LLM said about one item: at most one for each ask."""
+    """What the LLM said about one item: at most one for each ask. `reused_from`: said before, and not paid again."""
 
     __tablename__ = "answers"
     id: Mapped[int] = row_id()
@@ -243,14 +254,22 @@ class AnswerRow(Base):
     llm_model: Mapped[str]
     fingerprint: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    reuse_key: Mapped[bytes | None]
+    reused_from: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("answers.id"))
     __table_args__ = (
         one_of("role", Role),
+        one_of("probability_source", ProbabilitySource),
+        CheckConstraint("reused_from IS NULL OR role = 'train'", name="reused"),
         Index("ix_answers_learning", "classifier_id", "labels_hash", "role", "id"),
+        Index("ix_answers_reuse", "classifier_id", "reuse_key", postgresql_where=text("reused_from IS NULL")),
     )
 
 
 class OutcomeRow(Base):
-    """History of outcomes. `xact` with `id` is the cursor of `results`: no committed row is ever skipped."""
+    """History of outcomes. `xact` with `id` is the cursor of `results`: no committed row is ever skipped.
+
+    `labelled_by`: the person whose label it is, if it is one.
+    """
 
     __tablename__ = "outcomes"
     id: Mapped[int] = row_id()
@@ -267,7 +286,12 @@ class OutcomeRow(Base):
     score_id: Mapped[int | None] = mapped_column(BigInteger)
     answer_id: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
-    __table_args__ = (one_of("source", Source), Index("ix_outcomes_cursor", "classifier_id", "xact", "id"))
+    labelled_by: Mapped[str | None]
+    __table_args__ = (
+        one_of("source", Source),
+        CheckConstraint("labelled_by IS NULL OR source = 'human'", name="labelled_by"),
+        Index("ix_outcomes_cursor", "classifier_id", "xact", "id"),
+    )
 
 
 class DeadLetter(Base):

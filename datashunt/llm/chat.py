@@ -1,12 +1,13 @@
-"""The chat completions protocol, as far as we speak it: what is sent, and what a reply's JSON means. Pure."""
+"""Chat completions, as far as we speak them: what is sent, and what a reply's JSON means. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from datashunt.errors import LLMUnusable
-from datashunt.items import Reply, Usage
+from datashunt.items import ProbabilitySource, Reply, Usage
+from datashunt.llm.adapter import Adapter, Manner, usage_of
 from datashunt.prompts import Prompt, TokenLogprobs, count_tokens, label_probabilities, parse
 
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
@@ -14,36 +15,43 @@ OPTIONAL: Mapping[str, tuple[str, ...]] = {
     "response_format": ("response_format", "json_schema", "guided", "grammar"),
     "temperature": ("temperature",),
     "max_tokens": ("max_tokens",),
+    "n": ("'n'", '"n"', "`n`", " n must be", " n > 1", " n=", "multiple completions"),
 }
 """What a server may not know, and the words by which its complaint names it."""
 
 
-def request_body(prompt: Prompt, model: str, without: Collection[str]) -> dict[str, Any]:
+SAMPLE_TEMPERATURE = 1.0
+"""At which samples are drawn: there the shares of many are the model's own probabilities."""
+
+
+def request_body(prompt: Prompt, model: str, manner: Manner) -> dict[str, Any]:
     """The request for one prompt.
 
     Args:
         prompt: what to ask.
         model: whom.
-        without: names of OPTIONAL that this server refuses. Without `response_format` the prompt alone asks
-            for JSON; without `max_tokens` (reasoning models: it would cut their thought) replies have no cap.
+        manner: how. Without `response_format` the prompt alone asks for JSON; without `max_tokens` (reasoning
+            models: it would cut their thought) replies have no cap; without `n` one sample comes for each request.
     """
     optional: dict[str, dict[str, Any]] = {
         # As many alternatives as candidates, and a few for other ways to cut the same text into tokens.
         "logprobs": {"logprobs": True, "top_logprobs": min(20, len(prompt.answers) + 2)},
         "response_format": {"response_format": prompt.response_format},
-        "temperature": {"temperature": 0},
+        "temperature": {"temperature": SAMPLE_TEMPERATURE if manner.samples else 0},
         "max_tokens": {"max_tokens": prompt.max_tokens},
+        "n": {"n": manner.samples} if manner.samples > 1 else {},
     }
     body: dict[str, Any] = {"model": model, "messages": list(prompt.messages)}
     for name, part in optional.items():
-        body.update(part if name not in without else {})
+        body.update(part if name not in manner.without else {})
     return body
 
 
-def read_reply(body: object, prompt: Prompt, *, model: str, latency_ms: float) -> Reply:
+def read_reply(body: object, prompt: Prompt, model: str, latency_ms: float) -> Reply:
     """What a reply says.
 
-    A server that reports no usage is taken at our estimate.
+    A server that reports no usage is taken at our estimate. Of several samples those that name no offered label
+    are left out, unless all are such.
 
     Args:
         body: the decoded JSON of a 200 response.
@@ -56,34 +64,49 @@ def read_reply(body: object, prompt: Prompt, *, model: str, latency_ms: float) -
             or `invalid_body`; with the usage that it was billed at, if the reply has one.
     """
     fields = body if isinstance(body, dict) else {}
-    usage = _usage(fields.get("usage"))
-    named = {
+    usage = usage_of(fields, "prompt_tokens", "completion_tokens")
+    named: dict[str, Any] = {
         "model": str(fields.get("model") or model),
         "fingerprint": str(fields.get("system_fingerprint") or ""),
     }
     try:
-        choice = _choice(fields)
-        content, label = _answer(choice, prompt)
+        choices = _choices(fields)
+        content, labels = _answers(choices, prompt)
     except LLMUnusable as error:
         raise LLMUnusable(str(error), kind=error.kind, http_status=200, usage=usage, **named) from None
-    probabilities = label_probabilities(_tokens(choice), prompt, label)
+    probabilities = label_probabilities(_tokens(choices[0]), prompt, labels[0])
     return Reply(
-        label=label,
+        label=labels[0],
         probabilities=probabilities,
-        source="none" if probabilities is None else "logprobs",
-        usage=usage or Usage(prompt=prompt.tokens(), completion=count_tokens(content)),
+        source=ProbabilitySource.NONE if probabilities is None else ProbabilitySource.LOGPROBS,
+        usage=usage or Usage(prompt=prompt.tokens(), completion=len(choices) * count_tokens(content)),
         latency_ms=latency_ms,
+        votes=() if probabilities is not None else tuple(labels),
         **named,
     )
 
 
-def _choice(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+def _choices(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     choices = fields.get("choices")
     if not isinstance(choices, list):
         raise LLMUnusable("the endpoint's reply is no chat completion", kind="invalid_body")
     if not choices or not isinstance(choices[0], dict):
         raise LLMUnusable("the endpoint's reply has no choices", kind="empty")
-    return choices[0]
+    return [choice for choice in choices if isinstance(choice, dict)]
+
+
+def _answers(choices: list[Mapping[str, Any]], prompt: Prompt) -> tuple[str, list[str]]:
+    """The text of the first answer that names a label, and the label that each names which does."""
+    found: list[tuple[str, str]] = []
+    problem: LLMUnusable | None = None
+    for choice in choices:
+        try:
+            found.append(_answer(choice, prompt))
+        except LLMUnusable as error:
+            problem = problem or error
+    if problem is not None and not found:
+        raise problem
+    return found[0][0], [label for _, label in found]
 
 
 def _answer(choice: Mapping[str, Any], prompt: Prompt) -> tuple[str, str]:
@@ -126,12 +149,4 @@ def _bytes(entry: Mapping[str, Any]) -> bytes:
     return bytes(raw) if isinstance(raw, list) else str(entry["token"]).encode()
 
 
-def _usage(fields: object) -> Usage | None:
-    if not isinstance(fields, dict):
-        return None
-    prompt, completion = fields.get("prompt_tokens"), fields.get("completion_tokens")
-    if not isinstance(prompt, int) or not isinstance(completion, int):
-        return None
-    details = fields.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Usage(prompt=prompt, completion=completion, cached=cached if isinstance(cached, int) else 0)
+CHAT = Adapter("chat", "/chat/completions", "choices", request_body, read_reply)

@@ -1,0 +1,145 @@
+"""The line before the LLM: which classifier is served next, and when its request may be sent.
+
+Short waits happen in the thread, long ones are rows. Somebody always waits for the next slot: who is first in line
+stays in its thread for longer than the others may.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from datashunt import llm
+from datashunt.pipeline.models import Directory
+from datashunt.quota import ALONE, Busy, Limits, Quota, Refused, Slot, Turn
+from datashunt.store.classifiers import Registered
+
+MAX_SLOT_WAIT_S = 1.0
+"""Longest wait for a slot in a thread. So many seconds of slots are given away ahead, enough that nobody idles."""
+FIRST_WAIT_S = 15.0
+"""The same for a thread that nobody is before, and for one that waits until fewer requests are under way."""
+POLL_S = 0.01
+"""How often that one thread of a process looks."""
+SHUT_S = 0.05
+"""How long a key is not asked for again at least after a refusal."""
+SLICE_S = 0.2
+"""How soon a waiting thread sees that it shall end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One classifier's place in the line. `key`: whose quota its calls count against."""
+
+    known: Registered
+    key: str
+    turn: Turn = ALONE
+
+
+class Line:
+    """One for each process, shared by its threads. `quota` None: nobody limits anything."""
+
+    def __init__(self, directory: Directory, client: llm.LLM, quota: Quota | None) -> None:
+        self._directory = directory
+        self._llm = client
+        self._quota = quota
+        self._shut: dict[str, float] = {}
+        self._round = itertools.count()
+        self._standing_by: dict[str, threading.Lock] = {}
+
+    def places(self) -> list[Place]:
+        """All classifiers that may be served now, the next one first: keys take turns, and so do those of one key.
+
+        Raises:
+            BrokerError: the quota's store cannot be reached.
+        """
+        keys: dict[str, list[Registered]] = {}
+        for known in self._directory.everyone():
+            keys.setdefault(self._llm.quota_key(known.spec.llm.model), []).append(known)
+        now = time.monotonic()
+        usable = [key for key in keys if self._shut.get(key, now) <= now]
+        first = next(self._round) % len(usable) if usable else 0
+        return [place for key in usable[first:] + usable[:first] for place in self._of_key(key, keys[key])]
+
+    def _of_key(self, key: str, sharing: list[Registered]) -> list[Place]:
+        if self._quota is None or len(sharing) == 1:
+            return [Place(known, key) for known in sharing]
+        known = {one.id: one for one in sharing}
+        turns = self._quota.turns(key, {one.id: one.spec.llm.weight for one in sharing})
+        return [Place(known[turn.classifier], key, turn) for turn in turns if turn.classifier is not None]
+
+    def shut(self, key: str, seconds: float) -> None:
+        """This process asks nothing with this key before so many seconds have passed."""
+        self._shut[key] = max(self._shut.get(key, 0.0), time.monotonic() + seconds)
+
+    def wait(
+        self, quota: Quota, place: Place, tokens: int, *, hold_s: float, stop: Callable[[], bool]
+    ) -> Slot | Refused:
+        """Wait for leave to send one request now, or find out that the wait is too long for a thread.
+
+        Args:
+            quota: the shared allowance.
+            place: who asks.
+            tokens: estimate of prompt and reply together.
+            hold_s: longest time that the request can take.
+            stop: whether the thread shall end; then the slot is given back.
+
+        Raises:
+            LLMRejected: the request alone exceeds the tokens of a minute.
+            BrokerError: the store cannot be reached.
+        """
+        spec = place.known.spec.llm
+
+        def acquire() -> Slot | Refused | Busy:
+            return quota.acquire(
+                place.key,
+                tokens,
+                Limits(spec.rpm, spec.tpm, spec.concurrency),
+                max_wait_s=MAX_SLOT_WAIT_S,
+                first_wait_s=FIRST_WAIT_S,
+                hold_s=hold_s,
+                turn=place.turn,
+            )
+
+        while True:
+            found = acquire()
+            if isinstance(found, Busy):
+                found = self._stand_by(place.key, acquire, stop)
+            if isinstance(found, Slot) and found.wait_s > 0:
+                refused = self._sit_out(quota, place.key, found, stop)
+                if refused is not None and refused.retry_after_s == 0 and not stop():
+                    continue  # its time passed by while this process stood still
+                found = refused or found
+            if isinstance(found, Refused):
+                self.shut(place.key, max(SHUT_S, found.retry_after_s - MAX_SLOT_WAIT_S))
+            return found
+
+    def _sit_out(self, quota: Quota, key: str, slot: Slot, stop: Callable[[], bool]) -> Refused | None:
+        """Wait until the slot's time; why it may not be used then, if so."""
+        until = time.monotonic() + slot.wait_s
+        while (left := until - time.monotonic()) > 0:
+            if stop():
+                quota.settle(key, slot, None)
+                return Refused(0.0)
+            time.sleep(min(left, SLICE_S))
+        return quota.begin(key, slot)
+
+    def _stand_by(
+        self, key: str, acquire: Callable[[], Slot | Refused | Busy], stop: Callable[[], bool]
+    ) -> Slot | Refused:
+        """Let one thread of this process look until a request has ended; the others go: it will take the next."""
+        alone = self._standing_by.setdefault(key, threading.Lock())
+        if not alone.acquire(blocking=False):
+            return Refused(0.0, others_wait=True)
+        try:
+            until = time.monotonic() + FIRST_WAIT_S
+            while time.monotonic() < until and not stop():
+                found = acquire()
+                if not isinstance(found, Busy):
+                    return found
+                time.sleep(POLL_S)
+        finally:
+            alone.release()
+        return Refused(0.0, others_wait=not stop())

@@ -1,0 +1,90 @@
+"""Finished items of an earlier version of the file, and their way back into the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from datashunt.store import budgets
+from datashunt.store.classifiers import Registered
+
+BEHIND = 1
+"""Priority of items that are run again: new ones go first."""
+
+_OLD = """
+      FROM items i JOIN outcomes o ON o.id = i.outcome_id
+     WHERE i.classifier_id = :classifier AND i.state = 'done' AND i.source <> 'human' AND o.spec_version < :before
+"""
+
+
+def old_texts(tx: Connection, known: Registered, before: int) -> Iterator[str]:
+    """The texts of all items whose outcome is of a version before this one, in constant memory."""
+    rows = tx.execute(
+        text("SELECT t.text FROM (SELECT i.id" + _OLD + ") old JOIN texts t ON t.item_id = old.id"),  # noqa: S608
+        {"classifier": known.id, "before": before},
+        execution_options={"yield_per": 1_000},
+    )
+    yield from rows.scalars()
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """A batch: the rows that are queued again, and the last row that was looked at, None at the end."""
+
+    rows: tuple[int, ...]
+    last: int | None
+
+
+_LOCK_ASKS = text("""
+    SELECT FROM asks WHERE item_id = ANY(:rows) AND state <> 'answered' ORDER BY id FOR UPDATE
+""")
+_REQUEUE = text("""
+    WITH old AS (
+        SELECT i.id
+          FROM items i JOIN outcomes o ON o.id = i.outcome_id
+         WHERE i.id = ANY(:rows) AND i.state = 'done' AND i.source <> 'human' AND o.spec_version < :before
+         ORDER BY i.id FOR UPDATE OF i)
+    UPDATE items SET state = 'queued', label = NULL, source = NULL, outcome_id = NULL, done_at = NULL, attempts = 0,
+                     priority = greatest(priority, :behind), announced_at = now()
+      FROM old WHERE items.id = old.id
+ RETURNING items.id
+""")
+_WITHDRAW = text(f"""
+    WITH before AS (
+        SELECT id, budget_day_id, reserved FROM asks
+         WHERE item_id = ANY(:rows) AND state IN ('waiting', 'calling') FOR UPDATE),
+    withdrawn AS (
+        UPDATE asks SET state = 'withdrawn', lease_token = NULL, lease_until = NULL, budget_day_id = NULL,
+                        reserved = NULL
+          FROM before WHERE asks.id = before.id
+     RETURNING before.budget_day_id AS day, before.reserved AS amount),
+    {budgets.booked(closed="withdrawn")}
+    UPDATE dead_letters SET replayed_at = now() WHERE item_id = ANY(:rows) AND replayed_at IS NULL
+""")  # noqa: S608 - the parts are constants of ours
+
+
+def requeue(tx: Connection, known: Registered, before: int, *, after: int, most: int) -> Requeued:
+    """Queue the next items again whose outcome is of a version before this one; that outcome is history then.
+
+    Asks of theirs that are open are withdrawn: they belong to the old version, and the new score makes its own.
+
+    Args:
+        tx: the transaction.
+        known: the classifier.
+        before: outcomes of earlier versions than this.
+        after: `last` of the batch before, 0 at first.
+        most: largest batch.
+    """
+    found = tx.execute(
+        text("SELECT i.id" + _OLD + " AND i.id > :after ORDER BY i.id LIMIT :most"),
+        {"classifier": known.id, "before": before, "after": after, "most": most},
+    )
+    rows = list(found.scalars())
+    if not rows:
+        return Requeued((), None)
+    tx.execute(_LOCK_ASKS, {"rows": rows})  # before items, as whoever stores an answer does
+    moved = sorted(tx.execute(_REQUEUE, {"rows": rows, "before": before, "behind": BEHIND}).scalars())
+    tx.execute(_WITHDRAW, {"rows": moved})
+    return Requeued(tuple(moved), rows[-1])

@@ -1,0 +1,154 @@
+"""`review`, `label` and `rerun` as a person meets them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from lanes import NAME, FakeLLM, World, reply
+from test_command_line import Run, is_one_sentence, run, write
+
+from datashunt.cli import people
+
+__all__ = ["run"]  # the fixture
+
+KEEP, DOUBT = "positive 0.95", "negative 0.5"
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def filled(file: Path, **labels: str) -> Path:
+    """The same file with these labels filled in, by ann."""
+    rows = [{**row, "label": labels.get(row["id"], ""), "by": "ann"} for row in table(file)]
+    with file.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.DictWriter(lines, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+@pytest.fixture
+def busy(world: World) -> World:
+    """Six kept items and two that the LLM answered."""
+    world.bundle()
+    world.score(*[f"{KEEP} {n}" for n in range(6)], DOUBT, DOUBT)
+    world.ask(FakeLLM([reply("negative")]))
+    return world
+
+
+def test_what_is_reviewed_can_be_filled_in_and_given_back(run: Run, busy: World, tmp_path: Path) -> None:
+    file = tmp_path / "look.csv"
+    shown = run("review", NAME, "--take", 3, "--out", file)
+    assert shown.code == 0
+    assert "least sure" in shown.out
+    assert "positive 0.95" in shown.out
+    assert [row["label"] + row["by"] for row in table(file)] == ["", "", ""]
+    assert set(table(file)[0]) == {*people.BLANK, *people.HINTS}
+    assert run("label", NAME, filled(file, i0="neutral", i1="negative")).out == (
+        "2 labelled, 0 known already, 1 not filled in, 0 refused\n"
+    )
+    assert run("label", NAME, file).out == "0 labelled, 2 known already, 1 not filled in, 0 refused\n"
+    assert busy.rows("SELECT key, label FROM items WHERE source = 'human' ORDER BY key") == [
+        ("i0", "neutral"),
+        ("i1", "negative"),
+    ]
+
+
+def test_json_lines_can_be_filled_in_too(run: Run, busy: World, tmp_path: Path) -> None:
+    file = tmp_path / "look.jsonl"
+    run("review", NAME, "--out", file)
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows[0]["label"] = "neutral"
+    write(tmp_path, "look.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert run("label", NAME, file, "--by", "bob").out == ("1 labelled, 0 known already, 7 not filled in, 0 refused\n")
+    assert busy.one("SELECT labelled_by FROM outcomes WHERE source = 'human'") == "bob"
+
+
+def test_a_refused_label_names_its_line_and_the_rest_is_taken(run: Run, busy: World, tmp_path: Path) -> None:
+    file = write(tmp_path, "l.csv", "id,label,by\ni0,angry,ann\nnobody,neutral,ann\ni2,neutral,\ni3,neutral,ann\n")
+    ended = run("label", NAME, file)
+    assert ended.code == 1
+    assert ended.out == "1 labelled, 0 known already, 0 not filled in, 3 refused\n"
+    assert [line.split(":")[:2] for line in ended.err.splitlines()] == [
+        ["line 2", " unknown_label"],
+        ["line 3", " unknown_id"],
+        ["line 4", " bad_by"],
+    ]
+
+
+def test_a_column_that_is_missing_is_named(run: Run, busy: World, tmp_path: Path) -> None:
+    assert is_one_sentence(run("label", NAME, write(tmp_path, "a.csv", "id,by\ni0,ann\n")), 2, "no column 'label'")
+    assert is_one_sentence(run("label", NAME, write(tmp_path, "b.csv", "id,label\ni0,neutral\n")), 2, "'by'")
+    assert run("label", NAME, tmp_path / "b.csv", "--by", "ann").code == 0
+
+
+def test_a_sample_shows_nobody_what_the_models_said(run: Run, busy: World, tmp_path: Path) -> None:
+    file = tmp_path / "sample.csv"
+    ended = run("review", NAME, "--sample", 5, "--seed", 2, "--out", file)
+    assert ended.out == "sample 2: 5 of 8 finished items, 5 without a person's label\n"
+    assert set(table(file)[0]) == set(people.BLANK)
+    run("label", NAME, filled(file, **{table(file)[0]["id"]: "neutral"}))
+    assert "4 without a person's label" in run("review", NAME, "--sample", 5, "--seed", 2).out
+    assert is_one_sentence(run("review", NAME, "--sample", 6, "--seed", 2), 2, "seed 2 has drawn 5 items")
+
+
+def test_quality_is_told_by_source_with_both_intervals(run: Run, busy: World, tmp_path: Path) -> None:
+    assert is_one_sentence(run("review", NAME, "--quality"), 2, "has no sample: draw one")
+    file = tmp_path / "sample.csv"
+    run("review", NAME, "--sample", 8, "--out", file)
+    labels = {f"i{n}": "positive" for n in range(6)} | {"i6": "negative", "i7": "neutral"}
+    run("label", NAME, filled(file, **labels))
+    out = run("review", NAME, "--quality").out
+    assert "8 labelled of 8 drawn from 8 finished items" in out
+    assert "87.5%" in out
+    assert "fewer than 30 labels: no prediction-powered interval" in out
+    assert "no harder" not in out
+
+
+def test_enough_labels_give_the_powered_interval(run: Run, world: World, tmp_path: Path) -> None:
+    world.apply(policy={"audit_rate": 1.0})
+    world.bundle()
+    world.score(*[f"{KEEP} {n}" for n in range(80)])
+    world.ask(FakeLLM([reply("positive")]))
+    file = tmp_path / "sample.csv"
+    run("review", NAME, "--sample", 40, "--out", file)
+    keys = [row["id"] for row in table(file)]
+    run("label", NAME, filled(file, **dict.fromkeys(keys[:35], "positive")))
+    out = run("review", NAME, "--quality").out
+    assert "prediction-powered, 45 audits more" in out
+    assert "35 labelled of 40 drawn from 80 finished items" in out
+    assert "no harder than what is" in out
+
+
+def test_a_file_of_another_kind_is_refused(run: Run, busy: World, tmp_path: Path) -> None:
+    assert is_one_sentence(run("review", NAME, "--out", tmp_path / "a.xlsx"), 2, "expected .csv or .jsonl")
+    assert is_one_sentence(run("review", NAME, "--out", tmp_path / "no" / "a.csv"), 2, "cannot be written")
+
+
+def test_a_rerun_says_how_many_and_what_it_may_cost(run: Run, busy: World) -> None:
+    assert run("rerun", NAME).out == "sentiment has no outcome of a version before 1: nothing to do\n"
+    busy.apply(instruction="Say how the writer felt.")
+    ended = run("rerun", NAME, "--spec-before", 2, "--yes")
+    assert ended.code == 0
+    assert ended.out.startswith("8 items of sentiment will be classified again under version 2; if each of them goes")
+    assert " at $0.00" in ended.out
+    assert ended.out.endswith("8 queued again\n")
+    assert busy.states() == {"queued": 8}
+    assert is_one_sentence(run("rerun", NAME, "--spec-before", 3), 2, "versions 1 to 2")
+
+
+def test_a_rerun_that_nobody_confirms_changes_nothing(run: Run, busy: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy.apply(instruction="Say how the writer felt.")
+
+    def no(*_: object, **__: object) -> bool:
+        raise typer.Abort
+
+    monkeypatch.setattr("typer.confirm", no)
+    assert run("rerun", NAME).code == 130
+    assert busy.states() == {"done": 8}
