@@ -7,7 +7,7 @@
     command     the options of all of them      service    servers, a bundle, a score worker
     plain       the model's own batched loop    bare       PyTorch's loop over the batches of a training
     lessons     distillations of a long life    llm_service   the LLM lane: an endpoint, four workers
-    llm_calls   the lane's HTTP alone
+    llm_calls   the lane's HTTP alone           lanes      both lanes in processes, with stand-ins for the models
 
-The benchmarks: submit, score_lane, llm_lane, llm_faults, memory, distil.
+The benchmarks: submit, score_lane, llm_lane, llm_faults, memory, distil, budget.
 """

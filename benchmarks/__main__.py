@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import command, distil, figures, llm_faults, llm_lane, memory, score_lane, submit
+from benchmarks import budget, command, distil, figures, llm_faults, llm_lane, memory, score_lane, submit
 
 ALL: tuple[command.Benchmark, ...] = (
     submit.benchmark,
@@ -14,6 +14,7 @@ ALL: tuple[command.Benchmark, ...] = (
     llm_faults.benchmark,
     memory.benchmark,
     distil.benchmark,
+    budget.benchmark,
 )
 
 

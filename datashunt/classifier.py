@@ -1,4 +1,4 @@
-"""A classifier: the problem a user declares in a YAML file, validated. Imports errors only.
+"""A classifier: the problem a user declares in a YAML file, validated. Imports policy and errors.
 
 A file needs `name`, `labels` and `instruction`; everything else has a default. Any change makes another
 `spec_hash`; the store gives each hash a version number. Changed labels make another `labels_hash`, and
@@ -10,66 +10,35 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from datashunt.errors import SpecError
+from datashunt.policy import FixedPolicy, Part, PerMinute, Policy, Price, Real, Whole
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 NONE_OF_THESE = "none of these"
 """What the LLM may say when hard pruning took the right label away; no label may be called so."""
 
 
-def _no_truth_value(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("expected a number, and YAML reads this as a truth value")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_no_truth_value)]
-Real = Annotated[float, BeforeValidator(_no_truth_value)]
-Fraction = Annotated[Real, Field(ge=0.0, le=1.0)]
-PerMinute = Annotated[Whole, Field(ge=1, le=1_000_000_000)]
 MAX_CHOICES = 255
 """Most options that a question of the Decisions API may have."""
 Api = Literal["auto", "chat", "decisions", "systemone"]
 Secret = Literal["email", "phone", "card", "iban"]
-Price = Annotated[Decimal, BeforeValidator(_no_truth_value), Field(ge=0, le=1_000_000)]
 A_YEAR_S = 31_536_000.0
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @field_validator("*")
-    @classmethod
-    def _storable(cls, value: object) -> object:
-        for text in value.values() if isinstance(value, dict) else [value]:
-            if isinstance(text, str) and "\0" in text:
-                raise ValueError("holds a NUL character, which PostgreSQL cannot store")
-        return value
-
-
-class SmallModelSpec(_Part):
+class SmallModelSpec(Part):
     """`base`: hub id, folder, or `auto` for the packaged encoder. `max_tokens`: longer texts are cut."""
 
     base: Annotated[str, Field(min_length=1)] = "auto"
     max_tokens: Annotated[Whole, Field(ge=8, le=8192)] = 128
 
 
-class PolicySpec(_Part):
-    """When the small model's label is kept. `audit_rate`: share of all items also asked, at random."""
-
-    mode: Literal["fixed"] = "fixed"
-    threshold: Fraction = 0.9
-    audit_rate: Fraction = 0.05
-
-
-class LLMSpec(_Part):
+class LLMSpec(Part):
     """Which LLM, at which price (USD per million tokens) and limits (per minute, all workers together).
 
     `models`: in place of `model`, the LLM and those asked in its stead when it is out of order or refuses an item.
@@ -131,7 +100,7 @@ class LLMSpec(_Part):
         return tuple(sorted(set(value)))
 
 
-class PromptSpec(_Part):
+class PromptSpec(Part):
     """Prompt pruning: `hard` offers fewer labels, `soft` tells the small model's probabilities."""
 
     pruning: Literal["off", "soft", "hard", "both"] = "off"
@@ -152,7 +121,7 @@ class PromptSpec(_Part):
         return self.pruning in {"soft", "both"}
 
 
-class DistilSpec(_Part):
+class DistilSpec(Part):
     """A distillation is due `every_s` seconds at most, and only with `min_new_answers` to learn from.
 
     `max_answers`: most answers that one distillation trains on; it bounds its time and memory.
@@ -163,7 +132,7 @@ class DistilSpec(_Part):
     max_answers: Annotated[Whole, Field(ge=10, le=1_000_000_000)] = 20_000
 
 
-class Spec(_Part):
+class Spec(Part):
     """One classification problem.
 
     Attributes:
@@ -174,7 +143,7 @@ class Spec(_Part):
     labels: dict[str, str]
     instruction: Annotated[str, Field(min_length=1)]
     small_model: SmallModelSpec = SmallModelSpec()
-    policy: PolicySpec = PolicySpec()
+    policy: Policy = FixedPolicy()
     llm: LLMSpec = LLMSpec()
     prompt: PromptSpec = PromptSpec()
     distil: DistilSpec = DistilSpec()
@@ -317,7 +286,13 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _problem(item: Any) -> str:
-    field = ".".join(str(part) for part in item["loc"]) or "document"
+    where = list(item["loc"])
+    if where[:1] == ["policy"]:
+        del where[1:2]  # pydantic names the mode whose fields it read
+    field = ".".join(map(str, where)) or "document"
+    if item["type"] == "union_tag_invalid":
+        modes, found = item["ctx"]["expected_tags"].replace(", ", " or "), item["ctx"]["tag"]
+        return f"{field}.mode: expected {modes} (found {found!r})"
     message = str(item["msg"])
     for noise in ("Value error, ", "Input should be ", "String should have "):
         message = message.removeprefix(noise)

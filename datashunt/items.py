@@ -142,6 +142,7 @@ class ClaimedAsk:
         attempts: calls that failed before this one. misses: paid replies that named no offered label.
         fallback: which of the classifier's models is asked, 0 the first. keep_chars: how many characters of the
             text are shown, None for all.
+        reserved: whether its next call has its place in a day's budget.
     """
 
     row: int
@@ -157,6 +158,7 @@ class ClaimedAsk:
     misses: int
     fallback: int = 0
     keep_chars: int | None = None
+    reserved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

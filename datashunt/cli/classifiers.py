@@ -10,6 +10,7 @@ import yaml
 from datashunt import classifier, prompts
 from datashunt.cli.context import out, runtime
 from datashunt.cli.tables import table as columns
+from datashunt.pipeline import budget
 from datashunt.store import classifiers
 
 app = typer.Typer(help="Declare classification problems.", no_args_is_help=True)
@@ -19,6 +20,7 @@ app = typer.Typer(help="Declare classification problems.", no_args_is_help=True)
 def apply(file: Path = typer.Argument(..., help="A classifier file (YAML).")) -> None:
     """Make a classifier file the current version of its classifier."""
     spec = classifier.load(file)
+    budget.check_price(spec)
     with runtime() as made, made.store.begin() as tx:
         done = classifiers.apply(tx, spec, prompts.prompt_hash(spec))
     if done.created:

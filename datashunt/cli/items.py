@@ -16,8 +16,10 @@ from datashunt.bootstrap import Runtime
 from datashunt.cli.context import err, load, out, print_json, runtime
 from datashunt.cli.tables import table as columns
 from datashunt.client import Client
+from datashunt.day import day_at
 from datashunt.items import Item, Refusal
-from datashunt.store import classifiers, results
+from datashunt.policy import BudgetPolicy
+from datashunt.store import budgets, classifiers, results
 from datashunt.streams import BadRow, Row
 
 CALL = 20_000
@@ -162,6 +164,9 @@ def status(
             str(state["bundle"] or "none"),
         )
     out.print(table)
+    for one, state in found.items():
+        if state["budget"]:
+            print(f"{one}: {_spending(state['budget'])}")
 
 
 def _status(tx: Any, known: classifiers.Registered) -> dict[str, Any]:
@@ -171,4 +176,37 @@ def _status(tx: Any, known: classifiers.Registered) -> dict[str, Any]:
         "bundle": known.incumbent.version if known.incumbent else None,
         "threshold": known.spec.policy.threshold,
         **results.status(tx, known.id),
+        "budget": _budget(tx, known),
     }
+
+
+def _budget(tx: Any, known: classifiers.Registered) -> dict[str, Any] | None:
+    """Today's budget, or None without one; a day on which nothing was decided yet is all free."""
+    policy = known.spec.policy
+    if not isinstance(policy, BudgetPolicy):
+        return None
+    today = day_at(budgets.now(tx), policy.timezone).date
+    found = budgets.on_day(tx, known.id, today, policy.unit) or {}
+    return {
+        "day": today.isoformat(),
+        "timezone": policy.timezone,
+        "unit": policy.unit,
+        "per_day": float(policy.per_day),
+        "used": float(found.get("spent", 0)),
+        "reserved": float(found.get("reserved", 0)),
+        "items": found.get("items", 0),
+        "threshold": found.get("threshold"),
+        "at_cap": policy.at_cap,
+    }
+
+
+def _spending(state: dict[str, Any]) -> str:
+    """One line about a day's budget."""
+    money = "${:,.4f}" if state["unit"] == "usd" else "{:,.0f}"
+    per_day, used, reserved = (money.format(state[name]) for name in ("per_day", "used", "reserved"))
+    calls = "" if state["unit"] == "usd" else " calls"
+    threshold = "none yet" if state["threshold"] is None else f"{state['threshold']:.3f}"
+    return (
+        f"budget of {state['day']} ({state['timezone']}): {used} of {per_day}{calls} used, {reserved} reserved,"
+        f" threshold {threshold}"
+    )

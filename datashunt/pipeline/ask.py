@@ -17,13 +17,15 @@ from datashunt import llm
 from datashunt.classifier import NONE_OF_THESE
 from datashunt.errors import BrokerError, LLMError, LLMRejected, LLMStopped, StoreError
 from datashunt.items import Reply, Wake
+from datashunt.pipeline import budget
+from datashunt.pipeline.budget import Clock
 from datashunt.pipeline.call import Call, put_to
 from datashunt.pipeline.line import MAX_SLOT_WAIT_S, Line, Recovered
 from datashunt.pipeline.models import Directory
 from datashunt.pipeline.trouble import Dead, after, bill_of, pause_of, verdict_of
 from datashunt.quota import ALONE, STOPPED_S, Health, Limits, Open, Quota, Refused, Slot, Verdict
 from datashunt.settings import Settings
-from datashunt.store import Connection, Store, asks, reuse, sweeps
+from datashunt.store import Connection, Store, asks, budgets, reuse, sweeps
 from datashunt.store.asks import Bill
 from datashunt.telemetry import event
 
@@ -59,13 +61,20 @@ class Asker:
     """Asks the LLM. One for each process, shared by its threads."""
 
     def __init__(
-        self, store: Store, directory: Directory, client: llm.LLM, quota: Quota | None, settings: Settings
+        self,
+        store: Store,
+        directory: Directory,
+        client: llm.LLM,
+        quota: Quota | None,
+        settings: Settings,
+        clock: Clock = budgets.now,
     ) -> None:
         self._store = store
         self._directory = directory
         self._llm = client
         self._quota = quota
         self._settings = settings
+        self._clock = clock
         self._line = Line(directory, client, quota)
 
     def run(self, classifier: str, rows: Sequence[int], *, stop: Callable[[], bool] = lambda: False) -> Served:
@@ -154,7 +163,7 @@ class Asker:
                 return found
             call, slot = found
         row = self._book(call)
-        if row is None:  # the lease was lost
+        if row is None:
             self._settle_slot(call, slot, None)
             return Worked()
         return Worked(1, recovered=self._send(call, row, slot))
@@ -205,13 +214,21 @@ class Asker:
             return Health()
 
     def _book(self, call: Call) -> int | None:
-        """The row of the call, or None when the lease was lost or an answer came for free while it waited."""
-        if not call.may_reuse:
+        """The row of the call; None: no lease any more, an answer came for free meanwhile, or no budget today."""
+        secured = budget.is_secured(call.known, call.ask)
+        if secured and not call.may_reuse:
             with self._store.single() as tx:
                 return self._booked(tx, call)
         with self._store.begin() as tx:
-            reuse.alone(tx, call.reuse_key)
-            return None if self._spared(tx, call) else self._booked(tx, call)
+            if call.may_reuse:
+                reuse.alone(tx, call.reuse_key)
+                if self._spared(tx, call):
+                    return None
+            if not secured and not budget.secure(
+                tx, call.known, call.ask, call.token, call.prompt, self._clock, samples=max(1, call.samples)
+            ):
+                return None
+            return self._booked(tx, call)
 
     def _booked(self, tx: Connection, call: Call) -> int | None:
         return asks.book_call(

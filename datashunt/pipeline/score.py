@@ -12,11 +12,14 @@ import numpy as np
 from datashunt import prune, shunt
 from datashunt.errors import ModelError
 from datashunt.items import ClaimedItem, Wake
+from datashunt.pipeline import budget
+from datashunt.pipeline.budget import Clock
 from datashunt.pipeline.models import Directory, Models
+from datashunt.policy import BudgetPolicy
 from datashunt.settings import Settings
-from datashunt.store import Store, dead, scores
+from datashunt.store import Store, budgets, dead, scores
 from datashunt.store.classifiers import Bundle, Registered
-from datashunt.store.scores import Scored
+from datashunt.store.scores import Scored, Settled
 from datashunt.telemetry import event
 
 if TYPE_CHECKING:
@@ -28,11 +31,14 @@ if TYPE_CHECKING:
 class Scorer:
     """Scores what is queued. One for each process: torch shares its threads badly."""
 
-    def __init__(self, store: Store, directory: Directory, models: Models, settings: Settings) -> None:
+    def __init__(
+        self, store: Store, directory: Directory, models: Models, settings: Settings, clock: Clock = budgets.now
+    ) -> None:
         self._store = store
         self._directory = directory
         self._models = models
         self._settings = settings
+        self._clock = clock
 
     def run(self, classifier: str, rows: Sequence[int], *, stop: Callable[[], bool] = lambda: False) -> Iterator[Wake]:
         """Score the backlog, oldest first, until none of these rows is queued; yields what to publish.
@@ -79,18 +85,9 @@ class Scorer:
             scored = [cold_start(known, item) for item in batch]
         else:
             batch, probabilities = self._probabilities(model, batch, token)
-            scored = decide(known, batch, probabilities)
+            scored = decide(known, batch, probabilities, draft=isinstance(known.spec.policy, BudgetPolicy))
         model_s = time.perf_counter() - started
-        with self._store.begin() as tx:
-            settled = scores.settle(
-                tx,
-                known.id,
-                token,
-                scored,
-                spec_version=known.version,
-                bundle_id=known.incumbent.id if known.incumbent else None,
-                threshold=known.spec.policy.threshold,
-            )
+        settled = self._settle(known, batch, scored, token)
         event(
             "scored",
             classifier=known.name,
@@ -101,6 +98,30 @@ class Scorer:
             model_ms=round(model_s * 1e3, 1),
         )
         return Wake("llm", known.name, settled.asks) if settled.asks else None
+
+    def _settle(self, known: Registered, batch: Sequence[ClaimedItem], scored: list[Scored], token: UUID) -> Settled:
+        """Write the batch down; with a budget, after its share of it is known."""
+        policy = known.spec.policy
+        bundle = known.incumbent.id if known.incumbent else None
+        amounts = budget.amounts_of(known, policy, batch, scored) if isinstance(policy, BudgetPolicy) else []
+        with self._store.begin() as tx:
+            share = None
+            if isinstance(policy, BudgetPolicy) and batch:
+                share = budget.allot(tx, known, policy, scored, amounts, self._clock)
+            settled = scores.settle(
+                tx,
+                known.id,
+                token,
+                share.scored if share else scored,
+                spec_version=known.version,
+                bundle_id=bundle,
+                threshold=share.threshold if share else policy.threshold,
+                budget_day=share.day.id if share else None,
+                wait_s=share.wait_s if share else 0.0,
+            )
+            if share:
+                share.book(tx, settled, bundle)
+        return settled
 
     def _probabilities(
         self, model: SmallModel, batch: list[ClaimedItem], token: UUID
@@ -143,16 +164,21 @@ def cold_start(known: Registered, item: ClaimedItem) -> Scored:
     )
 
 
-def decide(known: Registered, batch: Sequence[ClaimedItem], probabilities: NDArray[np.float32]) -> list[Scored]:
+def decide(
+    known: Registered, batch: Sequence[ClaimedItem], probabilities: NDArray[np.float32], *, draft: bool = False
+) -> list[Scored]:
     """Keep, escalate or audit each item of a batch, and prune the prompts of those that are asked.
 
     Args:
         known: the classifier, its policy and its incumbent.
         batch: n claimed items.
         probabilities: (n, k), rows in the order of `batch`, columns in label order.
+        draft: every item as it is if it escalates, whatever its confidence: a budget decides later.
     """
     spec = known.spec
     indices, confidences, kept = shunt.decide(probabilities, spec.policy.threshold)
+    if draft:
+        kept = np.zeros_like(kept)
     rate = spec.policy.audit_rate
     scored = []
     for row, item in enumerate(batch):

@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from datashunt.items import ClaimedAsk, Reason, Reply, Role, Usage
+from datashunt.store import budgets
 
 _CLAIM = text("""
     WITH picked AS (
@@ -65,16 +66,23 @@ def claim(tx: Connection, labels_hashes: Mapping[int, str], token: UUID, *, leas
         misses=row.misses,
         fallback=row.fallback,
         keep_chars=row.keep_chars,
+        reserved=row.reserved is not None,
     )
 
 
+def hold(tx: Connection, ask: ClaimedAsk) -> None:
+    """Lock the ask's row: everybody locks rows of days after those of asks and items."""
+    tx.execute(text("SELECT FROM asks WHERE id = :ask FOR UPDATE"), {"ask": ask.row})
+
+
 _BOOK = text(
-    "WITH held AS (UPDATE asks SET lease_until = now() + make_interval(secs => :lease_s)"
-    " WHERE id = :ask AND lease_token = :token AND state = 'calling' AND lease_until > now()"
-    " RETURNING *)"
+    "WITH before AS (SELECT id, budget_day_id, reserved FROM asks WHERE id = :ask FOR UPDATE),"
+    " held AS (UPDATE asks SET lease_until = now() + make_interval(secs => :lease_s), budget_day_id = NULL,"
+    " reserved = NULL FROM before WHERE asks.id = before.id AND lease_token = :token AND state = 'calling'"
+    " AND lease_until > now() RETURNING asks.*, before.budget_day_id AS day, before.reserved AS amount)"
     " INSERT INTO calls (ask_id, item_id, classifier_id, attempt, model, prompt_hash, reuse_key, reserved_tokens,"
-    " reserved_usd) SELECT id, item_id, classifier_id, attempts + misses + 1, :model, :prompt_hash, :reuse_key,"
-    " :tokens, :usd FROM held RETURNING id"
+    " reserved_usd, budget_day_id, budget_reserved) SELECT id, item_id, classifier_id, attempts + misses + 1, :model,"
+    " :prompt_hash, :reuse_key, :tokens, :usd, day, amount FROM held RETURNING id"
 )
 
 
@@ -90,7 +98,10 @@ def book_call(
     reserved_usd: Decimal,
     lease_s: float,
 ) -> int | None:
-    """Write the call down just before it is sent, and renew the lease; None when the lease is lost."""
+    """Write the call down just before it is sent, and renew the lease; None when the lease is lost.
+
+    What was reserved for the ask on a day's budget is the call's from now on.
+    """
     call: int | None = tx.execute(
         _BOOK,
         {
@@ -130,18 +141,26 @@ class Bill:
     votes: Sequence[str] = ()
 
 
-_SETTLE = """
-    UPDATE calls SET state = :state, cost_usd = coalesce(:cost, reserved_usd), prompt_tokens = :prompt,
-                     cached_tokens = :cached, completion_tokens = :completion, response_model = :model,
-                     fingerprint = :fingerprint, latency_ms = :latency, http_status = :status, error_kind = :kind,
-                     error = :error, votes = :votes, settled_at = now()
-     WHERE id = :call AND state IN ('sent', 'unknown')
-"""
-_SETTLE_ALONE = text(_SETTLE)
+_SETTLED = """
+    call_before AS (
+        SELECT id, state, cost_usd FROM calls WHERE id = :call AND state IN ('sent', 'unknown') FOR UPDATE),
+    settled AS (
+        UPDATE calls SET state = :state, cost_usd = coalesce(:cost, reserved_usd), prompt_tokens = :prompt,
+                         cached_tokens = :cached, completion_tokens = :completion, response_model = :model,
+                         fingerprint = :fingerprint, latency_ms = :latency, http_status = :status,
+                         error_kind = :kind, error = :error, votes = :votes, settled_at = now()
+          FROM call_before WHERE calls.id = call_before.id
+     RETURNING calls.*, call_before.state AS was, coalesce(call_before.cost_usd, 0) AS was_usd)"""
+_SETTLE_ALONE = text(
+    f"WITH {_SETTLED}, {budgets.RETURNED}, {budgets.booked(calls=True, returned=True)} SELECT count(*) FROM settled"  # noqa: S608
+)
 
 
 def settle_call(tx: Connection, call: int, bill: Bill) -> None:
-    """Book what a call cost. A call that tick had given up as unknown is set right by its late reply."""
+    """Book what a call cost, also on its day's budget: what failed is free, and its ask may use it once more.
+
+    A call that tick had given up as unknown is set right by its late reply.
+    """
     tx.execute(_SETTLE_ALONE, _of_bill(call, bill))
 
 
@@ -165,10 +184,12 @@ def _of_bill(call: int, bill: Bill) -> dict[str, object]:
 
 
 _ANSWER = """
+    before AS (SELECT id, budget_day_id, reserved FROM asks WHERE id = :ask FOR UPDATE),
     closed AS (
-        UPDATE asks SET state = 'answered', lease_token = NULL, lease_until = NULL
-         WHERE id = :ask AND state <> 'answered'
-     RETURNING *),
+        UPDATE asks SET state = 'answered', lease_token = NULL, lease_until = NULL, budget_day_id = NULL,
+                        reserved = NULL
+          FROM before WHERE asks.id = before.id AND state <> 'answered'
+     RETURNING asks.*, before.budget_day_id AS day, before.reserved AS amount),
     letters AS (
         UPDATE dead_letters SET replayed_at = now() FROM closed WHERE ask_id = closed.id AND replayed_at IS NULL),
     answer AS (
@@ -192,11 +213,10 @@ _ANSWER = """
      RETURNING id, item_id),
     moved AS (
         UPDATE items SET state = 'done', label = :label, source = 'llm', outcome_id = decided.id, done_at = now()
-          FROM decided WHERE items.id = decided.item_id)
-    SELECT count(*) FROM closed
-"""
-_PAID = text(f"WITH settled AS ({_SETTLE}), {_ANSWER}")
-_REUSED = text(f"WITH {_ANSWER}")
+          FROM decided WHERE items.id = decided.item_id)"""
+_CLOSED = "SELECT count(*) FROM closed"
+_PAID = text(f"WITH {_SETTLED}, {_ANSWER}, {budgets.booked(calls=True, closed='closed')} {_CLOSED}")
+_REUSED = text(f"WITH {_ANSWER}, {budgets.booked(closed='closed')} {_CLOSED}")
 
 
 def store_answer(
@@ -308,11 +328,14 @@ def put_back(
 
 
 _STAMP = 'YYYY-MM-DD"T"HH24:MI:SS"Z"'
-_BURY = text("""
-    WITH buried AS (
-        UPDATE asks SET state = 'dead', lease_token = NULL, lease_until = NULL
-         WHERE id = :ask AND lease_token = :token AND state = 'calling'
-     RETURNING *),
+_BURY = text(f"""
+    WITH before AS (SELECT id, budget_day_id, reserved FROM asks WHERE id = :ask FOR UPDATE),
+    buried AS (
+        UPDATE asks SET state = 'dead', lease_token = NULL, lease_until = NULL, budget_day_id = NULL,
+                        reserved = NULL
+          FROM before WHERE asks.id = before.id AND lease_token = :token AND state = 'calling'
+     RETURNING asks.*, before.budget_day_id AS day, before.reserved AS amount),
+    {budgets.booked(closed="buried")},
     lost AS (
         UPDATE items SET state = 'dead' FROM buried
          WHERE items.id = buried.item_id AND buried.reason = 'escalation' AND items.state = 'asked')
@@ -323,7 +346,7 @@ _BURY = text("""
                                            coalesce(error_kind, state)), ', ' ORDER BY calls.id)
                  FROM calls WHERE calls.ask_id = buried.id))
       FROM buried
-""")
+""")  # noqa: S608 - the parts are constants of ours
 
 
 def bury(tx: Connection, ask: ClaimedAsk, token: UUID, *, reason: str, detail: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -58,6 +59,9 @@ class Scored:
     Attributes:
         probabilities: in label order, or None when no bundle serves yet.
         propensity: the audit rate under which it was drawn, or None when it was not.
+        held: neither kept nor asked, until a person says what it is.
+        reserved: what its ask may cost on the day's budget; None: nothing is reserved.
+        waits: its ask is not due before the next day.
     """
 
     row: int
@@ -69,13 +73,28 @@ class Scored:
     propensity: float | None
     offered: Sequence[str] | None
     prior: dict[str, float] | None
+    held: bool = False
+    reserved: Decimal | None = None
+    waits: bool = False
 
     @property
     def reason(self) -> Reason | None:
         """Why it is asked, or None if it is not."""
-        if not self.keep:
+        if not self.keep and not self.held:
             return Reason.ESCALATION
         return Reason.AUDIT if self.propensity is not None else None
+
+
+_HOLD = (
+    text("SELECT FROM asks WHERE item_id = ANY(:rows) AND state IN ('waiting', 'calling') ORDER BY id FOR UPDATE"),
+    text("SELECT FROM items WHERE id = ANY(:rows) ORDER BY id FOR UPDATE"),
+)
+
+
+def hold(tx: Connection, rows: Sequence[int]) -> None:
+    """Lock what `settle` changes: everybody locks rows of days after those of asks and items."""
+    for statement in _HOLD:
+        tx.execute(statement, {"rows": list(rows)})
 
 
 _SETTLE = text("""
@@ -85,10 +104,12 @@ _SETTLE = text("""
           FROM unnest(CAST(:rows AS bigint[]), CAST(:kept AS bool[]), CAST(:labels AS text[]),
                       CAST(:confidences AS real[]), CAST(:probabilities AS text[]), CAST(:reasons AS text[]),
                       CAST(:roles AS text[]), CAST(:propensities AS real[]), CAST(:offered AS text[]),
-                      CAST(:priors AS text[]))
-            AS v (row_id, kept, label, confidence, probabilities, reason, role, propensity, offered, prior)),
+                      CAST(:priors AS text[]), CAST(:held AS bool[]), CAST(:reserved AS numeric[]),
+                      CAST(:waits AS bool[]))
+            AS v (row_id, kept, label, confidence, probabilities, reason, role, propensity, offered, prior, held,
+                  reserved, waits)),
     moved AS (
-        UPDATE items SET state = CASE WHEN kept THEN 'done' ELSE 'asked' END,
+        UPDATE items SET state = CASE WHEN kept THEN 'done' WHEN held THEN 'held' ELSE 'asked' END,
                          lease_token = NULL, lease_until = NULL,
                          label = CASE WHEN kept THEN verdict.label END,
                          source = CASE WHEN kept THEN 'small' END,
@@ -111,28 +132,39 @@ _SETTLE = text("""
           FROM moved JOIN scored ON scored.item_id = row_id WHERE kept),
     asked AS (
         INSERT INTO asks (item_id, classifier_id, score_id, spec_version, reason, role, propensity, offered, prior,
-                          priority)
+                          priority, budget_day_id, reserved, not_before)
         SELECT row_id, :classifier, scored.id, :spec_version, reason, role, propensity,
                CASE WHEN offered IS NOT NULL
                     THEN ARRAY(SELECT jsonb_array_elements_text(CAST(offered AS jsonb))) END,
-               CAST(prior AS jsonb), priority
+               CAST(prior AS jsonb), priority,
+               CASE WHEN reserved IS NOT NULL THEN CAST(:budget_day AS bigint) END, reserved,
+               now() + make_interval(secs => CASE WHEN waits THEN :wait_s ELSE 0 END)
           FROM moved LEFT JOIN scored ON scored.item_id = row_id
          WHERE reason IS NOT NULL
          ORDER BY row_id
             ON CONFLICT (item_id) WHERE state IN ('waiting', 'calling')
             DO UPDATE SET reason = CASE WHEN excluded.reason = 'escalation' THEN excluded.reason
                                         ELSE asks.reason END
-     RETURNING id)
-    SELECT (SELECT count(*) FROM moved) AS moved, ARRAY(SELECT id FROM asked ORDER BY id) AS asks
+     RETURNING id, not_before <= now() AS due, CASE WHEN xmax = 0 THEN reserved END AS reserved)
+    SELECT (SELECT count(*) FROM moved) AS moved, ARRAY(SELECT id FROM asked WHERE due ORDER BY id) AS asks,
+           (SELECT coalesce(sum(reserved), 0) FROM asked) AS reserved, (SELECT count(reserved) FROM asked) AS paid
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """How many items moved (fewer than given when the lease was lost), and the asks that were made."""
+    """What was written.
+
+    Attributes:
+        moved: items; fewer than given when the lease was lost.
+        asks: those that are due now.
+        reserved: what the new asks may cost, on a budget. paid: how many of them that is for.
+    """
 
     moved: int
     asks: tuple[int, ...]
+    reserved: Decimal = Decimal(0)
+    paid: int = 0
 
 
 def settle(
@@ -144,8 +176,22 @@ def settle(
     spec_version: int,
     bundle_id: int | None,
     threshold: float,
+    budget_day: int | None = None,
+    wait_s: float = 0.0,
 ) -> Settled:
-    """Write scores, outcomes and asks of the items that are still under this lease, in one statement."""
+    """Write scores, outcomes and asks of the items that are still under this lease, in one statement.
+
+    Args:
+        tx: an open transaction.
+        classifier_id: the items' classifier.
+        token: the lease.
+        scored: what was decided.
+        spec_version: the version of the classifier that it was decided under.
+        bundle_id: the bundle that scored, or None.
+        threshold: below which items escalate.
+        budget_day: the row that reservations are on; the caller holds its lock.
+        wait_s: how long asks wait that wait.
+    """
     row = tx.execute(
         _SETTLE,
         {
@@ -164,9 +210,14 @@ def settle(
             "propensities": [s.propensity for s in scored],
             "offered": [None if s.offered is None else json.dumps(list(s.offered)) for s in scored],
             "priors": [None if s.prior is None else json.dumps(s.prior) for s in scored],
+            "held": [s.held for s in scored],
+            "reserved": [s.reserved for s in scored],
+            "waits": [s.waits for s in scored],
+            "budget_day": budget_day,
+            "wait_s": wait_s,
         },
     ).one()
-    return Settled(row.moved, tuple(row.asks))
+    return Settled(row.moved, tuple(row.asks), row.reserved, row.paid)
 
 
 def _vector(probabilities: Sequence[float] | None) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from datashunt.items import Wake
+from datashunt.store import budgets
 
 MOST_ROWS = 1024
 """Most rows of one classifier and lane that one tick publishes again."""
@@ -47,9 +48,10 @@ _EXPIRED_ITEMS = text("""
     SELECT count(*) FROM freed
 """)
 
-_EXPIRED_ASKS = text("""
+_EXPIRED_ASKS = text(f"""
     WITH expired AS (
-        SELECT id, attempts + lost.calls AS tries, attempts + lost.calls >= :most AS hopeless
+        SELECT id, attempts + lost.calls AS tries, attempts + lost.calls >= :most AS hopeless,
+               budget_day_id, reserved
           FROM asks, LATERAL (
             SELECT CASE WHEN EXISTS (
                 SELECT FROM calls WHERE ask_id = asks.id AND attempt = asks.attempts + asks.misses + 1
@@ -57,9 +59,13 @@ _EXPIRED_ASKS = text("""
          WHERE state = 'calling' AND lease_until < now() LIMIT 10000 FOR UPDATE OF asks SKIP LOCKED),
     freed AS (
         UPDATE asks SET state = CASE WHEN hopeless THEN 'dead' ELSE 'waiting' END, attempts = tries,
+                        budget_day_id = CASE WHEN NOT hopeless THEN expired.budget_day_id END,
+                        reserved = CASE WHEN NOT hopeless THEN expired.reserved END,
                         lease_token = NULL, lease_until = NULL, announced_at = '-infinity'
           FROM expired WHERE asks.id = expired.id
-     RETURNING asks.id, asks.item_id, asks.classifier_id, reason, tries, hopeless),
+     RETURNING asks.id, asks.item_id, asks.classifier_id, reason, tries, hopeless,
+               CASE WHEN hopeless THEN expired.budget_day_id END AS day, expired.reserved AS amount),
+    {budgets.booked(closed="freed")},
     lost_items AS (
         UPDATE items SET state = 'dead' FROM freed
          WHERE items.id = freed.item_id AND hopeless AND reason = 'escalation' AND items.state = 'asked'),
@@ -69,13 +75,17 @@ _EXPIRED_ASKS = text("""
                format('called %s times, and no worker came back with a reply', tries)
           FROM freed WHERE hopeless)
     SELECT count(*) FROM freed
-""")
+""")  # noqa: S608 - the parts are constants of ours
 
-_UNKNOWN_CALLS = text("""
-    UPDATE calls SET state = 'unknown', cost_usd = reserved_usd, settled_at = now(), error_kind = 'no_reply',
-                     error = 'the worker that sent it left no word'
-     WHERE state = 'sent' AND created_at < now() - make_interval(secs => :deadline_s)
-""")
+_UNKNOWN_CALLS = text(f"""
+    WITH settled AS (
+        UPDATE calls SET state = 'unknown', cost_usd = reserved_usd, settled_at = now(), error_kind = 'no_reply',
+                         error = 'the worker that sent it left no word'
+         WHERE state = 'sent' AND created_at < now() - make_interval(secs => :deadline_s)
+     RETURNING calls.*, 'sent' AS was, 0.0 AS was_usd),
+    {budgets.booked(calls=True)}
+    SELECT count(*) FROM settled
+""")  # noqa: S608 - the parts are constants of ours
 
 _EXPIRED_RUNS = text("""
     UPDATE distillations SET state = CASE WHEN attempts >= 3 THEN 'failed' ELSE 'due' END,
@@ -102,7 +112,7 @@ def free_expired(tx: Connection, *, score_max_attempts: int, llm_max_attempts: i
     An ask uses up an attempt only if its call was sent: whoever died while it waited for the quota spent none.
     """
     items = tx.execute(_EXPIRED_ITEMS, {"most": score_max_attempts}).scalar_one()
-    calls = tx.execute(_UNKNOWN_CALLS, {"deadline_s": call_deadline_s}).rowcount
+    calls = tx.execute(_UNKNOWN_CALLS, {"deadline_s": call_deadline_s}).scalar_one()
     asks = tx.execute(_EXPIRED_ASKS, {"most": llm_max_attempts}).scalar_one()
     runs = tx.execute(_EXPIRED_RUNS).rowcount
     return Freed(items, asks, calls, runs)

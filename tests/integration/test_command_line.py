@@ -244,6 +244,29 @@ def test_status_is_a_table_and_a_document(run: Run, world: World) -> None:
     assert "50.0%" in table
 
 
+def test_status_shows_the_days_budget(run: Run, world: World) -> None:
+    world.bundle()
+    world.apply(policy={"mode": "budget", "calls_per_day": 1_000, "audit_rate": 0.0})
+    fresh = json.loads(run("status", NAME, "--json").out)["budget"]
+    assert (fresh["used"], fresh["reserved"], fresh["threshold"]) == (0, 0, None)
+    world.score("positive 0.95", "negative 0.5")
+    world.ask(FakeLLM(), [1])
+    found = json.loads(run("status", NAME, "--json").out)["budget"]
+    assert (found["unit"], found["per_day"], found["used"], found["reserved"]) == ("calls", 1_000, 1, 1)
+    assert (found["items"], found["threshold"], found["timezone"], found["at_cap"]) == (2, 1.0, "UTC", "keep")
+    said = f"{NAME}: budget of {found['day']} (UTC): 1 of 1,000 calls used, 1 reserved, threshold 1.000"
+    assert said in run("status").out
+    world.apply(policy={"mode": "budget", "usd_per_day": 3, "audit_rate": 0.0})
+    assert "$0.0000 of $3.0000 used, $0.0000 reserved, threshold none yet" in run("status").out
+
+
+def test_a_budget_that_no_call_can_be_counted_against_is_not_applied(run: Run, world: World, tmp_path: Path) -> None:
+    wrong = FILE.replace("{audit_rate: 0}", "{mode: budget, usd_per_day: 3}") + "llm: {model: mine}\n"
+    ended = run("classifier", "apply", write(tmp_path, "wrong.yaml", wrong))
+    assert is_one_sentence(ended, 2, "policy.usd_per_day needs the price of mine", "llm.input_price")
+    assert world.known().version == 1
+
+
 # models and dead letters
 
 

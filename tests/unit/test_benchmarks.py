@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import distil, figures, lessons, llm_faults, llm_lane, memory, score_lane, submit
+from benchmarks import budget, distil, figures, lessons, llm_faults, llm_lane, memory, score_lane, submit
 from benchmarks.__main__ import ALL
 from benchmarks.command import parser, write
 from benchmarks.figures import BEGIN, END, Measure, Result
+from benchmarks.lanes import LABELS, DayClock, TextLLM, TextModel
 from benchmarks.llm_service import Limits
 from benchmarks.texts import texts, texts_of_length
+from datashunt import prompts
+from datashunt.classifier import parse
 
 RESULTS = [
     Result("score_lane", False, 61.2, score_lane._measures(100, [(1.0, 0.8), (2.0, 1.9), (1.0, 0.6)], 3.0)),
@@ -31,7 +36,7 @@ def value(result: Result, name: str) -> float:
 
 
 def test_every_benchmark_is_run_by_the_whole() -> None:
-    every = (submit, score_lane, llm_lane, llm_faults, memory, distil)
+    every = (submit, score_lane, llm_lane, llm_faults, memory, distil, budget)
     assert {one.benchmark for one in every} == set(ALL)
 
 
@@ -177,3 +182,39 @@ def test_generated_texts_are_those_of_their_seed_and_as_long_as_asked() -> None:
     assert 16 <= lengths[1_000] <= 18
     assert lengths[0] < 8 < 40 < lengths[-1]
     assert {len(text) for text in texts_of_length(50, 200, seed=1)} == {200}
+
+
+def test_the_load_of_a_budget_triples_at_noon_and_confidences_are_as_often_right_as_they_say() -> None:
+    day = budget.arrivals(20_000, seed=3)
+    assert (np.diff(day.times) >= 0).all()
+    assert (day.times < 0.5).mean() == pytest.approx(0.25, abs=0.01)
+    assert (day.small == day.truth).mean() == pytest.approx(day.confidence.mean(), abs=0.01)
+    item = day.item(1, 7)
+    model, llm = TextModel().probabilities([item.text], batch_tokens=0), TextLLM()
+    assert model.max() == pytest.approx(day.confidence[7], abs=1e-5)
+    assert model.argmax() == day.small[7]
+    spec = parse({"name": "x", "labels": list(LABELS), "instruction": "Choose a label: negative or positive."})
+    for n in range(20):
+        prompt = prompts.render(spec, day.item(0, n).text)
+        assert llm.ask(prompt, "stand-in", deadline_s=1.0, api="chat", samples=0).label == LABELS[day.truth[n]]
+
+
+def test_a_budgets_rivals_have_as_many_calls() -> None:
+    day = budget.Arrivals(
+        np.linspace(0, 1, 4), np.array([0.8, 0.85, 0.95, 0.5]), np.array([0, 0, 0, 0]), np.array([1, 1, 1, 1])
+    )
+    assert budget.first_come(day, 2) == 0.5
+    assert budget.hindsight(day, 1) == 0.25
+    assert budget.right_if_asked(day, np.array([0, 1, 2])) == 0.75
+    calm = replace(day, truth=np.array([0, 1, 0, 1]))
+    assert (budget.first_come(calm, 2), budget.hindsight(calm, 2)) == (0.75, 0.75)
+    seen = budget.Seen([0.98, 0.5], [0.9, 0.8], 0.01, 3, 4)
+    found = {measure.name: measure for measure in budget._measures([day, calm], 2, seen)}
+    assert (found["used_first"].reached, found["used_second"].reached, found["over"].reached) == (True, False, False)
+    assert found["hindsight_second"].value == 0.75
+
+
+def test_a_simulated_day_ends_after_its_seconds() -> None:
+    clock = DayClock(began=time.monotonic() - 30.0, day_s=20.0)
+    assert 1.5 <= clock.days() < 2.0
+    assert DayClock(began=time.monotonic() + 100.0, day_s=20.0).days() == 0.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datashunt.classifier import Spec, digest, load, parse
+from datashunt.day import day_at
 from datashunt.errors import SpecError
+from datashunt.policy import BudgetPolicy
 from datashunt.store.classifiers import stored_document
 
 SMALLEST: dict[str, Any] = {"name": "mood", "labels": ["bad", "good"], "instruction": "Say the mood."}
@@ -32,6 +36,56 @@ def test_a_file_needs_name_labels_and_instruction_only() -> None:
     assert spec.labels == {"bad": "", "good": ""}
     assert (spec.policy.mode, spec.policy.threshold, spec.policy.audit_rate) == ("fixed", 0.9, 0.05)
     assert (spec.prompt.pruning, spec.small_model.base, spec.llm.api) == ("off", "auto", "auto")
+
+
+def test_a_budget_is_so_many_usd_or_calls_a_day() -> None:
+    money = of(policy={"mode": "budget", "usd_per_day": "2.50"}).policy
+    assert isinstance(money, BudgetPolicy)
+    assert (money.unit, money.per_day, money.timezone, money.at_cap) == ("usd", Decimal("2.50"), "UTC", "keep")
+    calls = of(policy={"mode": "budget", "calls_per_day": 300, "timezone": "Europe/Berlin", "at_cap": "hold"}).policy
+    assert isinstance(calls, BudgetPolicy)
+    assert (calls.unit, calls.per_day) == ("calls", 300)
+
+
+BUDGET = {"mode": "budget", "calls_per_day": 5}
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ({"mode": "budget"}, "policy: expected one of usd_per_day and calls_per_day, found neither"),
+        ({**BUDGET, "usd_per_day": 1}, "policy: expected one of usd_per_day and calls_per_day, found both"),
+        ({"mode": "budget", "calls_per_day": 0}, "policy.calls_per_day: expected more than 0: without money"),
+        ({"mode": "budget", "usd_per_day": "0.0"}, "policy.usd_per_day: expected more than 0: without money"),
+        ({"mode": "budget", "usd_per_day": "1e-12"}, "policy.usd_per_day: expected more than 0"),
+        ({"mode": "budget", "usd_per_day": -1}, "policy.usd_per_day: expected greater than or equal to 0 (found -1)"),
+        ({"mode": "budget", "usd_per_day": True}, "policy.usd_per_day: expected a number"),
+        ({**BUDGET, "timezone": "Mars/Olympus"}, "policy.timezone: expected the IANA name of a time zone, such as UTC"),
+        ({**BUDGET, "timezone": "America"}, "policy.timezone: expected the IANA name"),
+        ({**BUDGET, "timezone": "../UTC"}, "policy.timezone: expected the IANA name"),
+        ({**BUDGET, "timezone": ""}, "policy.timezone: expected the IANA name"),
+        ({**BUDGET, "at_cap": "drop"}, "policy.at_cap: expected 'keep', 'hold' or 'wait' (found 'drop')"),
+        ({**BUDGET, "alpha": 0.1}, "policy.alpha: there is no such field (found 0.1)"),
+        ({"calls_per_day": 5}, "policy.calls_per_day: there is no such field (found 5)"),
+        ({"mode": 3}, "policy.mode: expected 'fixed' or 'budget' (found '3')"),
+        (None, "policy: expected fields, as in a mapping (found None)"),
+    ],
+)
+def test_a_wrong_budget_is_refused_with_a_sentence(policy: Any, said: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        of(policy=policy)
+    assert said in str(refused.value)
+
+
+@given(st.text(max_size=30))
+def test_any_time_zone_is_known_or_refused(name: str) -> None:
+    try:
+        policy = of(policy={**BUDGET, "timezone": name}).policy
+    except SpecError as error:
+        assert str(error).startswith("classifier: policy.timezone: ")  # noqa: PT017
+    else:
+        assert isinstance(policy, BudgetPolicy)
+        day_at(datetime(2025, 6, 1, tzinfo=UTC), policy.timezone)
 
 
 @pytest.mark.parametrize("field", ["name", "labels", "instruction"])
@@ -67,7 +121,7 @@ def test_a_missing_field_is_named(field: str) -> None:
         ({"policy": {"threshold": 1.5}}, "policy.threshold: expected less than or equal to 1 (found 1.5)"),
         ({"policy": {"threshold": "high"}}, "policy.threshold: expected a valid number"),
         ({"policy": {"audit_rate": float("nan")}}, "policy.audit_rate: "),
-        ({"policy": {"mode": "magic"}}, "policy.mode: expected 'fixed' (found 'magic')"),
+        ({"policy": {"mode": "magic"}}, "policy.mode: expected 'fixed' or 'budget' (found 'magic')"),
         ({"prompt": {"pruning": "maybe"}}, "prompt.pruning: expected 'off', 'soft', 'hard' or 'both'"),
         ({"prompt": {"pruning": True}}, "prompt.pruning: expected 'off', 'soft', 'hard' or 'both'"),
         ({"llm": {"input_price": "1"}}, "llm: expected both input_price and output_price, or neither"),

@@ -50,6 +50,14 @@ def test_confidence_decides_and_everything_is_carried_along() -> None:
     assert {kept.role, asked.role} == {Role.TRAIN}
 
 
+def test_a_draft_is_every_item_as_it_is_if_it_escalates() -> None:
+    known = registered(cut=0.3, policy={"threshold": 0.75, "audit_rate": 0}, prompt={"pruning": "both"})
+    sure, doubtful = decide(known, items(2), rows((0.1, 0.1, 0.8), (0.5, 0.4, 0.1)), draft=True)
+    assert (sure.keep, sure.reason, sure.label) == (False, Reason.ESCALATION, "good")
+    assert sure.prior is not None
+    assert doubtful == decide(known, items(2), rows((0.1, 0.1, 0.8), (0.5, 0.4, 0.1)))[1]
+
+
 def test_an_empty_batch_decides_nothing() -> None:
     assert decide(registered(), [], np.zeros((0, 3), dtype=np.float32)) == []
 

@@ -146,7 +146,8 @@ class AskRow(Base):
     `propensity` is set iff the item was drawn for the audit; such an ask is a reference ask: all labels, no
     prior. `offered` NULL means all labels. `attempts` counts failed calls, `misses` paid replies that named
     no offered label. `fallback`: which of the classifier's models is asked, 0 the first. `keep_chars`: how many
-    characters of the text the LLM is shown, NULL for all.
+    characters of the text the LLM is shown, NULL for all. `reserved`: what its next call may cost, on that day's
+    budget; NULL: nothing is reserved.
     """
 
     __tablename__ = "asks"
@@ -158,6 +159,8 @@ class AskRow(Base):
     reason: Mapped[str]
     role: Mapped[str]
     propensity: Mapped[float | None]
+    budget_day_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("budget_days.id"))
+    reserved: Mapped[Decimal | None]
     offered: Mapped[list[str] | None]
     prior: Mapped[dict[str, Any] | None]
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
@@ -178,6 +181,7 @@ class AskRow(Base):
         CheckConstraint("(propensity IS NULL) = (role = 'train')", name="held_out"),
         CheckConstraint("propensity IS NULL OR (offered IS NULL AND prior IS NULL)", name="reference"),
         CheckConstraint("fallback = 0 OR role = 'train'", name="fallback"),
+        CheckConstraint("(budget_day_id IS NULL) = (reserved IS NULL)", name="budget"),
         Index("uq_asks_open", "item_id", unique=True, postgresql_where=text(LIVE_ASK)),
         Index(
             "ix_asks_waiting",
@@ -192,7 +196,10 @@ class AskRow(Base):
 
 
 class CallRow(Base):
-    """One HTTP request, written before it is sent and settled after it, whatever happened to the lease."""
+    """One HTTP request, written before it is sent and settled after it, whatever happened to the lease.
+
+    `budget_reserved`: what was reserved for it on that day's budget, in the budget's unit.
+    """
 
     __tablename__ = "calls"
     id: Mapped[int] = row_id()
@@ -205,6 +212,8 @@ class CallRow(Base):
     state: Mapped[str] = mapped_column(server_default="sent")
     reserved_tokens: Mapped[int]
     reserved_usd: Mapped[Decimal]
+    budget_day_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("budget_days.id"))
+    budget_reserved: Mapped[Decimal | None]
     cost_usd: Mapped[Decimal | None]
     prompt_tokens: Mapped[int | None]
     cached_tokens: Mapped[int | None]
@@ -222,6 +231,7 @@ class CallRow(Base):
     __table_args__ = (
         one_of("state", ("sent", "answered", "failed", "unknown")),
         CheckConstraint("(state = 'sent') = (settled_at IS NULL)", name="settled"),
+        CheckConstraint("(budget_day_id IS NULL) = (budget_reserved IS NULL)", name="budget"),
         Index("ix_calls_sent", "created_at", postgresql_where=text("state = 'sent'")),
         Index("ix_calls_in_flight", "classifier_id", "reuse_key", postgresql_where=text("state = 'sent'")),
     )

@@ -1,0 +1,211 @@
+"""A classifier with a budget: which items of a batch are asked today, and what becomes of the others.
+
+The decisions are `pacing`'s; here they meet the day's row, under its lock, in the transaction that they belong to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import ROUND_UP, Decimal
+from uuid import UUID
+
+import numpy as np
+
+from datashunt import pacing, prompts
+from datashunt.classifier import Spec
+from datashunt.day import Day, counted, day_at
+from datashunt.errors import SpecError
+from datashunt.items import ClaimedAsk, ClaimedItem
+from datashunt.pacing import Plan
+from datashunt.policy import BudgetPolicy
+from datashunt.prompts import Prompt
+from datashunt.store import Connection, asks, budgets, scores
+from datashunt.store.budgets import OpenDay
+from datashunt.store.classifiers import Registered
+from datashunt.store.scores import Scored, Settled
+
+Clock = Callable[[Connection], datetime]
+"""Says which day it is; the database's clock, but for a simulated day."""
+_SMALLEST = Decimal("1e-9")
+"""What the tables' amounts are rounded up to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allotment:
+    """A batch with its share of the day's budget, before it is written.
+
+    Attributes:
+        scored: the items, with what is reserved for their asks.
+        threshold: of the day, at this moment.
+        wait_s: seconds until the next day begins.
+    """
+
+    scored: list[Scored]
+    threshold: float
+    wait_s: float
+    day: OpenDay
+    fraction: float
+    plan: Plan
+
+    def book(self, tx: Connection, settled: Settled, bundle: int | None) -> None:
+        """Reserve what the batch's new asks may cost; in the transaction that made them.
+
+        Raises:
+            StoreError: the budget does not reach for it.
+        """
+        budgets.book(
+            tx,
+            self.day,
+            reserved=settled.reserved,
+            asks=settled.paid,
+            arrivals=counted(self.day.account.arrivals, self.fraction, settled.moved),
+            confidences=self.plan.confidences,
+            bundle=bundle,
+            carry=self.plan.carry,
+            threshold=self.threshold,
+        )
+
+
+def allot(
+    tx: Connection,
+    known: Registered,
+    policy: BudgetPolicy,
+    drafts: Sequence[Scored],
+    amounts: Sequence[Decimal],
+    clock: Clock,
+) -> Allotment:
+    """Decide under the day's lock which of these items are asked.
+
+    Args:
+        tx: an open transaction; the lock ends with it.
+        known: the classifier.
+        policy: its policy.
+        drafts: the items as they are if they escalate.
+        amounts: what asking each of them costs at most.
+        clock: says which day it is.
+    """
+    scores.hold(tx, [one.row for one in drafts])
+    day, moment = _today(tx, policy, clock)
+    opened = _open(tx, known.id, policy, day)
+    account = opened.account
+    if (
+        known.incumbent is None or opened.bundle != known.incumbent.id
+    ):  # confidences of another model mean another thing
+        account = replace(account, confidences=())
+    confidence = np.array([np.nan if one.confidence is None else one.confidence for one in drafts])
+    audited = np.array([one.propensity is not None for one in drafts], dtype=np.bool_)
+    fraction = day.fraction(moment)
+    rate = policy.audit_rate
+    made = pacing.plan(account, fraction, confidence, audited, amounts, rate)
+    scored = [
+        shared_out(one, policy, escalate=bool(made.escalate[n]), amount=amounts[n] if made.granted[n] else None)
+        for n, one in enumerate(drafts)
+    ]
+    return Allotment(scored, made.threshold, day.left_s(moment), opened, fraction, made)
+
+
+def shared_out(draft: Scored, policy: BudgetPolicy, *, escalate: bool, amount: Decimal | None) -> Scored:
+    """What becomes of one item: kept, asked today, asked later or held.
+
+    Args:
+        draft: the item as it is if it escalates.
+        policy: says what to do at the cap.
+        escalate: whether its confidence is too low today.
+        amount: what is reserved for asking it, or None when there is no money for it.
+    """
+    audited = draft.propensity is not None
+    if amount is not None:
+        return replace(draft, keep=not escalate, reserved=amount if escalate or audited else None)
+    if not escalate:
+        return replace(draft, keep=True, offered=None, prior=None, waits=audited)
+    sure = draft.confidence is not None and bool(np.isfinite(draft.confidence))
+    if policy.at_cap == "keep" and sure:
+        return replace(draft, keep=True, offered=None, prior=None, waits=audited)
+    return replace(draft, keep=False, held=policy.at_cap == "hold", waits=True)
+
+
+def is_secured(known: Registered, ask: ClaimedAsk) -> bool:
+    """Whether the budget has a place for the next call of this ask, or there is no budget."""
+    return ask.reserved or not isinstance(known.spec.policy, BudgetPolicy)
+
+
+def secure(
+    tx: Connection, known: Registered, ask: ClaimedAsk, token: UUID, prompt: Prompt, clock: Clock, *, samples: int
+) -> bool:
+    """Reserve for a call out of what is free now; if nothing is, the ask waits as a row until the next day begins.
+
+    For asks with no place yet: those that waited for this day, and those whose paid call brought no answer.
+    """
+    policy = known.spec.policy
+    if not isinstance(policy, BudgetPolicy):
+        return True
+    asks.hold(tx, ask)
+    day, moment = _today(tx, policy, clock)
+    opened = _open(tx, known.id, policy, day)
+    if budgets.reserve(tx, opened, ask.row, token, price(known.spec, policy, prompt, samples)):
+        return True
+    asks.put_back(tx, ask, token, wait_s=day.left_s(moment))
+    budgets.put_off(tx, known.id, day.left_s(moment))
+    return False
+
+
+def amounts_of(
+    known: Registered, policy: BudgetPolicy, batch: Sequence[ClaimedItem], drafts: Sequence[Scored]
+) -> list[Decimal]:
+    """What asking each item of a batch costs at most, in the budget's unit.
+
+    Raises:
+        SpecError: the budget is in USD, and nobody knows the price.
+    """
+    if policy.unit == "calls":
+        return [Decimal(1)] * len(batch)
+    spec = known.spec
+    return [
+        price(
+            spec,
+            policy,
+            prompts.render(spec, item.text, candidates=one.offered, prior=one.prior),
+            spec.llm.samples,
+        )
+        for item, one in zip(batch, drafts, strict=True)
+    ]
+
+
+def price(spec: Spec, policy: BudgetPolicy, prompt: Prompt, samples: int) -> Decimal:
+    """What one call for so many samples costs at most, in the budget's unit.
+
+    Raises:
+        SpecError: the budget is in USD, and nobody knows the price.
+    """
+    if policy.unit == "calls":
+        return Decimal(1)
+    from datashunt import llm  # the endpoint's client comes with it, and a score worker has no other use for that
+
+    most = llm.reserve(spec.llm.model, prompt, spec.llm, samples)
+    if most is None:
+        raise SpecError(
+            f"{spec.name}: policy.usd_per_day needs the price of {spec.llm.model}, and nobody knows it:"
+            " set llm.input_price and llm.output_price, or give policy.calls_per_day instead"
+        )
+    return most.quantize(_SMALLEST, ROUND_UP)
+
+
+def check_price(spec: Spec) -> None:
+    """Refuse a budget in USD that no call could be counted against.
+
+    Raises:
+        SpecError: it says what to set.
+    """
+    if isinstance(spec.policy, BudgetPolicy):
+        price(spec, spec.policy, prompts.render(spec, "any text"), 1)
+
+
+def _today(tx: Connection, policy: BudgetPolicy, clock: Clock) -> tuple[Day, datetime]:
+    moment = clock(tx)
+    return day_at(moment, policy.timezone), moment
+
+
+def _open(tx: Connection, classifier_id: int, policy: BudgetPolicy, day: Day) -> OpenDay:
+    return budgets.open_day(tx, classifier_id, day.date, policy.unit, policy.per_day)

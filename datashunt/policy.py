@@ -1,0 +1,123 @@
+"""When the small model's label is kept: the `policy` of a classifier file, one class for each mode. Imports nothing.
+
+Also what every part of the file is made of: frozen fields that PostgreSQL can store, and numbers that YAML has not
+mistaken for truth values.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+
+def _no_truth_value(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("expected a number, and YAML reads this as a truth value")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_truth_value)]
+Real = Annotated[float, BeforeValidator(_no_truth_value)]
+Fraction = Annotated[Real, Field(ge=0.0, le=1.0)]
+PerMinute = Annotated[Whole, Field(ge=1, le=1_000_000_000)]
+Price = Annotated[Decimal, BeforeValidator(_no_truth_value), Field(ge=0, le=1_000_000)]
+
+
+class Part(BaseModel):
+    """A part of a classifier file: unknown fields are errors, and nothing changes it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _storable(cls, value: object) -> object:
+        for text in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(text, str) and "\0" in text:
+                raise ValueError("holds a NUL character, which PostgreSQL cannot store")
+        return value
+
+
+class FixedPolicy(Part):
+    """Keep iff the confidence reaches `threshold`. `audit_rate`: share of all items also asked, at random."""
+
+    mode: Literal["fixed"] = "fixed"
+    threshold: Fraction = 0.9
+    audit_rate: Fraction = 0.05
+
+
+class BudgetPolicy(Part):
+    """Spend so much a day on the least confident items; the threshold follows the spend.
+
+    Attributes:
+        usd_per_day, calls_per_day: the budget, one of the two.
+        timezone: IANA name of the zone in which a day begins and ends.
+        at_cap: what becomes of an item that should be asked when nothing is left: the small model's label stands,
+            it is held for a person, or it waits until the next day.
+        threshold: at which bundles are compared with each other; no decision of the day depends on it.
+    """
+
+    mode: Literal["budget"] = "budget"
+    threshold: Fraction = 0.9
+    audit_rate: Fraction = 0.05
+    usd_per_day: Price | None = None
+    calls_per_day: Annotated[Whole, Field(le=1_000_000_000)] | None = None
+    timezone: str = "UTC"
+    at_cap: Literal["keep", "hold", "wait"] = "keep"
+
+    @field_validator("usd_per_day", "calls_per_day")
+    @classmethod
+    def _something(cls, value: Decimal | int | None) -> Decimal | int | None:
+        if value is not None and value * 10**9 < 1:
+            raise ValueError("expected more than 0: without money, let mode be fixed and threshold 0")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (OSError, ValueError, LookupError):
+            raise ValueError("expected the IANA name of a time zone, such as UTC or Europe/Berlin") from None
+        return value
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> BudgetPolicy:
+        if (self.usd_per_day is None) == (self.calls_per_day is None):
+            given = "neither" if self.usd_per_day is None else "both"
+            raise ValueError(f"expected one of usd_per_day and calls_per_day, found {given}")
+        return self
+
+    @property
+    def unit(self) -> Literal["usd", "calls"]:
+        """What the budget counts."""
+        return "calls" if self.usd_per_day is None else "usd"
+
+    @property
+    def per_day(self) -> Decimal:
+        """The budget, in its unit."""
+        return Decimal(self.calls_per_day or 0) if self.usd_per_day is None else self.usd_per_day
+
+
+def _mode(value: Any) -> str:
+    """Which class reads this policy; what is no mapping is left to the first one, to complain of it."""
+    if isinstance(value, dict):
+        return str(value.get("mode", "fixed"))
+    return str(getattr(value, "mode", "fixed"))
+
+
+Policy = Annotated[
+    Annotated[FixedPolicy, Tag("fixed")] | Annotated[BudgetPolicy, Tag("budget")],
+    Discriminator(_mode),
+]

@@ -1,0 +1,362 @@
+"""A day's budget on a real database: who is asked, what is booked, and what many workers cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from lanes import DOWN, NAME, OUTSIDE, PRICE, FakeLLM, World, reply
+from sqlalchemy import Row
+
+from datashunt.errors import StoreError
+from datashunt.items import Item
+from datashunt.pipeline.ask import Asker
+from datashunt.pipeline.models import Directory
+from datashunt.pipeline.score import Scorer
+from datashunt.policy import BudgetPolicy
+from datashunt.store import Connection, budgets, people, sweeps
+
+DOUBT, SURE = "negative 0.5", "positive 0.99"
+MIDNIGHT = datetime(2031, 5, 5, tzinfo=UTC)
+
+
+class Clock:
+    """A day that goes on when it is told to."""
+
+    def __init__(self, hour: float = 12.0) -> None:
+        self.moment = MIDNIGHT + timedelta(hours=hour)
+
+    def __call__(self, tx: Connection) -> datetime:
+        return self.moment
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(23.99)
+
+
+def budget(world: World, **policy: Any) -> None:
+    """Apply the classifier with a budget; calls unless something else is given."""
+    given = {"mode": "budget", "audit_rate": 0.0, **policy}
+    world.apply(policy={"threshold": 0.9, **({} if "usd_per_day" in given else {"calls_per_day": 10}), **given})
+
+
+def score(world: World, clock: Clock, *texts: str, start: int = 0) -> list[int]:
+    """Submit and score; returns the asks that are due."""
+    _, wakes = world.submit(*[Item(f"i{start + n}", text) for n, text in enumerate(texts)])
+    scorer = Scorer(world.store, Directory(world.store, 0.0), world.models, world.settings, clock)  # type: ignore[arg-type]
+    return [row for wake in scorer.run(NAME, wakes[0].ids) for row in wake.ids]
+
+
+def ask(world: World, clock: Clock, llm: FakeLLM, rows: Sequence[int] | None = None) -> int:
+    if rows is None:
+        rows = [row.id for row in world.rows("SELECT id FROM asks ORDER BY id")]
+    asker = Asker(world.store, Directory(world.store, 0.0), llm, None, world.settings, clock)  # type: ignore[arg-type]
+    return asker.run(NAME, rows).calls
+
+
+def day(world: World) -> Row[Any]:
+    """The newest day's row."""
+    return world.rows("SELECT * FROM budget_days ORDER BY day DESC LIMIT 1")[0]
+
+
+def booked(world: World) -> tuple[Decimal, Decimal]:
+    """Spent and reserved."""
+    return day(world).spent, day(world).reserved
+
+
+def test_the_least_confident_are_asked_and_the_others_kept(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world, calls_per_day=3)
+    due = score(world, clock, *[f"positive 0.{n}" for n in range(60, 80)])
+    assert len(due) == 3
+    assert world.rows("SELECT key FROM items WHERE state = 'asked' ORDER BY id") == [("i0",), ("i1",), ("i2",)]
+    assert world.states() == {"asked": 3, "done": 17}
+    assert booked(world) == (0, 3)
+    assert (day(world).budget, day(world).granted, day(world).asked) == (3, 3, 3)
+    assert sum(day(world).arrivals) == 20
+    assert 0.6 < day(world).threshold < 0.8
+    assert {row.threshold for row in world.rows("SELECT threshold FROM scores")} == {day(world).threshold}
+
+
+def test_what_a_call_costs_takes_the_place_of_what_was_reserved(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world, usd_per_day="0.01")
+    score(world, clock, DOUBT)
+    spent, reserved = booked(world)
+    assert spent == 0
+    assert 0 < reserved < Decimal("0.01")
+    ask(world, clock, FakeLLM())
+    assert booked(world) == (PRICE, 0)
+    assert day(world).settled == reserved
+    assert world.states() == {"done": 1}
+
+
+def test_a_call_that_failed_is_free_and_its_ask_keeps_its_place(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world, calls_per_day=1)
+    score(world, clock, DOUBT)
+    ask(world, clock, FakeLLM([DOWN]))
+    assert booked(world) == (0, 1)
+    world.change("UPDATE asks SET not_before = now()")
+    ask(world, clock, FakeLLM())
+    assert booked(world) == (1, 0)
+
+
+def test_an_ask_that_is_given_up_gives_back_what_was_reserved_for_it(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world)
+    score(world, clock, DOUBT)
+    for _ in range(world.settings.llm_max_attempts):
+        ask(world, clock, FakeLLM([DOWN]))
+        world.change("UPDATE asks SET not_before = now()")
+    assert world.states("asks") == {"dead": 1}
+    assert booked(world) == (0, 0)
+
+
+def test_a_second_call_of_an_ask_takes_its_own_place_or_waits_for_the_next_day(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world, calls_per_day=1)
+    score(world, clock, DOUBT)
+    assert ask(world, clock, FakeLLM([OUTSIDE, reply()])) == 1
+    assert booked(world) == (1, 0)
+    (left,) = world.rows("SELECT state, extract(epoch FROM not_before - now()) AS wait_s FROM asks")
+    assert left.state == "waiting"
+    assert 30 < left.wait_s <= 36
+
+
+def test_a_call_without_a_word_is_spent_and_set_right_by_its_late_reply(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world, usd_per_day="0.01")
+    score(world, clock, DOUBT)
+    reserved = booked(world)[1]
+
+    def lost(_: object) -> Any:
+        world.change("UPDATE calls SET created_at = now() - interval '1 hour'")
+        with world.store.begin() as tx:
+            sweeps.free_expired(tx, score_max_attempts=3, llm_max_attempts=3, call_deadline_s=60)
+        assert booked(world) == (world.calls()[0].reserved_usd, 0)
+        return reply()
+
+    ask(world, clock, FakeLLM([lost]))
+    assert booked(world) == (PRICE, 0)
+    assert day(world).settled == reserved
+
+
+def test_a_call_settles_on_the_day_it_was_reserved_on(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world)
+    score(world, clock, DOUBT)
+    clock.moment += timedelta(hours=1)
+    score(world, clock, "negative 0.6", start=1)
+    ask(world, clock, FakeLLM())
+    days = world.rows("SELECT day::text, spent, reserved FROM budget_days ORDER BY day")
+    assert days == [("2031-05-05", 1, 0), ("2031-05-06", 1, 0)]
+
+
+def test_a_day_begins_at_midnight_of_its_time_zone(world: World) -> None:
+    world.bundle()
+    budget(world, timezone="Asia/Kolkata")
+    score(world, Clock(19.0), DOUBT)
+    assert world.one("SELECT day::text FROM budget_days") == "2031-05-06"
+
+
+def test_a_new_day_knows_yesterdays_arrivals_and_confidences(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world)
+    score(world, clock, DOUBT, SURE)
+    clock.moment += timedelta(hours=1)
+    score(world, clock, SURE, start=2)
+    assert sum(day(world).profile) == 2
+    assert sum(day(world).confidences) == pytest.approx(3, rel=0.01)
+
+
+def test_confidences_of_another_bundle_are_forgotten(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world)
+    score(world, clock, DOUBT, SURE)
+    world.bundle()
+    score(world, clock, SURE, start=2)
+    assert sum(day(world).confidences) == pytest.approx(1)
+
+
+# the cap
+
+
+@pytest.fixture
+def spent(world: World, clock: Clock) -> Iterator[World]:
+    """A classifier that serves and has spent its two calls of today."""
+    world.bundle()
+    budget(world, calls_per_day=2)
+    score(world, clock, "negative 0.9 one", "negative 0.9 another")
+    ask(world, clock, FakeLLM())
+    assert booked(world) == (2, 0)
+    yield world
+    assert world.rows("SELECT spent, reserved FROM budget_days ORDER BY day LIMIT 1") == [(2, 0)]
+
+
+def at_cap(world: World, clock: Clock, at_cap: str, **policy: Any) -> list[int]:
+    """Score 20 more items on the spent day; the first of them would have been asked."""
+    budget(world, calls_per_day=2, at_cap=at_cap, **policy)
+    return score(world, clock, *[f"positive 0.{n}" for n in range(50, 70)], start=2)
+
+
+def test_at_the_cap_the_small_models_label_stands(spent: World, clock: Clock) -> None:
+    assert at_cap(spent, clock, "keep") == []
+    assert spent.states() == {"done": 22}
+
+
+def test_at_the_cap_an_item_is_held(spent: World, clock: Clock) -> None:
+    assert at_cap(spent, clock, "hold") == []
+    assert spent.states() == {"done": 21, "held": 1}
+    assert spent.one("SELECT key FROM items WHERE state = 'held'") == "i2"
+
+
+def test_at_the_cap_an_item_waits_and_is_asked_on_the_next_day(spent: World, clock: Clock) -> None:
+    assert at_cap(spent, clock, "wait") == []
+    assert spent.states() == {"done": 21, "asked": 1}
+    assert spent.one("SELECT not_before > now() + interval '30 s' FROM asks WHERE state = 'waiting'")
+    assert ask(spent, clock, FakeLLM()) == 0
+    tomorrow = Clock(25.0)
+    spent.change("UPDATE asks SET not_before = now()")
+    assert ask(spent, tomorrow, FakeLLM()) == 1
+    assert spent.rows("SELECT day::text, spent FROM budget_days ORDER BY day") == [
+        ("2031-05-05", 2),
+        ("2031-05-06", 1),
+    ]
+
+
+def test_an_audit_that_meets_the_cap_waits_and_its_item_does_not(spent: World, clock: Clock) -> None:
+    assert at_cap(spent, clock, "keep", audit_rate=1.0) == []
+    assert spent.states() == {"done": 22}
+    waiting = spent.rows("SELECT reason, propensity FROM asks WHERE state = 'waiting' AND not_before > now()")
+    assert waiting == [("audit", 1.0)] * 20
+
+
+def test_what_no_model_can_keep_waits(world: World, clock: Clock) -> None:
+    budget(world, calls_per_day=2)
+    assert len(score(world, clock, DOUBT, DOUBT, DOUBT)) == 2
+    assert world.states() == {"asked": 3}
+    assert world.one("SELECT count(*) FROM asks WHERE not_before > now() AND reserved IS NULL") == 1
+
+
+def test_what_nobody_can_ask_is_held_without_a_model_too(world: World, clock: Clock) -> None:
+    budget(world, calls_per_day=2, at_cap="hold")
+    score(world, clock, DOUBT, DOUBT, DOUBT)
+    assert world.states() == {"asked": 2, "held": 1}
+
+
+def test_one_refused_ask_puts_off_all_that_wait_for_money(world: World, clock: Clock) -> None:
+    world.score(*[f"{DOUBT} {n}" for n in range(5)])  # asked under a fixed policy: nothing is reserved
+    budget(world, calls_per_day=1)
+    assert ask(world, clock, FakeLLM()) == 1
+    assert booked(world) == (1, 0)
+    assert world.one("SELECT count(*) FROM asks WHERE state = 'waiting' AND not_before > now()") == 4
+
+
+def test_a_lowered_budget_asks_nobody_and_the_spending_stays_booked(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world, calls_per_day=5)
+    score(world, clock, *[DOUBT] * 5)
+    budget(world, calls_per_day=2)
+    assert score(world, clock, *[DOUBT] * 5, start=5) == []
+    assert (day(world).reserved, day(world).budget) == (5, 2)
+
+
+def test_many_workers_cannot_race_past_the_cap(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world, calls_per_day=100, audit_rate=0.1)
+    for part in range(4):
+        world.submit(*_items(part))
+    rows = [row.id for row in world.rows("SELECT id FROM items")]
+
+    def work(_: int) -> int:
+        scorer = Scorer(world.store, Directory(world.store, 0.0), world.models, world.settings, clock)  # type: ignore[arg-type]
+        return sum(len(wake.ids) for wake in scorer.run(NAME, rows))
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = sum(pool.map(work, range(4)))
+    assert asked == 100 == day(world).reserved
+    assert sum(day(world).arrivals) == 2_000
+    assert world.one("SELECT sum(reserved) FROM asks") == 100
+
+    with ThreadPoolExecutor(4) as pool:
+        calls = sum(pool.map(lambda _: ask(world, clock, FakeLLM()), range(4)))
+    assert calls == 100 == world.one("SELECT count(*) FROM calls")
+    assert booked(world) == (100, 0)
+
+
+def _items(part: int) -> list[Any]:
+    return [Item(f"{part}-{n}", f"positive 0.{500 + (n * 7) % 499}") for n in range(500)]
+
+
+def test_a_batch_that_the_budget_cannot_pay_is_not_written(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world, calls_per_day=5)
+    known = world.known()
+    policy = known.spec.policy
+    assert isinstance(policy, BudgetPolicy)
+    much = {"reserved": Decimal(6), "asks": 6, "arrivals": [], "confidences": [], "carry": 0.0, "threshold": 0.5}
+    with world.store.begin() as tx:
+        opened = budgets.open_day(tx, known.id, MIDNIGHT.date(), "calls", policy.per_day)
+        with pytest.raises(StoreError, match="does not reach for 6 more"):
+            budgets.book(tx, opened, bundle=None, **much)  # type: ignore[arg-type]
+    assert booked(world) == (0, 0)
+
+
+def test_a_lost_lease_reserves_nothing(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world)
+    score(world, clock, DOUBT)
+    with world.store.begin() as tx:
+        opened = budgets.open_day(tx, world.known().id, MIDNIGHT.date(), "calls", Decimal(10))
+        assert not budgets.reserve(tx, opened, world.one("SELECT id FROM asks"), uuid4(), Decimal(1))
+    assert booked(world) == (0, 1)
+
+
+# what ends an ask without a call
+
+
+def test_an_answer_that_was_paid_before_gives_back_what_was_reserved(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world, calls_per_day=5)
+    score(world, clock, DOUBT, DOUBT)
+    assert booked(world) == (0, 2)
+    assert ask(world, clock, FakeLLM()) == 1
+    assert world.states() == {"done": 2}
+    assert booked(world) == (1, 0)
+
+
+def test_a_label_of_a_person_gives_back_what_was_reserved(world: World, clock: Clock) -> None:
+    world.bundle()
+    budget(world)
+    score(world, clock, DOUBT, "positive 0.6")
+    with world.store.begin() as tx:
+        people.take(tx, world.known(), [people.PersonLabel(1, "i0", "neutral", "ann")])
+    assert world.states("asks") == {"withdrawn": 1, "waiting": 1}
+    assert booked(world) == (0, 1)
+    with world.store.begin() as tx:
+        people.take(tx, world.known(), [people.PersonLabel(1, "i0", "neutral", "ann")])
+    assert booked(world) == (0, 1)
+
+
+def test_a_held_item_is_released_by_a_persons_label(spent: World, clock: Clock) -> None:
+    at_cap(spent, clock, "hold")
+    with spent.store.begin() as tx:
+        people.take(tx, spent.known(), [people.PersonLabel(1, "i2", "neutral", "ann")])
+    assert spent.states() == {"done": 22}
+
+
+def test_samples_of_one_item_each_take_a_place(world: World, clock: Clock) -> None:
+    world.bundle()
+    world.apply(policy={"mode": "budget", "calls_per_day": 2, "audit_rate": 0.0}, llm={"samples": 3})
+    score(world, clock, DOUBT)
+    one = reply("negative", votes=("negative",))
+    ask(world, clock, FakeLLM([one]))
+    assert booked(world) == (2, 0)
+    assert world.states("asks") == {"waiting": 1}
