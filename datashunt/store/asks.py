@@ -30,7 +30,9 @@ _CLAIM = text("""
           FROM picked WHERE asks.id = picked.id
      RETURNING asks.*)
     -- Not waiting for the disk: a claim that PostgreSQL forgets as it dies is no lease, and books no call.
-    SELECT claimed.*, items.key, texts.text, specs.labels_hash, set_config('synchronous_commit', 'off', true)
+    SELECT claimed.id, claimed.item_id, claimed.classifier_id, claimed.reason, claimed.role, claimed.offered,
+           claimed.prior, claimed.attempts, claimed.misses, claimed.fallback, claimed.keep_chars, claimed.reserved,
+           items.key, texts.text, specs.labels_hash, set_config('synchronous_commit', 'off', true)
       FROM claimed
       JOIN items ON items.id = claimed.item_id
       JOIN texts ON texts.item_id = claimed.item_id

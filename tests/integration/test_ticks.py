@@ -88,6 +88,16 @@ def test_an_expired_ask_waits_again_and_is_published_at_once(world: World) -> No
     assert world.rows("SELECT state, attempts FROM asks") == [("waiting", 0)]
 
 
+def test_an_expired_ask_is_taken_by_a_lane_at_work_before_it_is_published(world: World) -> None:
+    world.score(DOUBT)
+    world.change("UPDATE asks SET state = 'calling', lease_token = gen_random_uuid()")
+    expire(world, "asks")
+    with world.store.begin() as tx:
+        assert sweeps.free_expired(tx, score_max_attempts=3, llm_max_attempts=3, call_deadline_s=60).asks == 1
+    assert world.ask(FakeLLM()) == 1
+    assert world.states() == {"done": 1}
+
+
 def test_a_call_whose_worker_died_is_booked_as_unknown_and_uses_up_an_attempt(world: World) -> None:
     made = world.score(DOUBT)
     abandon(world)
