@@ -74,7 +74,9 @@ def now(tx: Connection) -> datetime:
     return moment
 
 
-_OPEN = text("SELECT * FROM budget_days WHERE classifier_id = :classifier AND day = :day AND unit = :unit FOR NO KEY UPDATE")
+_OPEN = text(
+    "SELECT * FROM budget_days WHERE classifier_id = :classifier AND day = :day AND unit = :unit FOR NO KEY UPDATE"
+)
 
 _CREATE = text("""
     INSERT INTO budget_days (classifier_id, day, unit, budget, profile, confidences, bundle_id)
