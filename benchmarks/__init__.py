@@ -7,4 +7,7 @@
     command     the options of all of them      service    servers, a bundle, a score worker
     plain       the model's own batched loop    bare       PyTorch's loop over the batches of a training
     lessons     distillations of a long life    submit, score_lane, memory, distil   the benchmarks
+
+Of certificates, each run by itself: `validity`, whether simulated `lives` keep the promise, and `power`, what it costs
+on `scored` streams, beside `bargain`.
 """

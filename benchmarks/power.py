@@ -44,7 +44,7 @@ Runs = dict[str, list[tuple[float, float]]]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One stream and α: of each method, mean share asked and mean share that differs, over all runs; the most above α.
+    """One stream and α.
 
     Attributes:
         runs: method → (asked, differs) of each run.
