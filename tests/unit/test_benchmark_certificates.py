@@ -108,7 +108,7 @@ class TestPower:
             "x", "5", "31.0 (5.0)", "61.0 (5.0)", "46.0 (5.0)", "53.0 (5.0)", "56.0 (5.0)", "15.0", "15.0", "7.0",
         )  # fmt: skip
         assert power.misses(row) == ["x, α = 0.05: one-shot is more than 10 above hindsight"]
-        assert "Means of 5 trainings, 6 draws each." in power.markdown([row], 5, 6)
+        assert "Means of 5 trainings, 6 draws each, 60 of one-shot and 20th renewal." in power.markdown([row], 5, 6)
 
     def test_what_is_compared_with_says_how_it_is_installed(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -34,6 +35,10 @@ def drawn(rng: np.random.Generator, items: int) -> tuple[np.ndarray, np.ndarray]
 
 class TestRisk:
     RISK = Risk.of(np.array([0.2, 0.9, 0.6, 0.5]), np.array([True, False, True, False]))
+
+    def test_does_not_change(self) -> None:
+        with pytest.raises(FrozenInstanceError):
+            self.RISK.at = np.zeros(4)  # type: ignore[misc]
 
     def test_grows_from_the_surest_item_on(self) -> None:
         assert self.RISK.at.tolist() == [0.0, 0.25, 0.25, 0.5]
@@ -68,6 +73,11 @@ class TestAStream:
 
     def test_too_few_items_are_all_asked(self) -> None:
         assert plan_audits(CONFIDENCE, WRONG, items=20, alpha=0.05, delta=0.1) == Plan(1.0, 1.0)
+
+    def test_without_a_miss_to_spare_something_is_kept(self) -> None:
+        plan = plan_audits(CONFIDENCE, WRONG, items=60, alpha=0.05, delta=0.1)
+        assert 45 / 60 <= plan.rate < 50 / 60
+        assert plan.asked < 1.0
 
     @pytest.mark.parametrize(
         ("change", "said"),
