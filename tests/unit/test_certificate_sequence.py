@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 from datashunt.certificate import Answers, LabelAlpha, OfAll, OfKept, certify, thresholds
 from datashunt.certificate.choice import Certificate
-from datashunt.certificate.sequence import FINE, STEPS, chance
+from datashunt.certificate.sequence import STEPS, chance
 from datashunt.errors import CertificateError
 
 
@@ -28,8 +28,8 @@ def test_thresholds_fall_and_end_where_all_fit_answers_are_kept() -> None:
 
 def test_monotone_targets_are_tried_from_the_strictest_on_in_fine_steps() -> None:
     grid = thresholds([OfAll(0.1)], fit(2_000), judged=500, delta=0.1)
-    assert len(grid) == FINE
-    assert grid[0] == pytest.approx(1 - 1 / FINE, abs=0.001)
+    assert len(grid) == 400
+    assert grid[0] == pytest.approx(1 - 1 / 400, abs=0.001)
 
 
 def test_others_in_fewer_steps_from_where_a_proof_is_likeliest() -> None:

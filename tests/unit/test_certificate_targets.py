@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError, fields
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from datashunt import shunt
-from datashunt.certificate import Answers, LabelAlpha, MinRecall, OfAll, OfKept, Target, check
+from datashunt.certificate import (
+    Answers,
+    BatchPlan,
+    Certificate,
+    Finding,
+    LabelAlpha,
+    Ledger,
+    MinRecall,
+    NotYet,
+    OfAll,
+    OfKept,
+    Plan,
+    Target,
+    check,
+)
+from datashunt.certificate.plan import Risk
 from datashunt.errors import CertificateError
 
 #                  kept at 0.5, 0.3:   yes           yes            no, yes        no
@@ -129,6 +146,30 @@ def test_targets_that_cannot_stand_together_are_refused(targets: list[Target], s
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        ANSWERS,
+        OfKept(0.1),
+        OfAll(0.1),
+        LabelAlpha(0, 0.1),
+        MinRecall(0, 0.9),
+        Ledger(0.1),
+        Plan(0.1, 0.5),
+        BatchPlan(0.1, 3, 0.5),
+        Risk(np.zeros(1)),
+        Finding(OfAll(0.1), 5, 0),
+        NotYet(Finding(OfAll(0.1), 5, 0), 17),
+        Certificate(0.5, 0.1, (), "x"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_promised_and_proven_does_not_change(value: object) -> None:
+    assert not hasattr(value, "__dict__")
+    with pytest.raises(FrozenInstanceError):
+        setattr(value, fields(value)[0].name, None)  # type: ignore[arg-type]
+
+
 class TestAnswers:
     def test_know_whether_they_were_audited_at_one_rate(self) -> None:
         one = np.zeros(2)
@@ -142,7 +183,7 @@ class TestAnswers:
         assert len(ANSWERS) == 5
 
     @pytest.mark.parametrize(
-        ("fields", "said"),
+        ("parts", "said"),
         [
             ((np.zeros(2), np.zeros(3, int), np.zeros(2, int)), "found shapes (2,), (3,) and (2,)"),
             ((np.zeros(2), np.zeros(2, int), np.zeros(3, int)), "found shapes (2,), (2,) and (3,)"),
@@ -161,9 +202,9 @@ class TestAnswers:
             ((np.zeros(1), np.zeros(1, int), np.zeros(1, int), np.array([1.01])), "that of item 0 is 1.01"),
         ],
     )
-    def test_that_cannot_be_are_refused(self, fields: tuple[np.ndarray, ...], said: str) -> None:
+    def test_that_cannot_be_are_refused(self, parts: tuple[np.ndarray, ...], said: str) -> None:
         with pytest.raises(CertificateError) as caught:
-            Answers(*fields)
+            Answers(*parts)
         assert said in str(caught.value)
 
     def test_may_be_audited_as_rarely_as_one_in_two_hundred(self) -> None:
