@@ -10,4 +10,7 @@
     llm_calls   the lane's HTTP alone           lanes      both lanes in processes, with stand-ins for the models
 
 The benchmarks: submit, score_lane, llm_lane, llm_faults, memory, distil, budget.
+
+Of certificates, each run by itself: `validity`, whether simulated `lives` keep the promise, and `power`, what it costs
+on `scored` streams, beside `bargain`.
 """

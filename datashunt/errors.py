@@ -5,6 +5,7 @@
     │   ├── SettingsError           a DATASHUNT_* setting is missing or wrong
     │   ├── SpecError               a classifier file is wrong
     │   ├── UnknownClassifier       no classifier has this name
+    │   ├── CertificateError        a promise that cannot be made, or answers that cannot prove one
     │   └── SubmissionError         a whole submission is refused
     ├── StoreError                  PostgreSQL cannot be reached, or is not migrated
     ├── BrokerError                 the broker cannot be reached
@@ -55,6 +56,10 @@ class UnknownClassifier(UsageError):
         super().__init__(
             f"there is no classifier named {name!r}: apply its file first (datashunt classifier apply FILE)"
         )
+
+
+class CertificateError(UsageError):
+    """A target, its δ or the answers that should prove it are out of range or contradict each other."""
 
 
 class SubmissionError(UsageError):

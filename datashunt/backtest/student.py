@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 FINGERPRINT = "recorded"
 _NOTHING = float("inf")
-_STEPS = 20
-"""Thresholds tried for a certificate: one for each twentieth of the items kept."""
 
 
 class Student:
@@ -202,35 +200,36 @@ class Student:
         Thresholds come from `fit` answers, the test from `judge` answers, and of both only those drawn at the
         policy's own rate, which was the same all the time.
         """
-        renewal = 1 + len(self._ledger.trained)
-        delta = self._options.delta * certificate.lifetime_share(renewal)
-        drawn = {role: self._drawn(role) for role in (Role.FIT, Role.JUDGE)}
-        if not drawn[Role.FIT] or not drawn[Role.JUDGE]:
+        delta = certificate.Ledger(self._options.delta, len(self._ledger.trained)).next
+        fit, judge = self._drawn(model, Role.FIT), self._drawn(model, Role.JUDGE)
+        if not len(fit) or not len(judge):
             return None
-        of_fit = model.probabilities([text for text, _ in drawn[Role.FIT]]).max(axis=1)
-        shares = np.arange(1, _STEPS + 1) / _STEPS
-        candidates = [float(value) for value in np.quantile(of_fit, 1.0 - shares)]
-        probabilities = model.probabilities([text for text, _ in drawn[Role.JUDGE]])
-        said = [self._spec.label_names[index] for index in probabilities.argmax(axis=1)]
-        wrong = np.array([mine != label for mine, (_, label) in zip(said, drawn[Role.JUDGE], strict=True)])
         alpha = self._options.alpha
         assert alpha is not None  # noqa: S101 - for mypy: the caller asked
-        choice = certificate.choose_threshold(candidates, probabilities.max(axis=1), wrong, alpha=alpha, delta=delta)
-        if choice is None:
+        targets = [certificate.OfKept(alpha)]
+        candidates = certificate.thresholds(targets, fit, judged=len(judge), delta=delta)
+        found = certificate.certify(targets, candidates, judge, delta=delta)
+        if isinstance(found, certificate.NotYet):
             return None
         return {
-            "threshold": choice.threshold,
-            "alpha": choice.alpha,
-            "delta": choice.delta,
-            "n": choice.n,
-            "k": choice.k,
-            "method": "learn-then-test, exact binomial, fixed sequence",
+            "threshold": found.threshold,
+            "alpha": alpha,
+            "delta": found.delta,
+            "n": found.findings[0].n,
+            "k": found.findings[0].k,
+            "method": found.method,
         }
 
-    def _drawn(self, role: Role) -> list[tuple[str, str]]:
-        rate = self._spec.policy.audit_rate
-        return [
+    def _drawn(self, model: SmallModel, role: Role) -> certificate.Answers:
+        rate, names = self._spec.policy.audit_rate, self._spec.label_names
+        drawn = [
             (self._stream[decision.position].text, decision.answer)
             for decision in self._ledger.decisions
             if decision.answer is not None and decision.role == role and shunt.audit(self._key, decision.id, rate)
         ]
+        probabilities = model.probabilities([text for text, _ in drawn])
+        return certificate.Answers(
+            confidence=probabilities.max(axis=1),
+            said=probabilities.argmax(axis=1),
+            truth=np.array([names.index(label) for _, label in drawn], dtype=np.intp),
+        )

@@ -61,7 +61,7 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
 
     def student(*says: Says, stream: Sequence[Recorded] | None = None, rate: float = RATE, **options: Any) -> Student:
         School(monkeypatch, *says)
-        stream = items(600) if stream is None else stream
+        stream = items(1_200) if stream is None else stream
         folder = tmp_path / str(len(opened))
         ledger = Ledger(folder, "one")
         opened.append(ledger)
@@ -115,7 +115,7 @@ def test_each_distillation_spends_its_own_part_of_delta(make: Make) -> None:
 
 class TestACertificate:
     def test_counts_what_would_be_kept_of_the_judge_answers_drawn_at_the_policys_rate(self, make: Make) -> None:
-        stream = items(600)
+        stream = items(1_200)
         found = distil(make(honest, stream=stream)).certificate
         judged = [item for item in stream if drawn(item, Role.JUDGE)]
         assert len(judged) < sum(cold_role(item) is Role.JUDGE for item in stream)
@@ -126,7 +126,7 @@ class TestACertificate:
         assert certificate.upper_bound(found["k"], found["n"], found["delta"]) <= found["alpha"] == 0.1
 
     def test_does_not_look_at_answers_that_only_the_cold_start_held_out(self, make: Make) -> None:
-        stream = items(600)
+        stream = items(1_200)
         others = [
             item if drawn(item, cold_role(item)) else replace(item, teacher=LABELS[item.teacher == "x"])
             for item in stream
@@ -134,21 +134,16 @@ class TestACertificate:
         assert others != stream
         assert distil(make(honest, stream=others)).certificate == distil(make(honest, stream=stream)).certificate
 
-    def test_takes_its_thresholds_from_fit_answers_whatever_they_say(self, make: Make) -> None:
-        stream = items(600)
-        told = [
-            replace(item, teacher=LABELS[item.teacher == "x"]) if cold_role(item) is Role.FIT else item
-            for item in stream
-        ]
+    def test_takes_its_thresholds_from_what_the_fit_answers_would_keep(self, make: Make) -> None:
+        stream = items(1_200)
         found = distil(make(honest, stream=stream)).certificate
-        assert distil(make(honest, stream=told)).certificate == found
         sure = Bundle().probabilities([item.text for item in stream if drawn(item, Role.FIT)]).max(axis=1)
-        assert found["threshold"] in np.quantile(sure, np.arange(20) / 20).tolist()
+        assert found["threshold"] in np.quantile(sure.astype(np.float64), 1 - np.arange(1, 51) / 50).tolist()
 
     def test_is_refused_if_the_judge_answers_contradict(self, make: Make) -> None:
         told = [
             replace(item, teacher=LABELS[item.teacher == "x"]) if drawn(item, Role.JUDGE) else item
-            for item in items(600)
+            for item in items(1_200)
         ]
         assert distil(make(honest, stream=told)).certificate is None
 

@@ -1,0 +1,72 @@
+"""Any number of looks, and any propensity: a bet against the claim that too many miss.
+
+Start with a wealth of 1 and stake a part of it on every audited item in scope: an agreement wins, a miss loses. While
+the claim "the rate is at least β" is true no strategy wins on average, so that the wealth ever reaches 1 / δ with
+probability at most δ (Ville's inequality), however often and whenever one looks. With weight w in (0, 1] of an answer,
+
+    K_n = mean over stakes s of  Π_i (1 + s / (1 - β) · w_i · (β - miss_i))
+
+which for w = 1 is a mixture of likelihood ratios of the rates (1 - s) β against β.
+Source: Waudby-Smith, Ramdas, *Estimating means of bounded random variables by betting* (arXiv 2010.09686), sections 4
+and 5; the weights make the bet one on all items, not on the audited ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from datashunt.certificate.bounds import inside
+from datashunt.certificate.targets import Tally
+
+STAKES = np.geomspace(0.05, 0.95, 12)
+"""Parts of the largest stake that ruins nobody. Small ones win where the rate is close to β, large ones soon."""
+
+Floats = NDArray[np.float64]
+
+
+def log_wealth(misses: ArrayLike, n: ArrayLike, allowed: float) -> Floats:
+    """The logarithm of K after n answers of equal propensity, of which so many missed.
+
+    Args:
+        misses: how many missed.
+        n: how many answers are in scope, of the same shape or one that broadcasts.
+        allowed: β in (0, 1).
+
+    Raises:
+        CertificateError: allowed is outside (0, 1).
+    """
+    won, lost = _odds(allowed)
+    k, count = np.asarray(misses, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    k, count = np.broadcast_arrays(k, count)
+    # one stake at a time: the counts of many lives are large
+    total = np.full(k.shape, -np.inf)
+    for up, down in zip(won, lost, strict=True):
+        total = np.logaddexp(total, (count - k) * up + k * down)
+    return np.asarray(total - np.log(len(STAKES)))
+
+
+def log_wealth_weighted(tally: Tally, weight: NDArray[np.floating], allowed: float) -> Floats:
+    """The logarithm of K after each of n answers, at each of t thresholds: (n, t).
+
+    Args:
+        tally: scope and misses, (n, t).
+        weight: (n, 1) or (n, t) in (0, 1], the least propensity that any item has, over that of this one.
+        allowed: β in (0, 1).
+
+    Raises:
+        CertificateError: allowed is outside (0, 1).
+    """
+    inside(allowed, "the allowed share")
+    total = np.full(tally.scope.shape, -np.inf)
+    for stake in STAKES / (1.0 - allowed):
+        won = np.log1p(stake * weight * allowed)
+        lost = np.log1p(-stake * weight * (1.0 - allowed))
+        steps = np.where(tally.missed, lost, won) * tally.scope
+        total = np.logaddexp(total, steps.cumsum(axis=0))
+    return np.asarray(total - np.log(len(STAKES)))
+
+
+def _odds(allowed: float) -> tuple[Floats, Floats]:
+    inside(allowed, "the allowed share")
+    return np.log1p(STAKES * allowed / (1.0 - allowed)), np.log1p(-STAKES)

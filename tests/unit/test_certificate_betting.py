@@ -1,0 +1,112 @@
+"""Betting: its wealth, and that looking all the time breaks no promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datashunt.certificate import most_misses
+from datashunt.certificate.betting import STAKES, log_wealth, log_wealth_weighted
+from datashunt.certificate.targets import Tally
+from datashunt.errors import CertificateError
+
+NEEDED = -math.log(0.1)
+
+
+def tally(misses: np.ndarray, scope: np.ndarray | None = None) -> Tally:
+    scope = np.ones(misses.shape, dtype=bool) if scope is None else scope
+    return Tally(scope, misses & scope)
+
+
+def test_before_the_first_answer_the_wealth_is_one() -> None:
+    assert log_wealth(0, 0, 0.1) == pytest.approx(0.0)
+
+
+def test_the_wealth_is_the_mean_over_the_stakes_of_products() -> None:
+    by_hand = np.mean([(1 + s / 0.9 * 0.1) ** 7 * (1 - s) ** 2 for s in STAKES])
+    assert np.exp(log_wealth(2, 9, 0.1)) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("allowed", [0.01, 0.1, 0.5])
+def test_the_next_answer_neither_wins_nor_loses_in_the_mean_if_just_so_many_miss(allowed: float) -> None:
+    before, n = np.exp(log_wealth(3, 40, allowed)), 41
+    after = (1 - allowed) * np.exp(log_wealth(3, n, allowed)) + allowed * np.exp(log_wealth(4, n, allowed))
+    assert after == pytest.approx(before)
+
+
+@given(st.integers(0, 50), st.integers(0, 500), st.floats(0.01, 0.5))
+def test_an_agreement_wins_and_a_miss_loses(misses: int, more: int, allowed: float) -> None:
+    n = misses + more
+    assert log_wealth(misses, n + 1, allowed) > log_wealth(misses, n, allowed) > log_wealth(misses + 1, n + 1, allowed)
+
+
+def test_counts_may_have_any_shapes_that_fit() -> None:
+    assert log_wealth(np.zeros((3, 1)), np.arange(4), 0.1).shape == (3, 4)
+
+
+def test_looking_often_costs_little() -> None:
+    n, delta = 1_340, 0.00115
+    allowed = max(k for k in range(67) if log_wealth(k, n, 0.05) >= -math.log(delta))
+    assert allowed == 36
+    assert most_misses(n, 0.05, delta) == 43
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.06])
+def test_however_often_one_looks_a_false_promise_passes_at_most_delta_of_the_time(rate: float) -> None:
+    rng = np.random.default_rng(5)
+    lives = 2_000
+    misses = rng.random((600, lives)) < rate
+    wealth = log_wealth(misses.cumsum(axis=0), np.arange(1, 601)[:, None], 0.05)
+    ever = (wealth >= NEEDED).any(axis=0).mean()
+    assert 0.01 * (rate == 0.05) < ever <= 0.1
+
+
+def test_a_promise_that_holds_by_far_passes() -> None:
+    misses = np.random.default_rng(6).random((600, 200)) < 0.01
+    wealth = log_wealth(misses.cumsum(axis=0), np.arange(1, 601)[:, None], 0.05)
+    assert (wealth >= NEEDED).any(axis=0).mean() > 0.99
+
+
+class TestWeights:
+    def test_of_one_are_no_weights(self) -> None:
+        rng = np.random.default_rng(7)
+        misses, scope = rng.random((50, 3)) < 0.1, rng.random((50, 3)) < 0.8
+        weighted = log_wealth_weighted(tally(misses, scope), np.ones((50, 1)), 0.1)
+        plain = log_wealth((misses & scope).cumsum(axis=0), scope.cumsum(axis=0), 0.1)
+        assert weighted == pytest.approx(plain)
+
+    def test_make_a_bet_smaller(self) -> None:
+        wealth = log_wealth_weighted(tally(np.array([[False, True]])), np.array([[0.25]]), 0.1)
+        won, lost = 0.25 * 0.1 / 0.9, -0.25
+        assert np.exp(wealth) == pytest.approx(np.array([[np.mean(1 + won * STAKES), np.mean(1 + lost * STAKES)]]))
+
+    def test_what_is_out_of_scope_changes_nothing(self) -> None:
+        scope = np.array([[True], [False], [False]])
+        wealth = log_wealth_weighted(tally(np.ones((3, 1), dtype=bool), scope), np.full((3, 1), 0.5), 0.1)
+        assert wealth[0] == wealth[1] == wealth[2]
+
+    def test_undo_that_some_items_are_audited_more_often(self) -> None:
+        """A third of the items miss three times as often and are audited five times as often: 5 % of all miss."""
+        rng = np.random.default_rng(8)
+        n, lives = 500, 1_500
+        often = rng.random((n, lives)) < 5 / 7
+        misses = rng.random((n, lives)) < np.where(often, 0.09, 0.03)
+        wealth = log_wealth_weighted(tally(misses), np.where(often, 0.2, 1.0), 0.05)
+        assert (wealth >= NEEDED).any(axis=0).mean() <= 0.1
+        hidden = rng.random((n, lives)) < np.where(often, 0.01, 0.2)  # 13.7 % of all, of which the audits show 6.4 %
+        naive = log_wealth(hidden.cumsum(axis=0), np.arange(1, n + 1)[:, None], 0.13)
+        weighed = log_wealth_weighted(tally(hidden), np.where(often, 0.2, 1.0), 0.13)
+        assert (naive >= NEEDED).any(axis=0).mean() > 0.9
+        assert (weighed >= NEEDED).any(axis=0).mean() <= 0.1
+
+
+@pytest.mark.parametrize("allowed", [0.0, 1.0])
+def test_a_share_that_cannot_be_is_refused(allowed: float) -> None:
+    with pytest.raises(CertificateError, match="the allowed share must lie inside"):
+        log_wealth(0, 1, allowed)
+    with pytest.raises(CertificateError, match="the allowed share must lie inside"):
+        log_wealth_weighted(tally(np.zeros((1, 1), dtype=bool)), np.ones((1, 1)), allowed)
