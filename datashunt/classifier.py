@@ -37,9 +37,11 @@ PerMinute = Annotated[Whole, Field(ge=1, le=1_000_000_000)]
 MAX_CHOICES = 255
 """Most options that a question of the Decisions API may have."""
 Api = Literal["auto", "chat", "decisions", "systemone"]
+Batching = Literal["auto", "off", "only"]
 Secret = Literal["email", "phone", "card", "iban"]
 Price = Annotated[Decimal, BeforeValidator(_no_truth_value), Field(ge=0, le=1_000_000)]
 A_YEAR_S = 31_536_000.0
+_BATCHED = ("auto", "chat")
 
 
 class _Part(BaseModel):
@@ -75,6 +77,8 @@ class LLMSpec(_Part):
     `api`: which of the endpoint's APIs is asked; `auto` finds out. `samples`: how often a server that gives no
     probabilities is asked about one item. `redact`: what is taken out of a text before it is sent;
     `phone_region`: the country (ISO 3166, two letters) whose numbers may stand without a country code.
+    `batch`: which asks go through the Batches API: those whose deadline is further away than `batch_window_s`
+    seconds (`auto`), none or all. `batch_discount`: what part of the price of a live call is saved there.
     """
 
     model: Annotated[str, Field(min_length=1)] = "gpt-4.1-mini"
@@ -87,6 +91,27 @@ class LLMSpec(_Part):
     output_price: Price | None = None
     rpm: PerMinute | None = None
     tpm: PerMinute | None = None
+    batch: Batching = "auto"
+    batch_window_s: Annotated[Real, Field(gt=0, le=A_YEAR_S)] = 90_000.0
+    batch_discount: Fraction = 0.5
+
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _yaml_off_is_false(cls, value: object) -> object:
+        return "off" if value is False else value
+
+    @model_validator(mode="after")
+    def _batches_are_chat(self) -> LLMSpec:
+        if self.batch == "only" and self.api not in _BATCHED:
+            raise ValueError(f"expected api chat or auto beside batch: only, found {self.api}: batches ask by chat")
+        return self
+
+    @property
+    def batch_beyond_s(self) -> float | None:
+        """An ask whose deadline is more seconds away than this goes into a batch; below 0: all do, None: none does."""
+        if self.batch == "off" or self.api not in _BATCHED:
+            return None
+        return -1.0 if self.batch == "only" else self.batch_window_s
 
     @model_validator(mode="after")
     def _prices_together(self) -> LLMSpec:

@@ -16,7 +16,8 @@
         ├── LLMUnavailable          no connection, a timeout, 5xx: try again later
         ├── LLMUnauthorized         bad key or no permission: the lane must pause
         ├── LLMRejected             the endpoint will never take this request
-        └── LLMUnusable             a paid reply that names no offered label
+        ├── LLMUnusable             a paid reply that names no offered label
+        └── LLMNotAsked             a batch ended before it came to this request: nothing was used up
 
 Every message is one sentence or two: what happened, to which item or setting, and what to do.
 """
@@ -123,6 +124,10 @@ class LLMUnauthorized(LLMError):
 
 class LLMRejected(LLMError):
     """The endpoint refuses this request for good (400, 404, 413, 422)."""
+
+
+class LLMNotAsked(LLMError):
+    """A batch ended before it came to this request, which was not served and costs nothing."""
 
 
 class LLMUnusable(LLMError):

@@ -18,6 +18,7 @@ from datashunt.classifier import NONE_OF_THESE
 from datashunt.errors import (
     BrokerError,
     LLMError,
+    LLMNotAsked,
     LLMRejected,
     LLMThrottled,
     LLMUnauthorized,
@@ -25,7 +26,7 @@ from datashunt.errors import (
     LLMUnusable,
     StoreError,
 )
-from datashunt.items import ClaimedAsk, Reason, Reply, Role
+from datashunt.items import ClaimedAsk, Reason, Reply, Role, Usage
 from datashunt.pipeline.models import Directory
 from datashunt.prompts import Prompt
 from datashunt.quota import Limits, Quota, Refused, Slot
@@ -50,8 +51,14 @@ STORE_PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    """One call about to be made: everything that is decided before money is spent."""
+class Call:
+    """One call about to be made: everything that is decided before money is spent.
+
+    Attributes:
+        key: the reuse key.
+        votes: samples that were paid for already.
+        share: what part of a live call's price it costs.
+    """
 
     known: Registered
     ask: ClaimedAsk
@@ -59,24 +66,39 @@ class _Call:
     prompt: Prompt
     key: bytes
     votes: tuple[str, ...] = ()
+    share: Decimal = Decimal(1)
 
     @property
     def model(self) -> str:
+        """Who is asked."""
         return self.known.spec.llm.model
 
     @property
     def samples(self) -> int:
+        """How many answers are drawn; 0: the most likely one."""
         wanted = self.known.spec.llm.samples
         return 0 if wanted < 2 else max(1, wanted - len(self.votes))
 
     @property
     def tokens(self) -> int:
+        """What it uses at most."""
         return self.prompt.tokens() + max(1, self.samples) * self.prompt.max_tokens
 
     @property
     def may_reuse(self) -> bool:
         """Whether an answer to an equal ask will do: what the method measures with is always asked afresh."""
         return self.ask.reason is Reason.ESCALATION and self.ask.role is Role.TRAIN
+
+    @property
+    def reserved_usd(self) -> Decimal:
+        """What it costs at most; 0 when the price is unknown."""
+        most = llm.reserve(self.model, self.prompt, self.known.spec.llm, max(1, self.samples))
+        return (most or Decimal(0)) * self.share
+
+    def cost(self, usage: Usage) -> Decimal | None:
+        """USD for what it used; None when the price is unknown."""
+        full = llm.cost(self.model, usage, self.known.spec.llm)
+        return None if full is None else full * self.share
 
 
 class Asker:
@@ -119,18 +141,19 @@ class Asker:
                 token,
                 lease_s=self._settings.ask_lease_s + MAX_SLOT_WAIT_S,
                 labels_hash=known.spec.labels_hash,
+                batch_beyond_s=known.spec.llm.batch_beyond_s,
             )
 
-    def _prepared(self, known: Registered, ask: ClaimedAsk, token: UUID) -> _Call | None:
+    def _prepared(self, known: Registered, ask: ClaimedAsk, token: UUID) -> Call | None:
         """What to send, or None when nothing has to be paid for."""
         prompt = prompts.render(known.spec, ask.text, candidates=ask.candidates, prior=ask.prior)
-        call = _Call(known, ask, token, prompt, prompts.reuse_key(known.spec, ask.text, prompt))
+        call = Call(known, ask, token, prompt, prompts.reuse_key(known.spec, ask.text, prompt))
         with self._store.begin() as tx:
             if self._spared(tx, call):
                 return None
             return call if known.spec.llm.samples < 2 else replace(call, votes=reuse.votes(tx, ask.row, call.key))
 
-    def _spared(self, tx: Connection, call: _Call) -> bool:
+    def _spared(self, tx: Connection, call: Call) -> bool:
         """End the ask with the answer to an equal one, or let it wait for that; False when it has to be paid for."""
         if not call.may_reuse:
             return False
@@ -138,14 +161,20 @@ class Asker:
         reuse.alone(tx, call.key)
         # In this order: what was in flight and is no more has left its answer.
         under_way = reuse.in_flight(tx, call.known.id, call.key, call.ask.row, deadline_s=deadline_s)
-        known = reuse.find(tx, call.known.id, call.key, call.known.spec.label_names)
-        if known is not None:
-            self._store_answer(tx, call, known.call, known.reply, reused_from=known.row)
-        elif under_way:
+        again = self.answer_again(tx, call)
+        if under_way and not again:
             asks.put_back(tx, call.ask, call.token, wait_s=IN_FLIGHT_WAIT_S)
-        return known is not None or under_way
+        return again or under_way
 
-    def _work(self, call: _Call) -> int:
+    def answer_again(self, tx: Connection, call: Call) -> bool:
+        """End the ask with the answer to an equal one; False when there is none."""
+        known = reuse.find(tx, call.known.id, call.key, call.known.spec.label_names)
+        if known is None:
+            return False
+        self._store_answer(tx, call, known.call, known.reply, reused_from=known.row)
+        return True
+
+    def _work(self, call: Call) -> int:
         """One claimed ask: returns the number of calls sent, 0 or 1."""
         if self._quota is None:
             return 0 if self._book_and_send(call) is None else 1
@@ -161,7 +190,7 @@ class Asker:
             event("quota_not_settled", error=str(error))  # the reservation counts for a minute, no longer
         return 0 if used is None else 1
 
-    def _slot(self, quota: Quota, key: str, call: _Call) -> Slot | None:
+    def _slot(self, quota: Quota, key: str, call: Call) -> Slot | None:
         """A slot of the shared allowance, or None when the ask has to wait as a row or can never be sent."""
         spec = call.known.spec.llm
         try:
@@ -178,12 +207,12 @@ class Asker:
             return None
         return slot
 
-    def _book_and_send(self, call: _Call) -> int | None:
+    def _book_and_send(self, call: Call) -> int | None:
         """Tokens that the call used, or None when nothing was sent: the lease was lost, or an answer came for free."""
         row = self._book(call)
         return None if row is None else self._send(call, row)
 
-    def _book(self, call: _Call) -> int | None:
+    def _book(self, call: Call) -> int | None:
         with self._store.begin() as tx:
             if self._spared(tx, call):  # meanwhile, while it waited for the quota
                 return None
@@ -195,12 +224,11 @@ class Asker:
                 prompt_hash=call.known.prompt_hash,
                 reuse_key=call.key,
                 reserved_tokens=call.tokens,
-                reserved_usd=llm.reserve(call.model, call.prompt, call.known.spec.llm, max(1, call.samples))
-                or Decimal(0),
+                reserved_usd=call.reserved_usd,
                 lease_s=self._settings.ask_lease_s,
             )
 
-    def _send(self, call: _Call, row: int) -> int:
+    def _send(self, call: Call, row: int) -> int:
         """Send one booked call and settle it; returns the tokens that it used."""
         spec = call.known.spec.llm
         deadline_s = self._settings.llm_deadline_s
@@ -208,10 +236,30 @@ class Asker:
             reply = self._llm.ask(call.prompt, call.model, deadline_s=deadline_s, api=spec.api, samples=call.samples)
         except LLMError as error:
             return self._settle_error(call, row, error)
-        answer = llm.decided(reply, call.votes, spec.samples, call.prompt)
+        self._persist(lambda tx: self.take(tx, call, row, reply))
+        return reply.usage.total
+
+    def take(self, tx: Connection, call: Call, row: int, said: Reply | LLMError, *, stale: bool = False) -> None:
+        """Settle a booked call with what it brought: its ask is answered, waits again, or is dead.
+
+        Args:
+            tx: a transaction.
+            call: what was asked.
+            row: of `calls`.
+            said: what it brought.
+            stale: the labels are others by now. A reply is paid all the same, and its ask waits again.
+        """
+        if isinstance(said, LLMError):
+            asks.settle_call(tx, row, self._bill_of(call, said))
+            self._after(tx, call, said)
+        else:
+            answer = None if stale else llm.decided(said, call.votes, call.known.spec.llm.samples, call.prompt)
+            self._settle_reply(tx, call, row, said, answer)
+
+    def _settle_reply(self, tx: Connection, call: Call, row: int, reply: Reply, answer: Reply | None) -> None:
         bill = Bill(
             state="answered",
-            cost_usd=llm.cost(call.model, reply.usage, call.known.spec.llm),
+            cost_usd=call.cost(reply.usage),
             usage=reply.usage,
             model=reply.model,
             fingerprint=reply.fingerprint,
@@ -219,12 +267,8 @@ class Asker:
             error_kind="none_of_these" if answer is not None and answer.label == NONE_OF_THESE else None,
             votes=reply.votes,
         )
-        self._persist(lambda tx: self._settle_reply(tx, call, row, answer, bill))
-        return reply.usage.total
-
-    def _settle_reply(self, tx: Connection, call: _Call, row: int, answer: Reply | None, bill: Bill) -> None:
         asks.settle_call(tx, row, bill)
-        if answer is None:  # more samples are needed
+        if answer is None:  # more samples are needed, or other labels
             asks.put_back(tx, call.ask, call.token, wait_s=0)
         elif answer.label == NONE_OF_THESE:
             asks.put_back(tx, call.ask, call.token, wait_s=0, missed=True)
@@ -232,7 +276,7 @@ class Asker:
             self._store_answer(tx, call, row, answer)
 
     def _store_answer(
-        self, tx: Connection, call: _Call, row: int, reply: Reply, *, reused_from: int | None = None
+        self, tx: Connection, call: Call, row: int, reply: Reply, *, reused_from: int | None = None
     ) -> None:
         spec = call.known.spec
         asks.store_answer(
@@ -249,21 +293,16 @@ class Asker:
             reused_from=reused_from,
         )
 
-    def _settle_error(self, call: _Call, row: int, error: LLMError) -> int:
+    def _settle_error(self, call: Call, row: int, error: LLMError) -> int:
         bill = self._bill_of(call, error)
         event("call_failed", classifier=call.known.name, ask=call.ask.row, kind=error.kind)
-
-        def settle(tx: Connection) -> None:
-            asks.settle_call(tx, row, bill)
-            self._after(tx, call, error)
-
-        self._persist(settle)
+        self._persist(lambda tx: self.take(tx, call, row, error))
         self._pause(call, error)
         if bill.usage is not None:
             return bill.usage.total
         return 0 if bill.state == "failed" else call.tokens
 
-    def _bill_of(self, call: _Call, error: LLMError) -> Bill:
+    def _bill_of(self, call: Call, error: LLMError) -> Bill:
         """What a call cost that brought no answer; where nobody knows, what was reserved for it."""
         unusable = error if isinstance(error, LLMUnusable) else None
         usage = unusable.usage if unusable else None
@@ -271,7 +310,7 @@ class Asker:
         free = unusable is None and not unknown
         return Bill(
             state="answered" if unusable else "unknown" if unknown else "failed",
-            cost_usd=Decimal(0) if free else usage and llm.cost(call.model, usage, call.known.spec.llm),
+            cost_usd=Decimal(0) if free else usage and call.cost(usage),
             usage=usage,
             model=(unusable and unusable.model) or None,
             fingerprint=(unusable and unusable.fingerprint) or None,
@@ -280,17 +319,19 @@ class Asker:
             error=str(error)[:500],
         )
 
-    def _pause(self, call: _Call, error: LLMError) -> None:
+    def _pause(self, call: Call, error: LLMError) -> None:
         """Let everybody wait who uses this model and key, if the endpoint said so."""
         wait_s = pause_of(error)
         if self._quota is not None and wait_s > 0:
             self._quota.pause(self._llm.quota_key(call.model), wait_s)
 
-    def _after(self, tx: Connection, call: _Call, error: LLMError) -> None:
+    def _after(self, tx: Connection, call: Call, error: LLMError) -> None:
         """What becomes of the ask: waits for others use up no attempt, failures do, refusals are final."""
         ask, token = call.ask, call.token
         if pause_of(error) > 0:
             asks.put_back(tx, ask, token, wait_s=pause_of(error))
+        elif isinstance(error, LLMNotAsked):
+            asks.put_back(tx, ask, token, wait_s=0)
         elif isinstance(error, LLMUnusable):
             if ask.misses + 1 < MAX_MISSES:
                 asks.put_back(tx, ask, token, wait_s=0, missed=True)
@@ -303,7 +344,7 @@ class Asker:
         else:
             asks.put_back(tx, ask, token, wait_s=backoff(ask.attempts), failed=True)
 
-    def _put_back(self, call: _Call, *, wait_s: float) -> None:
+    def _put_back(self, call: Call, *, wait_s: float) -> None:
         with self._store.begin() as tx:
             asks.put_back(tx, call.ask, call.token, wait_s=wait_s)
 

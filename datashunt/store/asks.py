@@ -9,39 +9,77 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
 from datashunt.items import ClaimedAsk, Reason, Reply, Role, Usage
 
-_CLAIM = text("""
+
+def for_a_batch(beyond_s: str) -> str:
+    """The SQL condition on a row of `asks` that it goes into a batch; NULL where no ask does.
+
+    Args:
+        beyond_s: an SQL expression, the classifier's `llm.batch_beyond_s`.
+    """
+    return f"({beyond_s} < 0 OR asks.batchable AND asks.deadline > now() + make_interval(secs => {beyond_s}))"
+
+
+def columns_of(asks: str) -> str:
+    """What `claimed_ask` reads of such a row. Not all of it: the driver cannot read an `announced_at` of -infinity."""
+    names = ("id", "item_id", "spec_version", "reason", "role", "offered", "prior", "attempts", "misses")
+    return ", ".join(f"{asks}.{name}" for name in names)
+
+
+_CLAIM = text(f"""
     WITH picked AS (
         SELECT id FROM asks
          WHERE id = ANY(:rows) AND classifier_id = :classifier AND state = 'waiting' AND not_before <= now()
-         ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED),
+           AND {for_a_batch("CAST(:batch_beyond_s AS float)")} IS NOT TRUE
+         ORDER BY deadline, id LIMIT 1 FOR UPDATE SKIP LOCKED),
     claimed AS (
         UPDATE asks SET state = 'calling', lease_token = :token,
                         lease_until = now() + make_interval(secs => :lease_s)
           FROM picked WHERE asks.id = picked.id
      RETURNING asks.*)
-    SELECT claimed.*, items.key, texts.text, specs.labels_hash
+    SELECT {columns_of("claimed")}, items.key, texts.text, specs.labels_hash
       FROM claimed
       JOIN items ON items.id = claimed.item_id
       JOIN texts ON texts.item_id = claimed.item_id
       JOIN specs ON specs.classifier_id = claimed.classifier_id AND specs.version = claimed.spec_version
-""")
+""")  # noqa: S608 - our own words
 
 
 def claim(
-    tx: Connection, classifier_id: int, rows: Sequence[int], token: UUID, *, lease_s: float, labels_hash: str
+    tx: Connection,
+    classifier_id: int,
+    rows: Sequence[int],
+    token: UUID,
+    *,
+    lease_s: float,
+    labels_hash: str,
+    batch_beyond_s: float | None = None,
 ) -> ClaimedAsk | None:
-    """Lease the first of these asks that is due, or None. Labels and prior of other labels are dropped."""
+    """Lease the first of these asks that is due and not for a batch, the earliest deadline first, or None.
+
+    Labels and prior of other labels are dropped.
+    """
     row = tx.execute(
-        _CLAIM, {"rows": list(rows), "classifier": classifier_id, "token": token, "lease_s": lease_s}
+        _CLAIM,
+        {
+            "rows": list(rows),
+            "classifier": classifier_id,
+            "token": token,
+            "lease_s": lease_s,
+            "batch_beyond_s": batch_beyond_s,
+        },
     ).one_or_none()
-    if row is None:
-        return None
+    return None if row is None else claimed_ask(row, labels_hash)
+
+
+def claimed_ask(row: Any, labels_hash: str) -> ClaimedAsk:
+    """The ask of a row of `asks` with the item's `key` and `text` and the `labels_hash` that it was made under."""
     same_labels = row.labels_hash == labels_hash
     return ClaimedAsk(
         row=row.id,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
 from datashunt.items import Wake
+from datashunt.store.asks import for_a_batch
 
 MOST_ROWS = 1024
 """Most rows of one classifier and lane that one tick publishes again."""
@@ -72,7 +74,7 @@ _EXPIRED_ASKS = text("""
 _UNKNOWN_CALLS = text("""
     UPDATE calls SET state = 'unknown', cost_usd = reserved_usd, settled_at = now(), error_kind = 'no_reply',
                      error = 'the worker that sent it left no word'
-     WHERE state = 'sent' AND created_at < now() - make_interval(secs => :deadline_s)
+     WHERE state = 'sent' AND batch_id IS NULL AND created_at < now() - make_interval(secs => :deadline_s)
 """)
 
 _EXPIRED_RUNS = text("""
@@ -123,23 +125,25 @@ _STANDING_ITEMS = text("""
       FROM announced JOIN classifiers ON classifiers.id = classifier_id GROUP BY name ORDER BY name
 """)
 
-_STANDING_ASKS = text("""
+_STANDING_ASKS = text(f"""
     WITH at_work AS (
         SELECT max(announced_at) AS newest FROM asks WHERE state = 'calling' AND lease_until > now()),
     standing AS (
-        SELECT row.id FROM classifiers, at_work, LATERAL (
+        SELECT row.id FROM unnest(CAST(:classifiers AS int[]), CAST(:beyond_s AS float[])) AS known (id, beyond_s),
+               at_work, LATERAL (
             SELECT id FROM asks
-             WHERE classifier_id = classifiers.id AND state = 'waiting' AND not_before <= now()
+             WHERE classifier_id = known.id AND state = 'waiting' AND not_before <= now()
+               AND {for_a_batch("known.beyond_s")} IS NOT TRUE
                AND (announced_at < not_before
                     OR announced_at < now() - make_interval(secs => :still_s)
                        AND (newest IS NULL OR announced_at < newest - make_interval(secs => :still_s)))
-             ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED) AS row),
+             ORDER BY deadline, id LIMIT :most FOR UPDATE SKIP LOCKED) AS row),
     announced AS (
         UPDATE asks SET announced_at = now() FROM standing WHERE asks.id = standing.id
-     RETURNING asks.classifier_id, asks.id)
-    SELECT name, array_agg(announced.id ORDER BY announced.id) AS ids
+     RETURNING asks.classifier_id, asks.id, asks.deadline)
+    SELECT name, array_agg(announced.id ORDER BY announced.deadline, announced.id) AS ids
       FROM announced JOIN classifiers ON classifiers.id = classifier_id GROUP BY name ORDER BY name
-""")
+""")  # noqa: S608 - our own words
 
 _STANDING_RUNS = text("""
     WITH announced AS (
@@ -151,15 +155,21 @@ _STANDING_RUNS = text("""
 """)
 
 
-def standing_still(tx: Connection, *, still_s: float) -> list[Wake]:
+def standing_still(tx: Connection, beyond_s: Mapping[int, float | None], *, still_s: float) -> list[Wake]:
     """Rows whose message seems lost: nobody works in their lane, or younger rows are at work already.
 
     An honest backlog is neither: its rows wait behind older ones. Asks that waited for their time are due
     for a message of their own. What is returned counts as announced again.
+
+    Args:
+        tx: a transaction.
+        beyond_s: of each classifier the `llm.batch_beyond_s`: asks for a batch are not announced one by one.
+        still_s: seconds after which a row that nobody takes stands still.
     """
     found = []
-    for lane, statement in (("score", _STANDING_ITEMS), ("llm", _STANDING_ASKS)):
-        rows = tx.execute(statement, {"still_s": still_s, "most": MOST_ROWS})
+    asked = {"classifiers": list(beyond_s), "beyond_s": list(beyond_s.values())}
+    for lane, statement, more in (("score", _STANDING_ITEMS, {}), ("llm", _STANDING_ASKS, asked)):
+        rows = tx.execute(statement, {"still_s": still_s, "most": MOST_ROWS, **more})
         found += [Wake(lane, row.name, tuple(row.ids)) for row in rows]
     runs = tx.execute(_STANDING_RUNS, {"still_s": still_s})
     found += [Wake("distil", row.name, tuple(row.ids)) for row in runs]
