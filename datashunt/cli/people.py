@@ -164,4 +164,4 @@ def label(
 
 def _complain(bad: BadRow) -> None:
     detail = bad.detail.removeprefix(f"line {bad.line}: ")
-    err.print(f"line {bad.line}: {bad.reason}: {detail}", markup=False, highlight=False)
+    err.print(f"line {bad.line}: {bad.reason}: {detail}", markup=False, highlight=False, soft_wrap=True)

@@ -16,6 +16,11 @@ from datashunt.quota import Busy, Limits, Refused, Slot
 DOUBT = "negative 0.5 what a day"
 
 
+def doubts(count: int) -> list[str]:
+    """Texts that differ, so that no answer is reused."""
+    return [f"{DOUBT} {n}" for n in range(count)]
+
+
 def asked(world: World) -> list[str]:
     """Keys of the items in the order of their calls."""
     return [row.key for row in world.rows("SELECT key FROM calls JOIN items ON items.id = item_id ORDER BY calls.id")]
@@ -41,8 +46,8 @@ def test_priority_comes_before_reason_and_reason_before_age(world: World) -> Non
 
 def test_a_flood_of_one_classifier_does_not_starve_another_with_the_same_key(world: World) -> None:
     world.apply(name="other", llm={"weight": 3.0})
-    world.score(*[DOUBT] * 30)
-    _, wakes = world.submit(*[Item(f"o{n}", DOUBT) for n in range(12)], name="other")
+    world.score(*doubts(30))
+    _, wakes = world.submit(*[Item(f"o{n}", text) for n, text in enumerate(doubts(12))], name="other")
     for _ in world.scorer().run("other", wakes[0].ids):
         pass
     world.ask(FakeLLM(), quota=FakeQuota())
@@ -53,8 +58,8 @@ def test_a_flood_of_one_classifier_does_not_starve_another_with_the_same_key(wor
 
 def test_classifiers_with_keys_of_their_own_take_turns(world: World) -> None:
     world.apply(name="other", llm={"model": "teacher-2"})
-    world.score(*[DOUBT] * 4)
-    _, wakes = world.submit(*[Item(f"o{n}", DOUBT) for n in range(4)], name="other")
+    world.score(*doubts(4))
+    _, wakes = world.submit(*[Item(f"o{n}", text) for n, text in enumerate(doubts(4))], name="other")
     for _ in world.scorer().run("other", wakes[0].ids):
         pass
     world.ask(FakeLLM(), quota=FakeQuota())
@@ -63,8 +68,8 @@ def test_classifiers_with_keys_of_their_own_take_turns(world: World) -> None:
 
 def test_a_key_that_pauses_leaves_the_other_keys_at_work(world: World) -> None:
     world.apply(name="other", llm={"model": "teacher-2"})
-    world.score(*[DOUBT] * 3)
-    _, wakes = world.submit(*[Item(f"o{n}", DOUBT) for n in range(3)], name="other")
+    world.score(*doubts(3))
+    _, wakes = world.submit(*[Item(f"o{n}", text) for n, text in enumerate(doubts(3))], name="other")
     for _ in world.scorer().run("other", wakes[0].ids):
         pass
 
@@ -94,7 +99,7 @@ def test_a_message_keeps_its_thread_for_a_while_and_leaves_another_one(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lane, "TURN_S", 0.0)
-    made = world.score(*[DOUBT] * 3)
+    made = world.score(*doubts(3))
     served = world.asker(FakeLLM()).run("sentiment", made)
     assert (served.calls, served.wakes) == (1, [Wake("llm", "sentiment", (made[0],))])
 
@@ -164,7 +169,7 @@ def test_limits_that_a_reply_names_are_told_to_everybody(world: World) -> None:
 
 
 def test_throttled_calls_make_a_process_without_a_quota_store_wait_too(world: World) -> None:
-    world.score(*[DOUBT] * 5)
+    world.score(*doubts(5))
     llm = FakeLLM([THROTTLED])
     assert world.ask(llm) == 1
     assert world.states("asks") == {"waiting": 5}
@@ -176,7 +181,7 @@ def test_a_lease_does_not_run_out_in_the_line(world: World) -> None:
 
 def test_asks_are_published_again_when_nobody_took_any_for_a_while(world: World) -> None:
     """A dead worker's lease lasts; when it was taken tells whether the lane lives."""
-    made = world.score(*[DOUBT] * 3)
+    made = world.score(*doubts(3))
     earlier = "now() - make_interval(secs => :s)"
     world.change(
         f"UPDATE asks SET announced_at = {earlier}, not_before = {earlier}", s=world.settings.stand_still_s + 1
