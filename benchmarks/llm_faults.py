@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import command
 from benchmarks.figures import Measure, Result
-from benchmarks.llm_service import Lane, Limits, lane, some_items
+from benchmarks.llm_service import PATIENCE_S, Lane, Limits, lane, some_items
 
 RPM = 1_200
 OUTAGE_S = 20.0
@@ -47,7 +47,7 @@ class Counts:
     outage_after_s: float
 
 
-FULL = Counts(items=4_000, outage_after_s=75.0)
+FULL = Counts(items=3_000, outage_after_s=70.0)
 REDUCED = Counts(items=1_500, outage_after_s=45.0)
 
 
@@ -144,7 +144,7 @@ def _watched(running: Lane, items: int) -> list[Reading]:
         waiting = "SELECT count(*) FROM items WHERE state NOT IN ('done', 'dead')"
         return len(readings) % 10 == 0 and running.count(waiting) == 0
 
-    running.until(over, f"outcomes of {items} items")
+    running.until(over, f"outcomes of {items} items", patience_s=PATIENCE_S + 2 * items * 60.0 / RPM)
     return readings
 
 

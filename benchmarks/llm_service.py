@@ -107,13 +107,13 @@ class Lane:
         ((number,),) = self.rows(statement)
         return int(number)
 
-    def until(self, condition: Callable[[], bool], what: str) -> None:
+    def until(self, condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
         """Wait for a condition.
 
         Raises:
-            DatashuntError: it did not come within `PATIENCE_S`; the message holds the last lines of a worker.
+            DatashuntError: it did not come within `patience_s`; the message holds the last lines of a worker.
         """
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while not condition():
             if time.monotonic() > deadline:
                 log = self.service.settings.data_dir / "logs" / f"llm-{len(self.workers) - 1}.log"

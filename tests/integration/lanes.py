@@ -196,7 +196,12 @@ class World:
         """Ask these, or every ask there is; returns calls made."""
         if rows is None:
             rows = [row.id for row in self.rows("SELECT id FROM asks ORDER BY id")]
-        return self.asker(llm, quota, **more).run(NAME, rows).calls
+        asker, calls = self.asker(llm, quota, **more), 0
+        while True:  # a turn ends after a few seconds
+            served = asker.run(NAME, rows)
+            calls += served.calls
+            if not served.wakes:
+                return calls
 
     def bundle(self, *, serve: bool = True, prune_cut: float | None = None) -> Bundle:
         """Write down a bundle, and let it serve."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from typing import Any
 
 import pytest
 from lanes import THROTTLED, FakeLLM, FakeQuota, World, reply
@@ -11,14 +12,14 @@ from lanes import THROTTLED, FakeLLM, FakeQuota, World, reply
 from datashunt.items import Item, RateLimits, Wake
 from datashunt.pipeline import ask as lane
 from datashunt.pipeline import line
-from datashunt.quota import Busy, Limits, Refused, Slot
+from datashunt.quota import Busy, Health, Limits, Refused, Slot
 
 DOUBT = "negative 0.5 what a day"
 
 
 def doubts(count: int) -> list[str]:
-    """Texts that differ, so that no answer is reused."""
-    return [f"{DOUBT} {n}" for n in range(count)]
+    """Texts that are escalated, each its own: no answer is reused."""
+    return [f"{DOUBT} {number}" for number in range(count)]
 
 
 def asked(world: World) -> list[str]:
@@ -47,7 +48,7 @@ def test_priority_comes_before_reason_and_reason_before_age(world: World) -> Non
 def test_a_flood_of_one_classifier_does_not_starve_another_with_the_same_key(world: World) -> None:
     world.apply(name="other", llm={"weight": 3.0})
     world.score(*doubts(30))
-    _, wakes = world.submit(*[Item(f"o{n}", text) for n, text in enumerate(doubts(12))], name="other")
+    _, wakes = world.submit(*[Item(f"o{n}", f"{DOUBT} {n}") for n in range(12)], name="other")
     for _ in world.scorer().run("other", wakes[0].ids):
         pass
     world.ask(FakeLLM(), quota=FakeQuota())
@@ -59,7 +60,7 @@ def test_a_flood_of_one_classifier_does_not_starve_another_with_the_same_key(wor
 def test_classifiers_with_keys_of_their_own_take_turns(world: World) -> None:
     world.apply(name="other", llm={"model": "teacher-2"})
     world.score(*doubts(4))
-    _, wakes = world.submit(*[Item(f"o{n}", text) for n, text in enumerate(doubts(4))], name="other")
+    _, wakes = world.submit(*[Item(f"o{n}", f"{DOUBT} {n}") for n in range(4)], name="other")
     for _ in world.scorer().run("other", wakes[0].ids):
         pass
     world.ask(FakeLLM(), quota=FakeQuota())
@@ -69,7 +70,7 @@ def test_classifiers_with_keys_of_their_own_take_turns(world: World) -> None:
 def test_a_key_that_pauses_leaves_the_other_keys_at_work(world: World) -> None:
     world.apply(name="other", llm={"model": "teacher-2"})
     world.score(*doubts(3))
-    _, wakes = world.submit(*[Item(f"o{n}", text) for n, text in enumerate(doubts(3))], name="other")
+    _, wakes = world.submit(*[Item(f"o{n}", f"{DOUBT} {n}") for n in range(3)], name="other")
     for _ in world.scorer().run("other", wakes[0].ids):
         pass
 
@@ -153,9 +154,9 @@ def test_the_slot_is_settled_before_the_answer_is_stored(world: World) -> None:
     seen = []
 
     class Looks(FakeQuota):
-        def settle(self, key: str, slot: Slot, tokens_used: int | None) -> None:
+        def settle(self, *arguments: Any, **more: Any) -> Health:
             seen.append(world.states("asks"))
-            super().settle(key, slot, tokens_used)
+            return super().settle(*arguments, **more)
 
     world.ask(FakeLLM(), quota=Looks())
     assert seen == [{"calling": 1}]
