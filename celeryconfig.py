@@ -12,6 +12,7 @@ task_default_routing_key = "intake"
 task_routes = {
     "datashunt.score": {"queue": "score"},
     "datashunt.ask": {"queue": "llm"},
+    "datashunt.batch": {"queue": "llm"},
     "datashunt.distil": {"queue": "distil"},
     "datashunt.submit": {"queue": "intake"},
     "datashunt.tick": {"queue": "intake"},

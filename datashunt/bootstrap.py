@@ -18,6 +18,7 @@ from datashunt.store import Store
 if TYPE_CHECKING:
     from datashunt.llm import LLM
     from datashunt.pipeline.ask import Asker
+    from datashunt.pipeline.batch import Batcher
     from datashunt.pipeline.distil import Distiller
     from datashunt.pipeline.models import Directory, Models
     from datashunt.pipeline.score import Scorer
@@ -116,6 +117,14 @@ class Runtime:
         from datashunt.pipeline.ask import Asker
 
         return Asker(self.store, self.directory, self.llm, self.quota, self.settings)
+
+    @cached_property
+    def batcher(self) -> Batcher:
+        """The batches of the LLM lane."""
+        from datashunt.llm import Batches
+        from datashunt.pipeline.batch import Batcher
+
+        return Batcher(self.store, Batches(self.llm, self.settings.llm_deadline_s), self.settings)
 
     @cached_property
     def distiller(self) -> Distiller:

@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from datashunt.errors import SpecError
-from datashunt.policy import FixedPolicy, Part, PerMinute, Policy, Price, Real, Whole
+from datashunt.policy import FixedPolicy, Fraction, Part, PerMinute, Policy, Price, Real, Whole
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 NONE_OF_THESE = "none of these"
@@ -27,8 +27,10 @@ NONE_OF_THESE = "none of these"
 MAX_CHOICES = 255
 """Most options that a question of the Decisions API may have."""
 Api = Literal["auto", "chat", "decisions", "systemone"]
+Batching = Literal["auto", "off", "only"]
 Secret = Literal["email", "phone", "card", "iban"]
 A_YEAR_S = 31_536_000.0
+_BATCHED = ("auto", "chat")
 
 
 class SmallModelSpec(Part):
@@ -46,6 +48,8 @@ class LLMSpec(Part):
     probabilities is asked about one item. `redact`: what is taken out of a text before it is sent;
     `phone_region`: the country (ISO 3166, two letters) whose numbers may stand without a country code.
     `concurrency`: requests at the same time. `weight`: share of a limit among classifiers that wait for it.
+    `batch`: which asks go through the Batches API: those whose deadline is further away than `batch_window_s`
+    seconds (`auto`), none or all. `batch_discount`: what part of the price of a live call is saved there.
     """
 
     model: Annotated[str, Field(min_length=1)] = "gpt-4.1-mini"
@@ -61,6 +65,9 @@ class LLMSpec(Part):
     tpm: PerMinute | None = None
     concurrency: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = None
     weight: Annotated[Real, Field(ge=0.001, le=1000.0)] = 1.0
+    batch: Batching = "auto"
+    batch_window_s: Annotated[Real, Field(gt=0, le=A_YEAR_S)] = 90_000.0
+    batch_discount: Fraction = 0.5
 
     @model_validator(mode="before")
     @classmethod
@@ -79,6 +86,24 @@ class LLMSpec(Part):
     def all_models(self) -> tuple[str, ...]:
         """The LLM, then its fallbacks in order."""
         return self.models or (self.model,)
+
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _yaml_off_is_false(cls, value: object) -> object:
+        return "off" if value is False else value
+
+    @model_validator(mode="after")
+    def _batches_are_chat(self) -> LLMSpec:
+        if self.batch == "only" and self.api not in _BATCHED:
+            raise ValueError(f"expected api chat or auto beside batch: only, found {self.api}: batches ask by chat")
+        return self
+
+    @property
+    def batch_beyond_s(self) -> float | None:
+        """An ask whose deadline is more seconds away than this goes into a batch; below 0: all do, None: none does."""
+        if self.batch == "off" or self.api not in _BATCHED:
+            return None
+        return -1.0 if self.batch == "only" else self.batch_window_s
 
     @model_validator(mode="after")
     def _prices_together(self) -> LLMSpec:

@@ -50,7 +50,8 @@ class Client:
 
         Args:
             classifier: name of an applied classifier.
-            items: `Item`s, or mappings with `id`, `text` and perhaps `meta`; other keys are not kept.
+            items: `Item`s, or mappings with `id`, `text` and perhaps `meta` and `deadline`; other keys are not kept. A
+                deadline is a number of seconds from now, a datetime with its time zone, or one as ISO 8601.
             submission_id: names this call; give it to make the receipt readable again. Default: a new one.
 
         Raises:

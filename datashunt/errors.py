@@ -19,7 +19,8 @@
         │   ├── LLMUnauthorized     bad key, no permission, no credit
         │   └── LLMNotFound         no such model, or no such API at this address
         ├── LLMRejected             the endpoint will never take this request
-        └── LLMUnusable             a paid reply that names no offered label
+        ├── LLMUnusable             a paid reply that names no offered label
+        └── LLMNotAsked             a batch ended before it came to this request: nothing was used up
 
 Every message is one sentence or two: what happened, to which item or setting, and what to do.
 """
@@ -146,6 +147,10 @@ class LLMRejected(LLMError):
     def __init__(self, message: str, *, kind: str, http_status: int | None = None, fits: float | None = None) -> None:
         super().__init__(message, kind=kind, http_status=http_status)
         self.fits = fits
+
+
+class LLMNotAsked(LLMError):
+    """A batch ended before it came to this request, which was not served and costs nothing."""
 
 
 class LLMUnusable(LLMError):

@@ -31,6 +31,22 @@ class AskState(StrEnum):
     WITHDRAWN = "withdrawn"
 
 
+class BatchState(StrEnum):
+    """Where a batch is.
+
+    Its calls are being booked and its file made, the file is at the endpoint, the batch is. Then how it ended there:
+    whole, before its end (it expired or was cancelled), or with nothing. `harvested`: all that it brought is stored.
+    """
+
+    BUILDING = "building"
+    UPLOADED = "uploaded"
+    SUBMITTED = "submitted"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    FAILED = "failed"
+    HARVESTED = "harvested"
+
+
 class Source(StrEnum):
     """Whom an outcome is from."""
 
@@ -73,11 +89,18 @@ FEWEST_JUDGES = 30
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One text to classify. `id` is the producer's own; with the classifier it names the item."""
+    """One text to classify. `id` is the producer's own; with the classifier it names the item.
+
+    Attributes:
+        meta: kept beside the text.
+        deadline: when its outcome is wanted: seconds from when it is accepted, or a moment with its time zone. What
+            can wait is asked at a lower price; what is late is still asked.
+    """
 
     id: str
     text: str
     meta: Mapping[str, Any] | None = None
+    deadline: float | datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +216,7 @@ class Reply:
         source: where the probabilities come from.
         model: the model that the *response* names. fingerprint: its system fingerprint; of an API that has none
             the API's name, so that a change of API is seen as a change of the LLM; or "".
-        latency_ms: wall clock of the request.
+        latency_ms: wall clock of the request; None for one of a batch.
         votes: every label that the reply names, where it gives no probabilities; each is a sample.
         limits: what the response's headers say of them.
     """
@@ -204,7 +227,7 @@ class Reply:
     model: str
     fingerprint: str
     usage: Usage
-    latency_ms: float
+    latency_ms: float | None
     votes: tuple[str, ...] = ()
     limits: RateLimits = RateLimits()
 

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     llm_deadline_s: Seconds = Field(60.0, description="wall-clock limit of one LLM call")
     llm_max_attempts: Annotated[int, Field(ge=1)] = Field(6, description="failed calls before an ask is dead")
 
+    batch_gather_s: Seconds = Field(60.0, description="how long asks wait for others to share their batch")
+    batch_poll_s: Seconds = Field(60.0, description="how often the endpoint is asked how far a batch is")
+
     max_text_bytes: Annotated[int, Field(ge=1)] = Field(1_000_000, description="largest text accepted, UTF-8")
     score_lease_s: Seconds = Field(60.0, description="how long a score worker may hold a batch")
     score_batch_tokens: Annotated[int, Field(ge=1)] = Field(8_192, description="padded tokens of one forward pass")

@@ -56,7 +56,14 @@ def make_app() -> Celery:
     except DatashuntError as error:
         sys.stderr.write(f"datashunt: {error}\n")
         raise SystemExit(error.exit_code) from None
-    made.conf.imports = ("workers.score", "workers.ask", "workers.distil", "workers.intake", "workers.tick")
+    made.conf.imports = (
+        "workers.score",
+        "workers.ask",
+        "workers.batch",
+        "workers.distil",
+        "workers.intake",
+        "workers.tick",
+    )
     return made
 
 

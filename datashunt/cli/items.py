@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,11 @@ from datashunt.cli.context import err, load, out, print_json, runtime
 from datashunt.cli.tables import table as columns
 from datashunt.client import Client
 from datashunt.day import day_at
+from datashunt.errors import UsageError
 from datashunt.items import Item, Refusal
+from datashunt.pipeline.submit import deadline_of
 from datashunt.policy import BudgetPolicy
-from datashunt.store import budgets, classifiers, results
+from datashunt.store import batches, budgets, classifiers, results
 from datashunt.streams import BadRow, Row
 
 CALL = 20_000
@@ -43,15 +47,26 @@ def submit(
     file: Path,
     id_column: str = typer.Option("id", "--id", help="Field or column that holds the id."),
     text_column: str = typer.Option("text", "--text", help="Field or column that holds the text."),
+    deadline: str | None = typer.Option(
+        None, "--deadline", help="When outcomes are wanted: seconds from now, or a moment (ISO 8601, with time zone)."
+    ),
+    deadline_column: str | None = typer.Option(
+        None, "--deadline-column", help="Field or column that holds a deadline of the item's own."
+    ),
     wait_: bool = typer.Option(False, "--wait", help="Wait until every item is done."),
 ) -> None:
     """Submit the items of a .jsonl, .csv or .parquet file (the first two also .gz); accepted means committed."""
-    rows = streams.read(file, id_column=id_column, text_column=text_column)
+    try:
+        wanted = deadline_of(deadline)
+    except ValueError as error:
+        raise UsageError(f"--deadline: {error}") from None
+    columns_ = () if deadline_column is None else (deadline_column,)
+    rows = streams.read(file, id_column=id_column, text_column=text_column, columns=columns_)
     calls = accepted = known = refused = 0
     broken_off = True
     try:
         with Client(load()) as client:
-            for lines, entries in _calls(rows):
+            for lines, entries in _calls(rows, wanted, deadline_column):
                 receipt = client.submit(name, entries)
                 calls += 1
                 accepted += receipt.accepted
@@ -77,17 +92,23 @@ def _complain(line: int, entry: Refusal) -> None:
     err.print(f"line {line}: {entry.reason}: {detail}", markup=False, highlight=False)
 
 
-def _calls(rows: Iterable[Row | BadRow]) -> Iterator[tuple[list[int], list[Item | Refusal]]]:
-    """Submissions of bounded size, with the line of each entry."""
+def _calls(
+    rows: Iterable[Row | BadRow], deadline: float | datetime | None = None, column: str | None = None
+) -> Iterator[tuple[list[int], list[Item | Refusal]]]:
+    """Submissions of bounded size, with the line of each entry; a deadline of its own comes before the common one."""
     stream = iter(rows)
     while chunk := list(islice(stream, CALL)):
-        entries: list[Item | Refusal] = [
-            Item(row.id, row.text, row.meta)
-            if isinstance(row, Row)
-            else Refusal(position, row.id, row.reason, f"line {row.line}: {row.detail}")
-            for position, row in enumerate(chunk)
-        ]
-        yield [row.line for row in chunk], entries
+        yield [row.line for row in chunk], [_entry(n, row, deadline, column) for n, row in enumerate(chunk)]
+
+
+def _entry(position: int, row: Row | BadRow, deadline: float | datetime | None, column: str | None) -> Item | Refusal:
+    if isinstance(row, BadRow):
+        return Refusal(position, row.id, row.reason, f"line {row.line}: {row.detail}")
+    own = row.fields[column] if column is not None else None
+    try:
+        return Item(row.id, row.text, row.meta, deadline_of(own or None) or deadline)
+    except ValueError as error:
+        return Refusal(position, row.id, "bad_deadline", f"line {row.line}: {error}")
 
 
 def wait(
@@ -167,6 +188,9 @@ def status(
     for one, state in found.items():
         if state["budget"]:
             print(f"{one}: {_spending(state['budget'])}")
+        for batch in state["batches"]:
+            age = f"{batch['age_s'] / 3600:.1f} h old"
+            print(f"{one}: batch {batch['id']}: {batch['requests']} asks, {batch['state']}, {age}")
 
 
 def _status(tx: Any, known: classifiers.Registered) -> dict[str, Any]:
@@ -177,6 +201,7 @@ def _status(tx: Any, known: classifiers.Registered) -> dict[str, Any]:
         "threshold": known.spec.policy.threshold,
         **results.status(tx, known.id),
         "budget": _budget(tx, known),
+        "batches": [asdict(batch) for batch in batches.in_flight(tx, known.id)],
     }
 
 

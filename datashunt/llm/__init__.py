@@ -5,8 +5,9 @@ Imports prompts, items, classifier and errors.
 
 from __future__ import annotations
 
+from datashunt.llm.batches import Batches
 from datashunt.llm.client import LLM
 from datashunt.llm.prices import cost, estimate, reserve
 from datashunt.llm.samples import decided
 
-__all__ = ["LLM", "cost", "decided", "estimate", "reserve"]
+__all__ = ["LLM", "Batches", "cost", "decided", "estimate", "reserve"]

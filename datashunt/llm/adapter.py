@@ -34,7 +34,7 @@ class Adapter:
         path: below the base URL.
         field: which every reply of this API has, and no other page.
         request: (prompt, model, manner) → the JSON to send.
-        read: (decoded JSON of a 200 response, prompt, model asked, latency in ms) → what it says; raises
+        read: (decoded JSON of a 200 response, prompt, model asked, latency in ms or None) → what it says; raises
             LLMUnusable, with the usage that it was billed at, if the reply has one.
     """
 
@@ -42,7 +42,7 @@ class Adapter:
     path: str
     field: str
     request: Callable[[Prompt, str, Manner], dict[str, Any]]
-    read: Callable[[object, Prompt, str, float], Reply]
+    read: Callable[[object, Prompt, str, float | None], Reply]
 
     def recognises(self, body: object) -> bool:
         """Whether this is a reply of this API."""
@@ -63,7 +63,7 @@ def decision_reply(
     body: object,
     prompt: Prompt,
     model: str,
-    latency_ms: float,
+    latency_ms: float | None,
 ) -> Reply:
     """A reply that names one option and gives all of them probabilities.
 

@@ -47,7 +47,7 @@ def request_body(prompt: Prompt, model: str, manner: Manner) -> dict[str, Any]:
     return body
 
 
-def read_reply(body: object, prompt: Prompt, model: str, latency_ms: float) -> Reply:
+def read_reply(body: object, prompt: Prompt, model: str, latency_ms: float | None) -> Reply:
     """What a reply says.
 
     A server that reports no usage is taken at our estimate. Of several samples those that name no offered label
@@ -57,7 +57,7 @@ def read_reply(body: object, prompt: Prompt, model: str, latency_ms: float) -> R
         body: the decoded JSON of a 200 response.
         prompt: what was asked.
         model: whom; stands in where the response names no model.
-        latency_ms: wall clock of the request.
+        latency_ms: wall clock of the request, if it was one of its own.
 
     Raises:
         LLMUnusable: kind `empty`, `invalid_json`, `outside_candidates`, `refusal`, `content_filter`, `length`,

@@ -13,8 +13,9 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import openai
@@ -31,6 +32,7 @@ from datashunt.prompts import Prompt
 CONNECT_TIMEOUT_S = 10.0
 _ADDRESS = re.compile(r"https?://[\w.\[:-]")
 _KEY = re.compile(r"[!-~]*")
+T = TypeVar("T")
 _CONNECTIONS = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
 
 
@@ -97,9 +99,28 @@ class LLM:
             LLMThrottled, LLMUnavailable, LLMUnauthorized, LLMRejected: no answer; errors.py tells them apart.
             LLMUnusable: an answer, perhaps paid, that names no offered label.
         """
-        loop = self._running_loop()
-        asked = self._ask_in_time(prompt, model, deadline_s, api, samples)
-        return asyncio.run_coroutine_threadsafe(asked, loop).result()
+        return self.within(deadline_s, lambda _: self._ask(prompt, model, deadline_s, api, samples))
+
+    def within(self, deadline_s: float, work: Callable[[openai.AsyncOpenAI], Coroutine[Any, Any, T]]) -> T:
+        """Do something with this endpoint's client, within a wall-clock limit.
+
+        Raises:
+            LLMUnavailable: it was not done at the deadline.
+            Exception: whatever `work` raises.
+        """
+
+        async def limited() -> T:
+            try:
+                async with asyncio.timeout(deadline_s):
+                    return await work(self._client)
+            except TimeoutError:
+                raise deadline_passed(deadline_s) from None
+
+        return asyncio.run_coroutine_threadsafe(limited(), self._running_loop()).result()
+
+    def abilities(self, model: str) -> Abilities:
+        """What the model has shown so far that it can."""
+        return self._abilities.setdefault(model, Abilities())
 
     def check(self) -> str:
         """Whether the endpoint answers and lets this key in, in words; asks for its list of models, which is free.
@@ -144,16 +165,9 @@ class LLM:
                 threading.Thread(target=_run, args=(self._loop,), name="llm", daemon=True).start()
             return self._loop
 
-    async def _ask_in_time(self, prompt: Prompt, model: str, deadline_s: float, api: Api, samples: int) -> Reply:
-        try:
-            async with asyncio.timeout(deadline_s):
-                return await self._ask(prompt, model, deadline_s, api, samples)
-        except TimeoutError:
-            raise deadline_passed(deadline_s) from None
-
     async def _ask(self, prompt: Prompt, model: str, deadline_s: float, api: Api, samples: int) -> Reply:
         timeout = httpx2.Timeout(deadline_s, connect=min(CONNECT_TIMEOUT_S, deadline_s))
-        able = self._abilities.setdefault(model, Abilities())
+        able = self.abilities(model)
         while True:
             adapter = able.adapter(api, len(prompt.answers))
             request = adapter.request(prompt, model, able.manner(samples))

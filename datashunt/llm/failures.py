@@ -40,12 +40,13 @@ def deadline_passed(deadline_s: float) -> LLMUnavailable:
     )
 
 
-def translate(error: openai.OpenAIError, prompt: Prompt, model: str, adapter: Adapter) -> LLMError:
+def translate(error: openai.OpenAIError, prompt: Prompt | None, model: str, adapter: Adapter) -> LLMError:
     """Our error for one of the client's.
 
     Args:
         error: what the client raised.
-        prompt: what was asked, so that the message does not quote it.
+        prompt: what was asked, so that the message does not quote it; None for many prompts in a file, of which
+            no message is repeated.
         model: whom.
         adapter: by which API.
     """
@@ -114,7 +115,7 @@ def _reset_s(text: str) -> float:
     return hours * 3600 + minutes * 60 + seconds + millis / 1000
 
 
-def _of_status(error: openai.APIStatusError, prompt: Prompt, model: str, adapter: Adapter) -> LLMError:
+def _of_status(error: openai.APIStatusError, prompt: Prompt | None, model: str, adapter: Adapter) -> LLMError:
     status = error.status_code
     if status == 402 or (status in {403, 429} and {error.code, error.type} & _OUT_OF_MONEY):
         return LLMUnauthorized(
@@ -141,7 +142,9 @@ def _of_status(error: openai.APIStatusError, prompt: Prompt, model: str, adapter
     return _rejected(error, prompt, model, adapter)
 
 
-def _rejected(error: openai.APIStatusError, prompt: Prompt, model: str, adapter: Adapter) -> LLMRejected | LLMNotFound:
+def _rejected(
+    error: openai.APIStatusError, prompt: Prompt | None, model: str, adapter: Adapter
+) -> LLMRejected | LLMNotFound:
     status = error.status_code
     if status == 413 or _too_long(error):
         return LLMRejected(
@@ -181,8 +184,10 @@ def _too_long(error: openai.APIStatusError) -> bool:
     return error.code == "context_length_exceeded" or "context length" in error.message.lower()
 
 
-def _quotable(error: openai.APIStatusError, prompt: Prompt) -> str:
+def _quotable(error: openai.APIStatusError, prompt: Prompt | None) -> str:
     """What the server said, as `: …`, unless it quotes the prompt; then its error code, if it has one."""
+    if prompt is None:
+        return f": {error.code}" if error.code else ""
     body = error.body if isinstance(error.body, Mapping) else {}
     message = body.get("message") or body.get("detail")  # `detail`: FastAPI's word, text or the request itself
     said = " ".join(message.split())[:300] if isinstance(message, str) else ""

@@ -10,23 +10,21 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from datashunt import llm
-from datashunt.classifier import NONE_OF_THESE
 from datashunt.errors import BrokerError, LLMError, LLMRejected, LLMStopped, StoreError
 from datashunt.items import Reply, Wake
-from datashunt.pipeline import budget
+from datashunt.pipeline import budget, settle
 from datashunt.pipeline.budget import Clock
 from datashunt.pipeline.call import Call, put_to
 from datashunt.pipeline.line import MAX_SLOT_WAIT_S, Line, Recovered
 from datashunt.pipeline.models import Directory
-from datashunt.pipeline.trouble import Dead, after, bill_of, pause_of, verdict_of
+from datashunt.pipeline.trouble import after, bill_of, pause_of, verdict_of
 from datashunt.quota import ALONE, STOPPED_S, Health, Limits, Open, Quota, Refused, Slot, Verdict
 from datashunt.settings import Settings
 from datashunt.store import Connection, Store, asks, budgets, reuse, sweeps
-from datashunt.store.asks import Bill
 from datashunt.telemetry import event
 
 TURN_S = 5.0
@@ -111,9 +109,9 @@ class Asker:
         if not places:
             return None
         token = uuid4()
-        labels_hashes = {row: place.known.spec.labels_hash for row, place in places.items()}
+        served = {row: place.known.spec for row, place in places.items()}
         with self._store.single() as tx:
-            ask = asks.claim(tx, labels_hashes, token, lease_s=self._settings.ask_lease_s)
+            ask = asks.claim(tx, served, token, lease_s=self._settings.ask_lease_s)
             if ask is None:
                 return None
             call = put_to(places[ask.classifier_row], ask, token, 0)
@@ -147,12 +145,10 @@ class Asker:
         deadline_s = self._settings.llm_deadline_s
         # In this order: what was in flight and is no more has left its answer.
         under_way = reuse.in_flight(tx, call.known.id, call.reuse_key, call.ask.row, deadline_s=deadline_s)
-        known = reuse.find(tx, call.known.id, call.reuse_key, call.known.spec.label_names)
-        if known is not None:
-            self._store_answer(tx, call, known.call, known.reply, None, reused_from=known.row)
-        elif under_way:
+        again = settle.answer_again(tx, call)
+        if under_way and not again:
             asks.put_back(tx, call.ask, call.token, wait_s=IN_FLIGHT_WAIT_S)
-        return known is not None or under_way
+        return again or under_way
 
     def _work(self, call: Call, stop: Callable[[], bool]) -> Worked:
         """One claimed ask."""
@@ -261,21 +257,8 @@ class Asker:
         return health.news
 
     def _settle_reply(self, call: Call, row: int, reply: Reply) -> None:
-        answer = llm.decided(reply, call.votes, call.known.spec.llm.samples, call.prompt)
-        bill = Bill(
-            state="answered",
-            cost_usd=llm.cost(call.model, reply.usage, call.known.spec.llm),
-            usage=reply.usage,
-            model=reply.model,
-            fingerprint=reply.fingerprint,
-            latency_ms=reply.latency_ms,
-            error_kind="none_of_these" if answer is not None and answer.label == NONE_OF_THESE else None,
-            votes=reply.votes,
-        )
-        if answer is None or answer.label == NONE_OF_THESE:
-            self._persist(lambda tx: self._settle_open(tx, call, row, bill, missed=answer is not None))
-        else:
-            self._persist(lambda tx: self._store_answer(tx, call, row, answer, bill), single=True)
+        answer = settle.answer_of(call, reply)
+        self._persist(lambda tx: settle.write_reply(tx, call, row, reply, answer), single=settle.is_label(answer))
 
     def _learn(self, call: Call, reply: Reply) -> None:
         """Let everybody know the limits that the endpoint named."""
@@ -284,31 +267,6 @@ class Asker:
                 self._quota.state(call.place.key, Limits(reply.limits.rpm, reply.limits.tpm))
             except BrokerError as error:
                 event("limits_not_stored", error=str(error))  # the next reply names them again
-
-    def _settle_open(self, tx: Connection, call: Call, row: int, bill: Bill, *, missed: bool) -> None:
-        """Settle a reply that brought no label, or not yet: more samples are needed."""
-        asks.settle_call(tx, row, bill)
-        asks.put_back(tx, call.ask, call.token, wait_s=0, missed=missed)
-
-    def _store_answer(
-        self, tx: Connection, call: Call, row: int, reply: Reply, bill: Bill | None, *, reused_from: int | None = None
-    ) -> None:
-        spec = call.known.spec
-        asks.store_answer(
-            tx,
-            call.ask,
-            row,
-            reply,
-            bill,
-            labels=spec.label_names,
-            labels_hash=spec.labels_hash,
-            spec_version=call.known.version,
-            prompt_hash=call.known.prompt_hash,
-            requested_model=call.model,
-            reuse_key=call.reuse_key,
-            reused_from=reused_from,
-            fallback=call.model_no > 0,
-        )
 
     def _settle_error(self, call: Call, row: int, slot: Slot | None, error: LLMError) -> bool:
         bill = bill_of(call, error)
@@ -325,14 +283,7 @@ class Asker:
             jitter=random.random(),  # noqa: S311 - not a secret
         )
 
-        def settle(tx: Connection) -> None:
-            asks.settle_call(tx, row, bill)
-            if isinstance(step, Dead):
-                asks.bury(tx, call.ask, call.token, reason=step.reason, detail=step.detail)
-            else:
-                asks.put_back(tx, call.ask, call.token, **asdict(step))
-
-        self._persist(settle)
+        self._persist(lambda tx: settle.write_error(tx, call, row, error, step))
         return health.news and not health.open
 
     def _tell(self, call: Call, health: Health, error: LLMError | None = None) -> None:

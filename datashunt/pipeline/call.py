@@ -7,7 +7,7 @@ from decimal import Decimal
 from uuid import UUID
 
 from datashunt import llm, prompts
-from datashunt.items import ClaimedAsk, Reason, Role
+from datashunt.items import ClaimedAsk, Reason, Role, Usage
 from datashunt.pipeline.line import Place
 from datashunt.prompts import Prompt
 from datashunt.store.classifiers import Registered
@@ -24,6 +24,7 @@ class Call:
         prompt: the question.
         reuse_key: names everything that the answer depends on.
         votes: samples that earlier calls brought.
+        share: what part of a live call's price it costs.
     """
 
     place: Place
@@ -33,6 +34,7 @@ class Call:
     prompt: Prompt
     reuse_key: bytes
     votes: tuple[str, ...] = ()
+    share: Decimal = Decimal(1)
 
     @property
     def known(self) -> Registered:
@@ -59,7 +61,12 @@ class Call:
     def reserved_usd(self) -> Decimal:
         """What it costs at most; 0 if nobody knows the price."""
         prices = self.known.spec.llm
-        return llm.reserve(self.model, self.prompt, prices, max(1, self.samples)) or Decimal(0)
+        return (llm.reserve(self.model, self.prompt, prices, max(1, self.samples)) or Decimal(0)) * self.share
+
+    def cost(self, usage: Usage) -> Decimal | None:
+        """USD for what it used; None if nobody knows the price."""
+        full = llm.cost(self.model, usage, self.known.spec.llm)
+        return None if full is None else full * self.share
 
     @property
     def may_reuse(self) -> bool:

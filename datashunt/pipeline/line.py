@@ -35,7 +35,7 @@ ROW_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One classifier's place in the line. `key`: whose quota its calls count against."""
+    """One classifier's place in the line. `key`: whose quota its calls count against; "" in a batch."""
 
     known: Registered
     key: str

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from datashunt.errors import SubmissionError
@@ -15,6 +16,7 @@ from datashunt.store import Connection, Store, classifiers, intake
 from datashunt.store.intake import Entry
 
 MAX_ID_BYTES = 512
+MAX_DEADLINE_S = 10 * 365 * 86_400.0
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -34,7 +36,7 @@ class Intake:
 
         Args:
             classifier: name of an applied classifier.
-            entries: items, mappings with `id`, `text` and perhaps `meta`, or refusals found by a reader.
+            entries: items, mappings with `id`, `text` and perhaps `meta` and `deadline`, or refusals found by a reader.
             submission_id: names this call, for its receipt.
 
         Raises:
@@ -100,6 +102,8 @@ def sort_out(
         else:
             good.append(checked)
             payload.update(checked.item.id.encode() + b"\0" + checked.text_hash)
+            if checked.item.deadline is not None:
+                payload.update(f"deadline {checked.item.deadline}".encode())
     return good, refused, payload.digest()
 
 
@@ -108,7 +112,7 @@ def check(position: int, entry: object, max_text_bytes: int) -> Entry | Refusal:
     if isinstance(entry, Refusal):
         return entry
     if isinstance(entry, Item):
-        key, text, meta = entry.id, entry.text, entry.meta
+        key, text, meta, deadline = entry.id, entry.text, entry.meta, entry.deadline
     elif isinstance(entry, Mapping):
         missing = [name for name in ("id", "text") if name not in entry]
         if missing:
@@ -119,16 +123,16 @@ def check(position: int, entry: object, max_text_bytes: int) -> Entry | Refusal:
                 "missing_field",
                 f"expected the fields id and text, found no {missing[0]}",
             )
-        key, text, meta = entry["id"], entry["text"], entry.get("meta")
+        key, text, meta, deadline = entry["id"], entry["text"], entry.get("meta"), entry.get("deadline")
     else:
         return Refusal(position, None, "not_an_item", f"expected id and text, found {type(entry).__name__}")
     fault = fault_of_id(key)
     if fault is not None:
         return Refusal(position, None, *fault)
-    fault = fault_of_text(text, max_text_bytes) or fault_of_meta(meta, max_text_bytes)
+    fault = fault_of_text(text, max_text_bytes) or fault_of_meta(meta, max_text_bytes) or fault_of_deadline(deadline)
     if fault is not None:
         return Refusal(position, key, *fault)
-    return Entry(position, Item(key, text, meta), hashlib.sha256(text.encode()).digest())
+    return Entry(position, Item(key, text, meta, deadline_of(deadline)), hashlib.sha256(text.encode()).digest())
 
 
 def fault_of_id(key: object) -> tuple[str, str] | None:
@@ -179,6 +183,46 @@ def fault_of_meta(meta: object, max_bytes: int) -> tuple[str, str] | None:
     if len(stored) > max_bytes:
         return "too_large", f"meta has {len(stored)} bytes as JSON, at most {max_bytes} are allowed"
     return None
+
+
+def fault_of_deadline(value: object) -> tuple[str, str] | None:
+    """Reason and detail if this cannot be a deadline, else None."""
+    try:
+        deadline_of(value)
+    except ValueError as error:
+        return "bad_deadline", str(error)
+    return None
+
+
+def deadline_of(value: object) -> float | datetime | None:
+    """A deadline as a producer may write it: seconds, or a moment as ISO 8601, or as a datetime.
+
+    Raises:
+        ValueError: it is none, or lacks its time zone.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = _number_or_moment(value.strip())
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError("expected a deadline with its time zone, such as 2026-05-04T12:00:00+02:00")
+        try:
+            return value.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("expected a deadline within the years 1 to 9999") from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_DEADLINE_S:
+        raise ValueError(f"expected a deadline in seconds, more than 0 and at most {MAX_DEADLINE_S:.0f}, or a moment")
+    return float(value)
+
+
+def _number_or_moment(text: str) -> float | datetime:
+    for read in (float, datetime.fromisoformat):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    raise ValueError("expected the deadline in seconds, or a moment such as 2026-05-04T12:00:00+02:00")
 
 
 def one_of_each(entries: Sequence[Entry]) -> tuple[list[Entry], int, list[Refusal]]:

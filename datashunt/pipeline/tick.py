@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from datashunt.items import FEWEST_JUDGES, Wake
 from datashunt.settings import Settings
-from datashunt.store import Store, classifiers, distillations, sweeps
+from datashunt.store import Store, batches, classifiers, distillations, sweeps
+from datashunt.store.classifiers import Registered
 from datashunt.telemetry import event
 
 SWEEP_EVERY_S = 1.0
@@ -25,9 +27,12 @@ class Ticker:
         Raises:
             StoreError: nothing was changed; the next tick comes soon.
         """
-        return self._sweep() + self._distil()
+        with self._store.begin() as tx:
+            known = classifiers.everyone(tx)
+        return self._sweep(known) + self._batches(known) + self._distil(known)
 
-    def _sweep(self) -> list[Wake]:
+    def _sweep(self, known: Sequence[Registered]) -> list[Wake]:
+        beyond_s = {one.id: one.spec.llm.batch_beyond_s for one in known}
         with self._store.begin() as tx:
             if not sweeps.take_due(tx, "sweep", every_s=SWEEP_EVERY_S):
                 return []
@@ -38,7 +43,7 @@ class Ticker:
                 call_deadline_s=self._settings.ask_lease_s,
             )
             wakes = sweeps.standing_still(
-                tx, still_s=self._settings.stand_still_s, ask_lease_s=self._settings.ask_lease_s
+                tx, beyond_s, still_s=self._settings.stand_still_s, ask_lease_s=self._settings.ask_lease_s
             )
         if freed.items or freed.asks or freed.calls or freed.distillations:
             event(
@@ -55,10 +60,17 @@ class Ticker:
             event("published_again", lane=lane, classifier=classifier, rows=rows)
         return wakes
 
-    def _distil(self) -> list[Wake]:
-        wakes = []
+    def _batches(self, known: Sequence[Registered]) -> list[Wake]:
         with self._store.begin() as tx:
-            known = classifiers.everyone(tx)
+            if not sweeps.take_due(tx, "batches", every_s=SWEEP_EVERY_S):
+                return []
+            for one in known:
+                if one.spec.llm.batch_beyond_s is not None:
+                    batches.plan(tx, one, gather_s=self._settings.batch_gather_s)
+            return batches.due(tx, still_s=self._settings.stand_still_s)
+
+    def _distil(self, known: Sequence[Registered]) -> list[Wake]:
+        wakes = []
         for classifier in known:
             with self._store.begin() as tx:
                 if not sweeps.take_due(tx, f"distil:{classifier.id}", every_s=classifier.spec.distil.every_s):

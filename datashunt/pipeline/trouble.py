@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from datashunt import llm, prompts
-from datashunt.errors import LLMError, LLMRejected, LLMStopped, LLMThrottled, LLMUnavailable, LLMUnusable
+from datashunt import prompts
+from datashunt.errors import (
+    LLMError,
+    LLMNotAsked,
+    LLMRejected,
+    LLMStopped,
+    LLMThrottled,
+    LLMUnavailable,
+    LLMUnusable,
+)
 from datashunt.pipeline.call import Call
 from datashunt.quota import STOPPED_S, Verdict
 from datashunt.store.asks import Bill
@@ -47,7 +55,7 @@ def after(error: LLMError, call: Call, *, endpoint_fails: bool, max_attempts: in
         jitter: drawn from [0, 1), for the wait.
     """
     wait_s = pause_of(error)
-    if wait_s > 0:
+    if wait_s > 0 or isinstance(error, LLMNotAsked):
         return Retry(wait_s)
     again = _again(error, call, endpoint_fails=endpoint_fails, max_attempts=max_attempts, jitter=jitter)
     if again is not None:
@@ -110,7 +118,7 @@ def bill_of(call: Call, error: LLMError) -> Bill:
     free = unusable is None and not unknown
     return Bill(
         state="answered" if unusable else "unknown" if unknown else "failed",
-        cost_usd=Decimal(0) if free else usage and llm.cost(call.model, usage, call.known.spec.llm),
+        cost_usd=Decimal(0) if free else usage and call.cost(usage),
         usage=usage,
         model=(unusable and unusable.model) or None,
         fingerprint=(unusable and unusable.fingerprint) or None,

@@ -151,7 +151,7 @@ def _retire_bundles(tx: Connection, row_id: int, incumbent: int | None) -> None:
 
 
 _CURRENT = """
-    SELECT c.id, c.name, c.spec_version, c.draw_key, s.document, s.prompt_hash, c.incumbent_id,
+    SELECT c.id, c.name, s.version AS spec_version, c.draw_key, s.document, s.prompt_hash, c.incumbent_id,
            b.id AS b_id, b.version, b.state, b.uri, b.content_hash, b.labels, b.labels_hash,
            b.spec_version AS b_spec_version, b.recipe, b.prune_cut, b.evaluation, b.parent_id, b.created_at
       FROM classifiers c
@@ -172,6 +172,12 @@ def current(tx: Connection, name: str) -> Registered:
     if row is None:
         raise UnknownClassifier(name)
     return _registered(row)
+
+
+def version(tx: Connection, row_id: int, number: int) -> Registered:
+    """The classifier as an earlier or the present version declares it."""
+    by_version = _CURRENT.replace("s.version = c.spec_version", "s.version = :version")
+    return _registered(tx.execute(text(by_version + " WHERE c.id = :id"), {"id": row_id, "version": number}).one())
 
 
 def everyone(tx: Connection) -> list[Registered]:

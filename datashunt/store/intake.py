@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import Connection, text
 
@@ -38,11 +39,13 @@ class Added:
 _ADD = text("""
     WITH incoming AS (
         SELECT * FROM json_to_recordset(CAST(:document AS json))
-            AS t (id bigint, key text, text_hash text, text text, meta jsonb)),
+            AS t (id bigint, key text, text_hash text, text text, meta jsonb, deadline_s float,
+                  deadline timestamptz)),
     added AS (
-        INSERT INTO items (id, classifier_id, key, text_hash, submission_id, priority)
+        INSERT INTO items (id, classifier_id, key, text_hash, submission_id, priority, deadline)
         OVERRIDING SYSTEM VALUE
-        SELECT id, :classifier, key, decode(text_hash, 'hex'), :submission, :priority FROM incoming
+        SELECT id, :classifier, key, decode(text_hash, 'hex'), :submission, :priority,
+               coalesce(deadline, now() + make_interval(secs => deadline_s)) FROM incoming
         ON CONFLICT (classifier_id, key) DO NOTHING
         RETURNING id, key),
     stored AS (
@@ -108,6 +111,7 @@ def _add_chunk(
             "text_hash": entry.text_hash.hex(),
             "text": entry.item.text,
             "meta": entry.item.meta,
+            **_deadline(entry.item),
         }
         for row, entry in pairs
     ]
@@ -121,6 +125,14 @@ def _add_chunk(
         },
     )
     return set(rows.scalars())
+
+
+def _deadline(item: Item) -> dict[str, float | str]:
+    if item.deadline is None:
+        return {}
+    if isinstance(item.deadline, datetime):
+        return {"deadline": item.deadline.isoformat()}
+    return {"deadline_s": item.deadline}
 
 
 def _conflicts(tx: Connection, classifier_id: int, present: Sequence[Entry]) -> tuple[Entry, ...]:

@@ -19,9 +19,15 @@ class Stored:
     reply: Reply
 
 
-def alone(tx: Connection, key: bytes) -> None:
-    """Let nobody else who looks for this key go on until the transaction ends; only then all see the same."""
-    tx.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(encode(:key, 'hex'), 0))"), {"key": key})
+def alone(tx: Connection, *keys: bytes) -> None:
+    """Let nobody else who looks for these keys go on until the transaction ends; only then all see the same."""
+    tx.execute(
+        text(
+            "SELECT pg_advisory_xact_lock(lock) FROM (SELECT DISTINCT hashtextextended(encode(key, 'hex'), 0) AS lock"
+            " FROM unnest(CAST(:keys AS bytea[])) AS key ORDER BY lock) AS ordered"
+        ),
+        {"keys": list(keys)},
+    )
 
 
 def find(tx: Connection, classifier_id: int, key: bytes, labels: Sequence[str]) -> Stored | None:
@@ -60,16 +66,47 @@ def find(tx: Connection, classifier_id: int, key: bytes, labels: Sequence[str]) 
 
 
 def in_flight(tx: Connection, classifier_id: int, key: bytes, ask: int, *, deadline_s: float) -> bool:
-    """Whether a call for another ask with this key was sent and may still bring its answer."""
+    """Whether a call for another ask with this key was sent and may soon bring its answer, as no batch does."""
     return bool(
         tx.execute(
             text(
                 "SELECT EXISTS (SELECT FROM calls WHERE classifier_id = :classifier AND reuse_key = :key"
-                " AND state = 'sent' AND ask_id <> :ask AND created_at > now() - make_interval(secs => :deadline_s))"
+                " AND state = 'sent' AND batch_id IS NULL AND ask_id <> :ask"
+                " AND created_at > now() - make_interval(secs => :deadline_s))"
             ),
             {"classifier": classifier_id, "key": key, "ask": ask, "deadline_s": deadline_s},
         ).scalar_one()
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """Keys of which an answer is stored, and those of which a call is under way."""
+
+    answered: frozenset[bytes]
+    under_way: frozenset[bytes]
+
+
+def paid(tx: Connection, classifier_id: int, keys: Sequence[bytes]) -> Paid:
+    """What was paid for already, or is being paid for by a live call or in a batch, of these keys."""
+    values = {"classifier": classifier_id, "keys": list(keys)}
+    # In this order: what was under way and is no more has left its answer.
+    sent = tx.execute(
+        text(
+            "SELECT reuse_key FROM calls WHERE classifier_id = :classifier AND state = 'sent'"
+            " AND reuse_key = ANY(:keys)"
+        ),
+        values,
+    ).scalars()
+    under_way = frozenset(bytes(key) for key in sent)
+    stored = tx.execute(
+        text(
+            "SELECT reuse_key FROM answers WHERE classifier_id = :classifier AND reused_from IS NULL"
+            " AND reuse_key = ANY(:keys)"
+        ),
+        values,
+    ).scalars()
+    return Paid(frozenset(bytes(key) for key in stored), under_way)
 
 
 def votes(tx: Connection, ask: int, key: bytes) -> tuple[str, ...]:

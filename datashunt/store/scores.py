@@ -117,7 +117,7 @@ _SETTLE = text("""
                          done_at = CASE WHEN kept THEN now() END
           FROM verdict
          WHERE items.id = verdict.row_id AND items.lease_token = :token AND items.state = 'scoring'
-     RETURNING verdict.*, items.priority),
+     RETURNING verdict.*, items.priority, items.deadline),
     scored AS (
         INSERT INTO scores (item_id, bundle_id, spec_version, probabilities, label, confidence, threshold, kept)
         SELECT row_id, :bundle, :spec_version, vector, label, confidence, :threshold, kept
@@ -132,11 +132,11 @@ _SETTLE = text("""
           FROM moved JOIN scored ON scored.item_id = row_id WHERE kept),
     asked AS (
         INSERT INTO asks (item_id, classifier_id, score_id, spec_version, reason, role, propensity, offered, prior,
-                          priority, budget_day_id, reserved, not_before)
+                          priority, deadline, budget_day_id, reserved, not_before)
         SELECT row_id, :classifier, scored.id, :spec_version, reason, role, propensity,
                CASE WHEN offered IS NOT NULL
                     THEN ARRAY(SELECT jsonb_array_elements_text(CAST(offered AS jsonb))) END,
-               CAST(prior AS jsonb), priority,
+               CAST(prior AS jsonb), priority, deadline,
                CASE WHEN reserved IS NOT NULL THEN CAST(:budget_day AS bigint) END, reserved,
                now() + make_interval(secs => CASE WHEN waits THEN :wait_s ELSE 0 END)
           FROM moved LEFT JOIN scored ON scored.item_id = row_id

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
 from datashunt.items import Wake
 from datashunt.store import budgets
+from datashunt.store.asks import for_a_batch
 
 MOST_ROWS = 1024
 """Most rows of one classifier and lane that one tick publishes again."""
@@ -81,7 +83,7 @@ _UNKNOWN_CALLS = text(f"""
     WITH settled AS (
         UPDATE calls SET state = 'unknown', cost_usd = reserved_usd, settled_at = now(), error_kind = 'no_reply',
                          error = 'the worker that sent it left no word'
-         WHERE state = 'sent' AND created_at < now() - make_interval(secs => :deadline_s)
+         WHERE state = 'sent' AND batch_id IS NULL AND created_at < now() - make_interval(secs => :deadline_s)
      RETURNING calls.*, 'sent' AS was, 0.0 AS was_usd),
     {budgets.booked(calls=True)}
     SELECT count(*) FROM settled
@@ -135,24 +137,26 @@ _STANDING_ITEMS = text("""
       FROM announced JOIN classifiers ON classifiers.id = classifier_id GROUP BY name ORDER BY name
 """)
 
-_STANDING_ASKS = text("""
+_STANDING_ASKS = text(f"""
     WITH at_work AS (
         SELECT EXISTS (
             SELECT FROM asks WHERE state = 'calling'
                AND lease_until > now() + make_interval(secs => :lease_s - :still_s)) AS lately),
     standing AS (
-        SELECT row.id FROM classifiers, at_work, LATERAL (
+        SELECT row.id FROM unnest(CAST(:classifiers AS int[]), CAST(:beyond_s AS float[])) AS known (id, beyond_s),
+               at_work, LATERAL (
             SELECT id FROM asks
-             WHERE classifier_id = classifiers.id AND state = 'waiting' AND not_before <= now()
+             WHERE classifier_id = known.id AND state = 'waiting' AND not_before <= now()
+               AND {for_a_batch("known.beyond_s")} IS NOT TRUE
                AND (announced_at < not_before
                     OR announced_at < now() - make_interval(secs => :still_s) AND NOT lately)
-             ORDER BY priority, reason DESC, id LIMIT :most FOR UPDATE SKIP LOCKED) AS row),
+             ORDER BY priority, reason DESC, deadline, id LIMIT :most FOR UPDATE SKIP LOCKED) AS row),
     announced AS (
         UPDATE asks SET announced_at = now() FROM standing WHERE asks.id = standing.id
      RETURNING asks.classifier_id, asks.id)
     SELECT name, array_agg(announced.id ORDER BY announced.id) AS ids
       FROM announced JOIN classifiers ON classifiers.id = classifier_id GROUP BY name ORDER BY name
-""")
+""")  # noqa: S608 - our own words
 
 _DUE_ASKS = text("""
     WITH due AS (
@@ -179,17 +183,31 @@ _STANDING_RUNS = text("""
 """)
 
 
-def standing_still(tx: Connection, *, still_s: float, ask_lease_s: float) -> list[Wake]:
+def standing_still(
+    tx: Connection, beyond_s: Mapping[int, float | None], *, still_s: float, ask_lease_s: float
+) -> list[Wake]:
     """Rows whose message seems lost: nobody works in their lane, or younger rows are at work already.
 
     An honest backlog is neither: its rows wait behind older ones. Threads of the LLM lane take what is due whatever
     woke them, so asks stand still only if nobody took any for `still_s`; a lease says when by its end. Asks that
     waited for their time are due for a message of their own, and each brings a thread: as many as went away when they
     began to wait. What is returned counts as announced again.
+
+    Args:
+        tx: a transaction.
+        beyond_s: of each classifier the `llm.batch_beyond_s`: asks for a batch are not announced one by one.
+        still_s: seconds after which a row that nobody takes stands still.
+        ask_lease_s: length of the lease of an ask.
     """
     found = []
     items = {"still_s": still_s, "most": MOST_ROWS}
-    waiting = {"still_s": still_s, "most": MOST_ASKS, "lease_s": ask_lease_s}
+    waiting = {
+        "still_s": still_s,
+        "most": MOST_ASKS,
+        "lease_s": ask_lease_s,
+        "classifiers": list(beyond_s),
+        "beyond_s": list(beyond_s.values()),
+    }
     for lane, statement, values in (("score", _STANDING_ITEMS, items), ("llm", _STANDING_ASKS, waiting)):
         for row in tx.execute(statement, values):
             together = [tuple(row.ids)] if lane == "score" else [(ask,) for ask in row.ids]

@@ -192,6 +192,10 @@ class World:
         directory = Directory(self.store, 0.0)
         return Asker(self.store, directory, llm, quota, changed)  # type: ignore[arg-type]
 
+    def ask_once(self, llm: FakeLLM) -> None:
+        """Make one call about the ask that is first in line."""
+        self.asker(llm).run(NAME, [], stop=lambda: bool(llm.prompts))
+
     def ask(self, llm: FakeLLM, rows: Sequence[int] | None = None, quota: FakeQuota | None = None, **more: Any) -> int:
         """Ask these, or every ask there is; returns calls made."""
         if rows is None:

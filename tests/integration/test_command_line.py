@@ -20,7 +20,7 @@ from datashunt.cli import items, main
 from datashunt.errors import LLMRejected
 from datashunt.items import Item
 from datashunt.settings import Settings
-from datashunt.store import migrate
+from datashunt.store import batches, migrate
 
 FILE = """
 name: sentiment
@@ -133,6 +133,31 @@ def test_columns_of_a_csv_file_can_be_named(run: Run, world: World, tmp_path: Pa
     file = write(tmp_path, "items.csv", 'no,body\n1,"a, b"\n2,c\n')
     assert run("submit", NAME, file, "--id", "no", "--text", "body").out.startswith("2 accepted")
     assert [row.text for row in world.rows("SELECT text FROM texts ORDER BY item_id")] == ["a, b", "c"]
+
+
+HOURS = "SELECT key, round(extract(epoch FROM deadline - created_at) / 3600, 2) AS hours FROM items ORDER BY id"
+
+
+def test_deadlines_come_for_all_items_or_each_has_its_own(run: Run, world: World, tmp_path: Path) -> None:
+    file = write(tmp_path, "items.csv", "id,text,by\na,x,3600\nb,y,\nc,z,soon\n")
+    ended = run("submit", NAME, file, "--deadline", "7200", "--deadline-column", "by")
+    assert ended == Ended(1, "2 accepted, 0 known already, 1 refused\n", ended.err)
+    assert ended.err.startswith("line 4: bad_deadline: expected the deadline in seconds")
+    assert [(row.key, float(row.hours)) for row in world.rows(HOURS)] == [("a", 1.0), ("b", 2.0)]
+    run("submit", NAME, file, "--deadline", "9000", "--deadline-column", "by")
+    assert [float(row.hours) for row in world.rows(HOURS)] == [1.0, 2.0]
+
+
+def test_a_deadline_may_be_a_moment(run: Run, world: World, tmp_path: Path) -> None:
+    file = write(tmp_path, "items.jsonl", '{"id": "a", "text": "x", "by": "2026-05-04T12:00:00+02:00"}\n')
+    assert run("submit", NAME, file, "--deadline-column", "by").code == 0
+    assert world.one("SELECT deadline = '2026-05-04T10:00:00Z' FROM items")
+
+
+def test_a_deadline_that_is_none_is_refused_before_anything_is_stored(run: Run, world: World, tmp_path: Path) -> None:
+    file = write(tmp_path, "items.csv", "id,text\na,x\n")
+    assert is_one_sentence(run("submit", NAME, file, "--deadline", "soon"), 2, "--deadline: expected")
+    assert world.rows("SELECT * FROM items") == []
 
 
 def test_bad_lines_are_named_and_kept_and_the_good_ones_are_taken(run: Run, world: World, tmp_path: Path) -> None:
@@ -250,7 +275,7 @@ def test_status_shows_the_days_budget(run: Run, world: World) -> None:
     fresh = json.loads(run("status", NAME, "--json").out)["budget"]
     assert (fresh["used"], fresh["reserved"], fresh["threshold"]) == (0, 0, None)
     world.score("positive 0.95", "negative 0.5")
-    world.ask(FakeLLM(), [1])
+    world.ask_once(FakeLLM())
     found = json.loads(run("status", NAME, "--json").out)["budget"]
     assert (found["unit"], found["per_day"], found["used"], found["reserved"]) == ("calls", 1_000, 1, 1)
     assert (found["items"], found["threshold"], found["timezone"], found["at_cap"]) == (2, 1.0, "UTC", "keep")
@@ -265,6 +290,17 @@ def test_a_budget_that_no_call_can_be_counted_against_is_not_applied(run: Run, w
     ended = run("classifier", "apply", write(tmp_path, "wrong.yaml", wrong))
     assert is_one_sentence(ended, 2, "policy.usd_per_day needs the price of mine", "llm.input_price")
     assert world.known().version == 1
+
+
+def test_status_shows_the_batches_that_are_under_way(run: Run, world: World) -> None:
+    world.apply(llm={"batch": "only"})
+    world.score("negative 0.5")
+    assert json.loads(run("status", NAME, "--json").out)["batches"] == []
+    with world.store.begin() as tx:
+        batches.plan(tx, world.known(), gather_s=0.0)
+    (found,) = json.loads(run("status", NAME, "--json").out)["batches"]
+    assert (found["state"], found["requests"]) == ("building", 0)
+    assert run("status").out.splitlines()[-1] == f"{NAME}: batch {found['id']}: 0 asks, building, 0.0 h old"
 
 
 # models and dead letters

@@ -162,7 +162,7 @@ def test_status_counts_by_state_and_source(world: World) -> None:
     world.apply(policy={"audit_rate": 0.0})
     world.bundle()
     world.score(KEEP, KEEP, DOUBT, DOUBT)
-    world.ask(FakeLLM(), [world.one("SELECT min(id) FROM asks")])
+    world.ask_once(FakeLLM())
     world.submit(Item("new", KEEP))
     world.change("INSERT INTO dead_letters (classifier_id, item_id, reason, detail) SELECT classifier_id, id, 'x', ''"
                  " FROM items WHERE key = 'new'")  # fmt: skip

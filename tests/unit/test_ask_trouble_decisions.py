@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from datashunt import classifier
 from datashunt.errors import (
     LLMError,
+    LLMNotAsked,
     LLMNotFound,
     LLMRejected,
     LLMThrottled,
@@ -33,8 +34,9 @@ FILTERED = LLMRejected("refused (400)", kind="content_filter", http_status=400)
 TOO_LONG = LLMRejected("too long (400)", kind="context_too_long", http_status=400)
 NO_KEY = LLMUnauthorized("refused (401)", kind="unauthorized", http_status=401)
 NO_MODEL = LLMNotFound("no such model (404)", kind="not_found", http_status=404)
+NOT_ASKED = LLMNotAsked("the batch is expired", kind="batch_expired")
 WAIT = LLMThrottled("wait", retry_after_s=7.0)
-ALL = [DOWN, GARBLED, REFUSAL, FILTERED, TOO_LONG, NO_KEY, NO_MODEL, WAIT]
+ALL = [DOWN, GARBLED, REFUSAL, FILTERED, TOO_LONG, NO_KEY, NO_MODEL, NOT_ASKED, WAIT]
 errors = st.sampled_from(ALL)
 
 
@@ -68,6 +70,11 @@ def test_what_concerns_everybody_kills_no_ask(error: LLMError, attempts: int, mi
     call = call_of(attempts=attempts, misses=misses, keep_chars=keep)
     if verdict_of(error) != "alive" or isinstance(error, LLMThrottled):
         assert isinstance(step(error, call, open_=True), Retry)
+
+
+@given(st.integers(0, 30), st.integers(0, 5))
+def test_what_a_batch_did_not_come_to_is_asked_again_as_if_nothing_was(attempts: int, misses: int) -> None:
+    assert step(NOT_ASKED, call_of("one", "two", attempts=attempts, misses=misses)) == Retry()
 
 
 @pytest.mark.parametrize("error", [DOWN, GARBLED])

@@ -56,7 +56,14 @@ def test_a_worker_with_a_wrong_setting_ends_with_code_2_and_a_sentence(env: dict
 
 def test_every_task_is_registered_and_routed_to_a_queue_that_exists(app: ModuleType) -> None:
     ours = {name for name in app.app.tasks if name.startswith("datashunt.")}
-    assert ours == {"datashunt.score", "datashunt.ask", "datashunt.distil", "datashunt.submit", "datashunt.tick"}
+    assert ours == {
+        "datashunt.score",
+        "datashunt.ask",
+        "datashunt.batch",
+        "datashunt.distil",
+        "datashunt.submit",
+        "datashunt.tick",
+    }
     queues = {queue.name for queue in app.app.conf.task_queues}
     assert {name: route["queue"] for name, route in app.app.conf.task_routes.items() if name in ours}.keys() == ours
     assert {route["queue"] for route in app.app.conf.task_routes.values()} <= queues

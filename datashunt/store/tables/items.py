@@ -99,6 +99,7 @@ class ItemRow(Base):
     outcome_id: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     done_at: Mapped[datetime | None]
+    deadline: Mapped[datetime | None]
     __table_args__ = (
         UniqueConstraint("classifier_id", "key"),
         one_of("state", ItemState),
@@ -147,7 +148,9 @@ class AskRow(Base):
     prior. `offered` NULL means all labels. `attempts` counts failed calls, `misses` paid replies that named
     no offered label. `fallback`: which of the classifier's models is asked, 0 the first. `keep_chars`: how many
     characters of the text the LLM is shown, NULL for all. `reserved`: what its next call may cost, on that day's
-    budget; NULL: nothing is reserved.
+    budget; NULL: nothing is reserved. `deadline` is its item's. `batchable`: false once a batch with it failed as a
+    whole. While a batch has it, the batch's key is the lease's token, and `lease_until` is NULL: the batch has a lease
+    of its own.
     """
 
     __tablename__ = "asks"
@@ -174,6 +177,8 @@ class AskRow(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     fallback: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     keep_chars: Mapped[int | None]
+    deadline: Mapped[datetime | None]
+    batchable: Mapped[bool] = mapped_column(server_default=text("true"))
     __table_args__ = (
         one_of("state", AskState),
         one_of("reason", Reason),
@@ -188,17 +193,20 @@ class AskRow(Base):
             "classifier_id",
             "priority",
             text("reason DESC"),  # escalations before audits
+            "deadline",
             "id",
             postgresql_where=text("state = 'waiting'"),
         ),
         Index("ix_asks_calling", "lease_until", postgresql_where=text("state = 'calling'")),
+        Index("ix_asks_in_batch", "lease_token", postgresql_where=text("state = 'calling' AND lease_until IS NULL")),
     )
 
 
 class CallRow(Base):
     """One HTTP request, written before it is sent and settled after it, whatever happened to the lease.
 
-    `budget_reserved`: what was reserved for it on that day's budget, in the budget's unit.
+    `budget_reserved`: what was reserved for it on that day's budget, in the budget's unit. `batch_id`: it is a line of
+    that batch's file instead.
     """
 
     __tablename__ = "calls"
@@ -228,11 +236,13 @@ class CallRow(Base):
     settled_at: Mapped[datetime | None]
     reuse_key: Mapped[bytes | None]
     votes: Mapped[list[str] | None]
+    batch_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("batches.id"))
     __table_args__ = (
         one_of("state", ("sent", "answered", "failed", "unknown")),
         CheckConstraint("(state = 'sent') = (settled_at IS NULL)", name="settled"),
         CheckConstraint("(budget_day_id IS NULL) = (budget_reserved IS NULL)", name="budget"),
         Index("ix_calls_sent", "created_at", postgresql_where=text("state = 'sent'")),
+        Index("uq_calls_batch", "batch_id", "ask_id", unique=True, postgresql_where=text("batch_id IS NOT NULL")),
         Index("ix_calls_in_flight", "classifier_id", "reuse_key", postgresql_where=text("state = 'sent'")),
     )
 

@@ -1,0 +1,102 @@
+"""Which asks go into a batch, and the file that they make. Nothing is sent here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from decimal import Decimal
+
+from datashunt.items import ClaimedAsk
+from datashunt.llm import Batches
+from datashunt.llm.batches import MAX_BYTES, MAX_REQUESTS
+from datashunt.pipeline import budget, settle
+from datashunt.pipeline.budget import Clock
+from datashunt.pipeline.call import Call, put_to
+from datashunt.pipeline.line import Place
+from datashunt.store import Connection, Store, asks, batches, budgets, reuse
+from datashunt.store.batches import Booking, ClaimedBatch
+from datashunt.store.classifiers import Registered
+
+CHUNK = 500
+"""Asks that one transaction takes."""
+
+
+def call_of(tx: Connection, known: Registered, batch: ClaimedBatch, ask: ClaimedAsk) -> Call:
+    """The request about an ask: always the same one, as long as the batch has it."""
+    call = put_to(Place(known, key=""), ask, batch.key, 0)
+    share = Decimal(1) - Decimal(str(known.spec.llm.batch_discount))
+    votes = () if known.spec.llm.samples < 2 else reuse.votes(tx, ask.row, call.reuse_key)
+    return replace(call, share=share, votes=votes)
+
+
+class Filler:
+    """Fills batches and makes their files."""
+
+    def __init__(self, store: Store, api: Batches, clock: Clock = budgets.now) -> None:
+        self._store = store
+        self._api = api
+        self._clock = clock
+
+    def fill(self, batch: ClaimedBatch, known: Registered, *, lease_s: float) -> int:
+        """Take asks and book their calls, until none is left or the file is full; returns how many calls.
+
+        An ask for which today's budget has no place waits. One whose question was answered before ends at once. One
+        whose question is under way comes along without a call of its own: when the batch ends, the answer is there.
+        """
+        size, count, more = 0, 0, True
+        while more and count < MAX_REQUESTS:
+            with self._store.begin() as tx:
+                if not batches.renew(tx, batch, lease_s=lease_s):
+                    return count
+                taken = batches.take(tx, batch, known, most=min(CHUNK, MAX_REQUESTS - count))
+                calls = self._to_pay(tx, [call_of(tx, known, batch, ask) for ask in taken])
+                fitting: list[Call] = []
+                for call in calls:
+                    size += len(self._line(call))
+                    if size > MAX_BYTES and count + len(fitting) > 0:
+                        asks.put_back(tx, call.ask, batch.key, wait_s=0)
+                    elif self._secured(tx, call):
+                        fitting.append(call)
+                batches.book(tx, batch, known, [_booking(call) for call in fitting])
+                count += len(fitting)
+                more = bool(taken) and size <= MAX_BYTES
+        return count
+
+    def _secured(self, tx: Connection, call: Call) -> bool:
+        """Whether the day's budget has a place for the call; without one its ask waits for the next day."""
+        known, ask = call.known, call.ask
+        return budget.is_secured(known, ask) or budget.secure(
+            tx, known, ask, call.token, call.prompt, self._clock, samples=max(1, call.samples)
+        )
+
+    def _to_pay(self, tx: Connection, calls: Sequence[Call]) -> Iterator[Call]:
+        """Those that have to be paid for."""
+        keys = [call.reuse_key for call in calls if call.may_reuse]
+        reuse.alone(tx, *keys)
+        paid = reuse.paid(tx, calls[0].known.id, keys) if keys else reuse.Paid(frozenset(), frozenset())
+        under_way = set(paid.under_way)
+        for call in calls:
+            if call.may_reuse and call.reuse_key in paid.answered:
+                settle.answer_again(tx, call)
+            elif not (call.may_reuse and call.reuse_key in under_way):
+                under_way.add(call.reuse_key)
+                yield call
+
+    def file_of(self, batch: ClaimedBatch, known: Registered) -> bytes:
+        """The file of a batch's requests: the same each time, as long as no more is known of what the LLM refuses."""
+        lines: list[bytes] = []
+        after = 0
+        while True:
+            with self._store.begin() as tx:
+                found = batches.open_ones(tx, batch, known.spec.labels_hash, after=after, most=CHUNK)
+                lines += [self._line(call_of(tx, known, batch, one.ask)) for one in found.values()]
+            if not found:
+                return b"".join(lines)
+            after = max(found)
+
+    def _line(self, call: Call) -> bytes:
+        return self._api.request_line(str(call.ask.row), call.prompt, call.model, call.samples)
+
+
+def _booking(call: Call) -> Booking:
+    return Booking(call.ask, call.reuse_key, call.tokens, call.reserved_usd)
