@@ -616,3 +616,19 @@ def test_ten_ticks_at_once_make_one_batch(start: Start, world: World) -> None:
         with world.store.begin() as tx:
             batches.plan(tx, classifiers.current(tx, NAME), gather_s=0.0)
     assert world.one(OPEN) == 1
+
+
+# a day's budget
+
+
+def test_a_batch_takes_no_more_asks_than_todays_budget_has_places_for(start: Start, world: World) -> None:
+    world.apply(llm={"batch": "only"}, policy={"mode": "budget", "calls_per_day": 4, "audit_rate": 0.0})
+    bench = start()
+    bench.ask(*DOUBT)
+    waiting = "SELECT count(*) FROM asks WHERE state = 'waiting' AND reserved IS NULL AND not_before > now()"
+    assert world.one(waiting) == 2
+    world.change("UPDATE asks SET not_before = now()")
+    bench.harvest()
+    assert world.one("SELECT count(*) FROM calls") == 4
+    assert world.one(waiting) == 2
+    assert tuple(world.rows("SELECT spent, reserved FROM budget_days")[0]) == (4, 0)

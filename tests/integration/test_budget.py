@@ -292,7 +292,7 @@ def test_many_workers_cannot_race_past_the_cap(world: World, clock: Clock) -> No
 
 
 def _items(part: int) -> list[Any]:
-    return [Item(f"{part}-{n}", f"positive 0.{500 + (n * 7) % 499}") for n in range(500)]
+    return [Item(f"{part}-{n}", f"positive 0.{500 + (n * 7) % 499} {part} {n}") for n in range(500)]
 
 
 def test_a_batch_that_the_budget_cannot_pay_is_not_written(world: World, clock: Clock) -> None:
