@@ -55,6 +55,10 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
         "generalised, q = 0.7": {"plan": {"smoothing": 0.0, "robustness": 0.7}},
         "symmetric": {"plan": {"smoothing": 0.0, "reverse": 1.0}},
     },
+    "moved texts": {
+        "none": {"plan": {"adversarial": 0.0}},
+        "10 %": {"plan": {"adversarial": 0.1}},
+    },
     "recipe": {
         "head": {"plan": {"recipes": ("head",)}},
         "blend": {"plan": {"recipes": ("blend",)}},

@@ -30,7 +30,7 @@ from datashunt.simulator import Options, Request, Response, Simulator
 from datashunt.store import Store, classifiers
 
 LABELS = ("negative", "neutral", "positive")
-PATIENCE_S = 90.0
+PATIENCE_S = 150.0
 
 
 def plain_items(count: int, start: int = 0) -> list[dict[str, str]]:

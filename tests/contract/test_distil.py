@@ -201,7 +201,7 @@ def test_what_the_incumbent_was_sure_of_is_retained(bench: Bench, recipe: str) -
         model = SmallModel.load(folder, device="cpu", precision="fp32")
         # Before the temperature, which hides that a model has given up on a label.
         kept[name] = float(log_softmax(model.logits(model.encode(replay)), axis=1)[:, 2].mean())
-    assert kept["with"] > kept["without"] + 1
+    assert kept["with"] > kept["without"] + 0.5
 
 
 def test_a_fine_tuned_incumbent_is_trained_further_and_stays_as_it_was(bench: Bench) -> None:
