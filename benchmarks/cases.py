@@ -57,7 +57,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "moved texts": {
         "none": {"plan": {"adversarial": 0.0}},
-        "10 %": {"plan": {"adversarial": 0.1}},
+        "a tenth": {"plan": {"adversarial": 0.1}},
     },
     "recipe": {
         "head": {"plan": {"recipes": ("head",)}},
