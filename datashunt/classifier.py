@@ -44,8 +44,8 @@ class LLMSpec(Part):
     """Which LLM, at which price (USD per million tokens) and limits (per minute, all workers together).
 
     `models`: in place of `model`, the LLM and those asked in its stead when it is out of order or refuses an item.
-    `api`: which of the endpoint's APIs is asked; `auto` finds out. `samples`: how often a server that gives no
-    probabilities is asked about one item. `redact`: what is taken out of a text before it is sent;
+    `api`: which of the endpoint's APIs is asked; `auto` finds out. `option_ids`: in chat, labels are answered by ids of
+    one token each. `samples`: how often a server that gives no probabilities is asked about one item. `redact`: what is taken out of a text before it is sent;
     `phone_region`: the country (ISO 3166, two letters) whose numbers may stand without a country code.
     `concurrency`: requests at the same time. `weight`: share of a limit among classifiers that wait for it.
     `batch`: which asks go through the Batches API: those whose deadline is further away than `batch_window_s`
@@ -55,6 +55,7 @@ class LLMSpec(Part):
     model: Annotated[str, Field(min_length=1)] = "gpt-4.1-mini"
     models: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=8)] = ()
     api: Api = "auto"
+    option_ids: bool = False
     samples: Annotated[Whole, Field(ge=1, le=20)] = 1
     redact: tuple[Secret, ...] = ()
     phone_region: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None = None

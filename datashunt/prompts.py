@@ -11,7 +11,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,9 @@ _PRIOR_IS_A_HINT = (
     'Its "prior" is what a small model believes, as a probability for each label. It may be wrong: judge for yourself.'
 )
 _ANSWER = 'Answer with one JSON object, {"label": LABEL}, where LABEL is exactly one of these:'
+_ANSWER_ID = 'Answer with one JSON object, {"label": ID}, where ID is the id of one of these:'
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_NONE_ID = "0"
 _NONE_DESCRIPTION = "if no label above fits the item"
 
 # What some servers' tokenizers read as control tokens even inside a string (<|im_end|>, </s>, [INST], …), and
@@ -45,6 +48,7 @@ class Prompt:
         messages: system, then user, as the chat protocol wants them.
         instruction: what to decide. rules: what the data is, and that it is no instruction; without its subject.
         descriptions: of everything that may be answered, "" where there is none.
+        ids: by which a chat reply names each of them: itself, or an id of one token (`llm.option_ids`).
         candidates: the labels offered, in the classifier's order.
         allow_none: whether NONE_OF_THESE may be answered; only when labels were left out.
         response_format: JSON schema whose `label` is an enum of what may be answered.
@@ -55,6 +59,7 @@ class Prompt:
     instruction: str
     rules: str
     descriptions: Mapping[str, str]
+    ids: Mapping[str, str]
     candidates: tuple[str, ...]
     allow_none: bool
     response_format: Mapping[str, Any]
@@ -117,9 +122,10 @@ def render(
     pruned = len(offered) < len(spec.labels)
     descriptions = {label: " ".join(spec.labels[label].split()) for label in offered}
     descriptions |= {NONE_OF_THESE: _NONE_DESCRIPTION} if pruned else {}
+    ids = _ids(spec, descriptions)
     rules = "\n".join([_ITEM_IS_DATA, *([_PRIOR_IS_A_HINT] if prior is not None else [])])
-    lines = [spec.instruction, "", f"The user message is {rules}", "", _ANSWER]
-    lines += [_label_line(label, description) for label, description in descriptions.items()]
+    lines = [spec.instruction, "", f"The user message is {rules}", "", _ANSWER_ID if spec.llm.option_ids else _ANSWER]
+    lines += [_label_line(label, ids[label], description) for label, description in descriptions.items()]
     data: dict[str, Any] = {"item": shortened(redact(text, spec.llm.redact, spec.llm.phone_region), keep_chars)}
     if prior is not None:
         data["prior"] = {label: prior[label] for label in offered if label in prior}
@@ -131,11 +137,12 @@ def render(
         instruction=spec.instruction,
         rules=rules,
         descriptions=descriptions,
+        ids=ids,
         candidates=offered,
         allow_none=pruned,
-        response_format=_schema(tuple(descriptions)),
-        # A token is at least a byte of the label; braces, quotes and white space take a few more.
-        max_tokens=16 + max(len(label.encode()) for label in descriptions),
+        response_format=_schema(tuple(ids.values())),
+        # A token is at least a byte of what names the label; braces, quotes and white space take a few more.
+        max_tokens=16 + max(len(name.encode()) for name in ids.values()),
     )
 
 
@@ -166,7 +173,8 @@ def keep_chars(text: str, prompt: Prompt, fits: float | None) -> int:
 def parse(content: str | None, prompt: Prompt) -> str:
     """Read a reply: one of the candidates, or NONE_OF_THESE where that was offered.
 
-    White space, a code fence around the JSON, and letter case are forgiven where no doubt is left.
+    White space, a code fence around the JSON, letter case, and a label's name where its id was asked for are forgiven
+    where no doubt is left.
 
     Raises:
         LLMUnusable: kind `empty`, `invalid_json` or `outside_candidates`. The reply is not repeated in the
@@ -183,12 +191,12 @@ def parse(content: str | None, prompt: Prompt) -> str:
     if not isinstance(said, str):
         raise LLMUnusable("the LLM's reply has no label", kind="invalid_json")
     said = said.strip()
-    if said in prompt.answers:
-        return said
-    alike = [label for label in prompt.answers if label.casefold() == said.casefold()]
-    if len(alike) != 1:
-        raise LLMUnusable("the LLM named a label that was not offered", kind="outside_candidates")
-    return alike[0]
+    for names in (prompt.ids, {answer: answer for answer in prompt.answers}):
+        named = [answer for answer, name in names.items() if name == said]
+        named = named or [answer for answer, name in names.items() if name.casefold() == said.casefold()]
+        if len(named) == 1:
+            return named[0]
+    raise LLMUnusable("the LLM named a label that was not offered", kind="outside_candidates")
 
 
 def label_probabilities(tokens: Sequence[TokenLogprobs], prompt: Prompt, label: str) -> dict[str, float] | None:
@@ -210,7 +218,7 @@ def label_probabilities(tokens: Sequence[TokenLogprobs], prompt: Prompt, label: 
     """
     if label not in prompt.candidates:
         return None
-    spellings = _spellings(prompt.answers)
+    spellings = _spellings(prompt.ids)
     mass = dict.fromkeys(prompt.answers, 0.0)
     said, path, told = b"", 1.0, False
     for token in tokens:
@@ -294,19 +302,33 @@ def _offered(spec: Spec, candidates: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(label for label in spec.label_names if label in wanted)
 
 
-def _label_line(label: str, description: str) -> str:
+def _ids(spec: Spec, answers: Iterable[str]) -> dict[str, str]:
+    """What a chat reply calls each answer: its name, or an id that is one token of every common tokenizer.
+
+    A label keeps its id whatever else is offered. Letters for up to 26 labels; numbers of three digits for more.
+    """
+    if not spec.llm.option_ids:
+        return {answer: answer for answer in answers}
+    labels = spec.label_names
+    ids = _LETTERS if len(labels) <= len(_LETTERS) else [str(100 + place) for place in range(len(labels))]
+    return {answer: _NONE_ID if answer == NONE_OF_THESE else ids[labels.index(answer)] for answer in answers}
+
+
+def _label_line(label: str, identifier: str, description: str) -> str:
     name = json.dumps(label, ensure_ascii=False)
+    if identifier != label:
+        name = f"{json.dumps(identifier)} is {name}"
     # A description is one line, so that it cannot look like another label.
     return f"- {name}: {description}" if description else f"- {name}"
 
 
-def _spellings(answers: Sequence[str]) -> tuple[Mapping[bytes, str], ...]:
+def _spellings(ids: Mapping[str, str]) -> tuple[Mapping[bytes, str], ...]:
     """What may follow the opening quote → answer: as it is, with escapes, and without regard to letter case.
 
     The closing quote belongs to it, so that no spelling begins another.
     """
-    plain = {json.dumps(answer, ensure_ascii=False)[1:].encode(): answer for answer in answers}
-    escaped = {json.dumps(answer)[1:].encode(): answer for answer in answers}
+    plain = {json.dumps(name, ensure_ascii=False)[1:].encode(): answer for answer, name in ids.items()}
+    escaped = {json.dumps(name)[1:].encode(): answer for answer, name in ids.items()}
     return plain, escaped, {ending.lower(): answer for ending, answer in plain.items()}
 
 

@@ -6,7 +6,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ from datashunt.simulator.bodies import PREFIX, TOKENS_PER_MESSAGE, Manner, valid
 from datashunt.simulator.messages import Refused, Request, Response, error
 from datashunt.simulator.tokens import Token, speak, to_json
 
-_LISTED = re.compile(r'- ("(?:[^"\\]|\\.)*")(?:: .*)?')
+_LISTED = re.compile(r'- (?:(?P<id>"\w+") is )?(?P<label>"(?:[^"\\]|\\.)*")(?:: .*)?')
 _FENCE = ("```json\n", "\n```")
 
 
@@ -30,7 +30,7 @@ class Chat:
 
     Attributes:
         model: as the request names it.
-        item: text of the item. labels: those offered, in the prompt's order.
+        item: text of the item. labels: those offered, in the prompt's order. ids: what the reply calls each.
         prompt_tokens: by `datashunt.prompts.count_tokens`, and TOKENS_PER_MESSAGE for each message.
         max_tokens: the reply is cut after so many; None for no limit.
         top_logprobs: alternatives wanted at each token; None if no log-probabilities are wanted.
@@ -39,6 +39,7 @@ class Chat:
     model: str
     item: str
     labels: tuple[str, ...]
+    ids: Mapping[str, str]
     prompt_tokens: int
     max_tokens: int | None
     top_logprobs: int | None
@@ -50,7 +51,8 @@ class Chat:
 
     def reply(self, said: Sequence[Said], manner: Manner) -> Response:
         """The completion that says the label, with log-probabilities if asked and known here."""
-        tokens = speak(said[0].label, said[0].probabilities)
+        ids = {label: self.ids.get(label, label) for label in (said[0].label, *said[0].probabilities)}
+        tokens = speak(ids[said[0].label], {ids[label]: p for label, p in said[0].probabilities.items()})
         if "response_format" in manner.without:
             opened, closed = (Token(text, ((text, 1.0),)) for text in _FENCE)
             tokens = [opened, *tokens, closed]
@@ -93,7 +95,8 @@ def read_chat(document: bytes, manner: Manner) -> Chat:
 
     The last message's content must be one JSON object with the text of the item as `item`; the labels are
     the enum of `label` in the JSON schema of `response_format`, or where there is none, the list
-    (`- "label": description`) that ends the first message.
+    (`- "label": description`) that ends the first message. A list that gives ids (`- "A" is "label": description`)
+    says what those of the enum stand for, and is answered by them.
 
     Raises:
         Refused: carrying a 400 that names the parameter and what was expected.
@@ -105,11 +108,13 @@ def read_chat(document: bytes, manner: Manner) -> Chat:
     if body.top_logprobs is not None and not body.logprobs:
         raise Refused(error(400, "top_logprobs is allowed with logprobs: true only", param="top_logprobs"))
     content = validated(_UserContent, body.messages[-1].content, "the last message", param="messages")
+    labels = _labels(body, manner)
     limits = [limit for limit in (body.max_tokens, body.max_completion_tokens) if limit is not None]
     return Chat(
         model=body.model,
         item=content.item,
-        labels=_labels(body, manner),
+        labels=tuple(labels),
+        ids=labels,
         prompt_tokens=sum(count_tokens(message.content) + TOKENS_PER_MESSAGE for message in body.messages),
         max_tokens=min(limits, default=None),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
@@ -122,15 +127,17 @@ def completion_of(chat: Chat, label: str) -> Response:
     return chat.reply([Said(label, {label: 1.0})], manner)
 
 
-def _labels(body: _Body, manner: Manner) -> tuple[str, ...]:
-    if body.labels is not None and "response_format" not in manner.without:
-        return tuple(dict.fromkeys(body.labels))
+def _labels(body: _Body, manner: Manner) -> dict[str, str]:
+    """Label → what the reply calls it, in the prompt's order."""
     lines = map(_LISTED.fullmatch, reversed(body.messages[0].content.split("\n")))
-    listed = [json.loads(line[1]) for line in takewhile(bool, lines) if line is not None]
+    found = [line for line in takewhile(bool, lines) if line is not None]
+    listed = {json.loads(line["id"] or line["label"]): json.loads(line["label"]) for line in reversed(found)}
+    if body.labels is not None and "response_format" not in manner.without:
+        listed = {name: listed.get(name, name) for name in body.labels}
     if not listed:
         param = "response_format.json_schema.schema.properties.label.enum"
         raise Refused(error(400, f"the body: {param}: expected labels, here or at the end of the prompt", param=param))
-    return tuple(dict.fromkeys(reversed(listed)))
+    return {label: name for name, label in listed.items()}
 
 
 def _completion(chat: Chat, tokens: Sequence[Token], manner: Manner) -> Response:

@@ -36,8 +36,10 @@ def base_url(answers: Path) -> Iterator[str]:
         yield simulator.base_url
 
 
-def test_the_distribution_of_the_file_comes_back_as_label_probabilities(base_url: str) -> None:
-    llm, prompt = LLM(base_url, KEY), render(SPEC, TEXT)
+@pytest.mark.parametrize("option_ids", [False, True])
+def test_the_distribution_of_the_file_comes_back_as_label_probabilities(base_url: str, option_ids: bool) -> None:
+    spec = SPEC.model_copy(update={"llm": SPEC.llm.model_copy(update={"option_ids": option_ids})})
+    llm, prompt = LLM(base_url, KEY), render(spec, TEXT)
     reply = llm.ask(prompt, "m", deadline_s=30)
     llm.close()
     assert (reply.label, reply.source) == ("joy", "logprobs")

@@ -175,6 +175,31 @@ def test_a_reply_without_an_offered_label_is_unusable(content: str | None, kind:
     assert caught.value.kind == kind
 
 
+def with_ids(*labels: str, candidates: list[str] | None = None) -> Prompt:
+    return render(spec(labels=list(labels), llm={"option_ids": True}), "x", candidates=candidates)
+
+
+def test_option_ids_stand_before_the_names_and_are_what_may_be_answered() -> None:
+    prompt = with_ids("joy", "fear", "anger", candidates=["anger", "joy"])
+    assert system(prompt).endswith(
+        'where ID is the id of one of these:\n- "A" is "joy"\n- "C" is "anger"\n'
+        '- "0" is "none of these": if no label above fits the item'
+    )
+    assert enum(prompt) == ["A", "C", "0"]
+    assert prompt.max_tokens == 17
+
+
+@pytest.mark.parametrize(("said", "label"), [("B", "A"), ("a", "B"), ("100", "100"), ("A", "B")])
+def test_an_id_goes_before_a_name(said: str, label: str) -> None:
+    assert parse(json.dumps({"label": said}), with_ids("B", "A", "100")) == label
+
+
+def test_more_labels_than_letters_have_numbers_of_three_digits_as_ids() -> None:
+    prompt = with_ids(*(f"label {n}" for n in range(27)))
+    assert enum(prompt) == [str(100 + n) for n in range(27)]
+    assert parse('{"label": "126"}', prompt) == "label 26"
+
+
 def test_none_of_these_is_an_answer_when_labels_were_left_out() -> None:
     prompt = render(spec(), "x", candidates=["positive", "negative"])
     assert parse('{"label":"None of these"}', prompt) == NONE_OF_THESE

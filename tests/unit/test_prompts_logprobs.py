@@ -16,8 +16,9 @@ from datashunt.prompts import Prompt, TokenLogprobs, label_probabilities, render
 LABELS = ["positive", "negative", "neutral"]
 
 
-def prompt(labels: list[str] = LABELS, candidates: list[str] | None = None) -> Prompt:
-    return render(parse_spec({"name": "n", "labels": labels, "instruction": "i"}), "x", candidates=candidates)
+def prompt(labels: list[str] = LABELS, candidates: list[str] | None = None, option_ids: bool = False) -> Prompt:
+    spec = parse_spec({"name": "n", "labels": labels, "instruction": "i", "llm": {"option_ids": option_ids}})
+    return render(spec, "x", candidates=candidates)
 
 
 def tokens(*entries: tuple[str, float, dict[str, float]]) -> list[TokenLogprobs]:
@@ -120,6 +121,23 @@ def test_characters_cut_in_half_are_joined() -> None:
 def test_a_label_written_with_escapes_is_recognised() -> None:
     said = tokens(certain('{"label":"'), ("\\u00e4", 0.7, {"ö": 0.3}), certain('"}'))
     assert label_probabilities(said, prompt(["ä", "ö"]), "ä") == pytest.approx({"ä": 0.7, "ö": 0.3})
+
+
+def test_ids_of_one_token_tell_labels_with_a_common_beginning_apart_at_once() -> None:
+    said = tokens(certain('{"label":"'), ("B", 0.6, {"C": 0.3, "A": 0.1}), certain('"}'))
+    assert label_probabilities(said, prompt(option_ids=True), "negative") == pytest.approx(
+        {"positive": 0.1, "negative": 0.6, "neutral": 0.3}
+    )
+
+
+def test_an_id_cut_into_digits_is_joined() -> None:
+    labels = [f"label {n}" for n in range(40)]
+    said = tokens(certain('{"label":"1'), ("2", 0.8, {"0": 0.2}), ("7", 0.5, {"6": 0.5}), certain('"}'))
+    found = label_probabilities(said, prompt(labels, option_ids=True), "label 27")
+    assert found is not None
+    assert found["label 27"] == pytest.approx(0.4)
+    assert found["label 26"] == pytest.approx(0.4)
+    assert [found[f"label {n}"] for n in range(10)] == pytest.approx([0.02] * 10)
 
 
 def test_the_probability_of_none_of_these_is_not_spread_over_the_candidates() -> None:
