@@ -45,11 +45,12 @@ class LLMSpec(Part):
 
     `models`: in place of `model`, the LLM and those asked in its stead when it is out of order or refuses an item.
     `api`: which of the endpoint's APIs is asked; `auto` finds out. `option_ids`: in chat, labels are answered by ids of
-    one token each. `samples`: how often a server that gives no probabilities is asked about one item. `redact`: what is taken out of a text before it is sent;
-    `phone_region`: the country (ISO 3166, two letters) whose numbers may stand without a country code.
-    `concurrency`: requests at the same time. `weight`: share of a limit among classifiers that wait for it.
-    `batch`: which asks go through the Batches API: those whose deadline is further away than `batch_window_s`
-    seconds (`auto`), none or all. `batch_discount`: what part of the price of a live call is saved there.
+    one token each. `samples`: how often a server that gives no probabilities is asked about one item. `redact`: what is
+    taken out of a text before it is sent; `phone_region`: the country (ISO 3166, two letters) whose numbers may stand
+    without a country code. `concurrency`: requests at the same time. `weight`: share of a limit among classifiers that
+    wait for it. `batch`: which asks go through the Batches API: those whose deadline is further away than
+    `batch_window_s` seconds (`auto`), none or all. `batch_discount`: what part of the price of a live call is saved
+    there.
     """
 
     model: Annotated[str, Field(min_length=1)] = "gpt-4.1-mini"
