@@ -23,6 +23,8 @@ RPM = 1_200
 WARM_UP_CALLS = 400
 """Until every thread has its connections."""
 USED, THROTTLED, CPU_MS, QUEUED_MS = 0.98, 0.001, 3.0, 50.0
+CROWD, CROWD_LATENCY_MS = 300, 3_000
+"""Calls in flight in one process, and how long each takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def benchmark(full: bool) -> Result:
     started = time.monotonic()
     requests = limited(Limits(RPM), counts)
     tokens = limited(Limits(RPM, tokens_for(RPM * 3 // 4)), counts)
-    measures = [*_of_limits(requests, tokens), *_of_overhead(counts), *_of_kills(counts.kills)]
+    measures = [*_of_limits(requests, tokens), *_of_overhead(counts), *_of_crowd(counts), *_of_kills(counts.kills)]
     return Result("llm_lane", full, time.monotonic() - started, measures)
 
 
@@ -154,6 +156,30 @@ def _queued(counts: Counts) -> list[float]:
             " FROM calls JOIN asks ON asks.id = calls.ask_id ORDER BY calls.id OFFSET 20"
         )
         return [float(row.ms) for row in rows]
+
+
+def _of_crowd(counts: Counts) -> list[Measure]:
+    """One process with hundreds of slow calls under way, without limits."""
+    items = some_items(max(4 * CROWD, counts.calls), seed=5)
+    in_flight = "SELECT count(*) FROM calls WHERE state = 'sent'"
+    done = "SELECT count(*) FROM items WHERE state = 'done'"
+    with lane(Limits(), items, latency_ms=CROWD_LATENCY_MS) as running:
+        running.start(processes=1, threads=CROWD)
+        running.submit(items[:1])
+        running.until(lambda: running.count(done) == 1, "the first call")
+        alone_mib, most, peak_mib = running.memory_mib(), 0, 0.0
+        running.submit(items[1:])
+        while running.count(done) < len(items):
+            most = max(most, running.count(in_flight))
+            peak_mib = max(peak_mib, running.memory_mib())
+            time.sleep(0.1)
+        connections = running.count("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'datashunt'")
+    return [
+        Measure("crowd", "most calls in flight in one process", most, "", float(CROWD)),
+        Measure("crowd_mib", "memory for each of them", (peak_mib - alone_mib) / max(most, 1), "MiB"),
+        Measure("crowd_peak_mib", "most memory of that process", peak_mib, "MiB"),
+        Measure("crowd_connections", "connections to PostgreSQL at its end, all processes", connections),
+    ]
 
 
 def percentile(ordered: list[float], share: float) -> float:

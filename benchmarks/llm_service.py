@@ -28,6 +28,7 @@ from datashunt.errors import DatashuntError
 from datashunt.items import Item
 
 PROCESSES = 4
+THREADS = 16
 LATENCY_MS = 300
 PATIENCE_S = 120.0
 
@@ -63,10 +64,10 @@ class Lane:
             for asked in runtime.scorer.run(CLASSIFIER, wake.ids):
                 runtime.publisher.publish([asked])
 
-    def start(self, processes: int = PROCESSES) -> None:
+    def start(self, processes: int = PROCESSES, threads: int = THREADS) -> None:
         """Start workers of the LLM lane, as `datashunt up --workers` does."""
         folder = self.service.settings.data_dir
-        argv = next(one.argv for one in worker_commands(folder) if one.name == "llm")
+        argv = next(one.argv for one in worker_commands(folder, llm_threads=threads) if one.name == "llm")
         for _ in range(processes):
             number = len(self.workers)
             self.workers.append(
@@ -90,6 +91,11 @@ class Lane:
         """CPU that the running workers have used so far, in seconds."""
         times = [psutil.Process(worker.pid).cpu_times() for worker in self.workers if worker.poll() is None]
         return sum(one.user + one.system for one in times)
+
+    def memory_mib(self) -> float:
+        """Resident memory of the running workers."""
+        rss = [psutil.Process(worker.pid).memory_info().rss for worker in self.workers if worker.poll() is None]
+        return float(sum(rss)) / 2**20
 
     def ledger(self) -> dict[str, Any]:
         """What the simulated endpoint has served so far."""

@@ -18,6 +18,8 @@ from datashunt.telemetry import event
 from workers.discarded import WithoutBody
 
 TORCH_QUEUES = {"score", "distil"}
+MOST_CONNECTIONS = 20
+"""Connections that a worker keeps open, however many threads it has: these mostly wait for the LLM, and hold none."""
 _runtimes: dict[int, Runtime] = {}
 _stopping = threading.Event()
 
@@ -26,7 +28,7 @@ def runtime() -> Runtime:
     """The runtime of this process: connections do not survive a fork, so each process has its own."""
     pid = os.getpid()
     if pid not in _runtimes:
-        _runtimes[pid] = Runtime(settings.load(), pool_size=threads_of(sys.argv) + 4)
+        _runtimes[pid] = Runtime(settings.load(), pool_size=min(threads_of(sys.argv) + 4, MOST_CONNECTIONS))
     return _runtimes[pid]
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FULL = "full"
 """The recipe of an incumbent from which training can go on."""
+AT_FIRST = ("head",)
+"""What the first lesson of all tries: it takes seconds, so that something serves while the next is learned."""
 FRESH = 3_000
 """Training answers up to which every distillation starts from the base, which gives the better bundle; with more it
 goes on from an incumbent that was fine-tuned over that base, so that its cost stays bounded."""
@@ -70,7 +72,7 @@ class Lesson:
 
     Attributes:
         warm: training goes on from the incumbent; else it starts from the base.
-        changes: fields of the plan that differ from what serves, for ablations.
+        changes: fields of the plan that differ from its defaults.
     """
 
     spec: Spec
@@ -108,6 +110,7 @@ def prepare(
     *,
     learned_up_to: int,
     seed: int,
+    first: bool = False,
     changes: Mapping[str, Any] | None = None,
 ) -> Lesson:
     """What this distillation learns from.
@@ -119,6 +122,7 @@ def prepare(
         incumbent: the bundle that serves, or None.
         learned_up_to: id of the newest answer that the incumbent could learn from.
         seed: of this run.
+        first: no lesson of these labels was ever judged.
         changes: of the plan, for ablations.
     """
     parted = Answers.part(stored)
@@ -132,7 +136,7 @@ def prepare(
         incumbent=incumbent,
         seed=seed,
         warm=warm,
-        changes=changes or {},
+        changes={**({"recipes": AT_FIRST} if first else {}), **(changes or {})},
     )
 
 
