@@ -138,7 +138,6 @@ class Student:
             None if incumbent is None else self._model(incumbent),
             learned_up_to=incumbent.up_to if incumbent else 0,
             seed=self._options.seed * 1_000 + number,
-            first=not self._ledger.trained,
             changes=self._options.plan,
         )
         folder = self._folder / "bundles" / str(number)

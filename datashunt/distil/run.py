@@ -109,6 +109,20 @@ def distil(
     return _finish(plan, trained, material, tokenizer, out)
 
 
+def trains_fast(device: str, precision: str) -> bool:
+    """Whether training runs on a GPU or in bf16. Elsewhere a lesson of a thousand answers takes minutes.
+
+    Args:
+        device, precision: of the settings.
+    """
+    return _hardware(device, precision) != ("cpu", "fp32")
+
+
+def _hardware(device: str, precision: str) -> tuple[str, str]:
+    chosen = choose_device(device, probe())
+    return chosen, "fp32" if precision == "fp32" else training_precision(chosen, probe())
+
+
 def _material(
     plan: Plan,
     train: Sequence[Example],
@@ -159,8 +173,7 @@ def _try_recipes(
     With `plan.warm` training goes on from an incumbent that was fine-tuned over the same base, and nothing else is
     tried: more answers only favour fine-tuning.
     """
-    device = choose_device(plan.device, probe())
-    precision = "fp32" if plan.precision == "fp32" else training_precision(device, probe())
+    device, precision = _hardware(plan.device, plan.precision)
     network = SequenceClassifier.of_base(plan.base, plan.labels).to(device)
     trainer = Trainer(network, device, precision, tokenizer.pad_token_id or 0)
     if plan.warm and incumbent is not None and _continues(incumbent, plan):

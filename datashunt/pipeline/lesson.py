@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 FULL = "full"
 """The recipe of an incumbent from which training can go on."""
-AT_FIRST = ("head",)
-"""What the first lesson of all tries: it takes seconds, so that something serves while the next is learned."""
 FRESH = 3_000
 """Training answers up to which every distillation starts from the base, which gives the better bundle; with more it
 goes on from an incumbent that was fine-tuned over that base, so that its cost stays bounded."""
@@ -72,7 +70,7 @@ class Lesson:
 
     Attributes:
         warm: training goes on from the incumbent; else it starts from the base.
-        changes: fields of the plan that differ from its defaults.
+        changes: fields of the plan that differ from what serves, for ablations.
     """
 
     spec: Spec
@@ -110,7 +108,6 @@ def prepare(
     *,
     learned_up_to: int,
     seed: int,
-    first: bool = False,
     changes: Mapping[str, Any] | None = None,
 ) -> Lesson:
     """What this distillation learns from.
@@ -122,7 +119,6 @@ def prepare(
         incumbent: the bundle that serves, or None.
         learned_up_to: id of the newest answer that the incumbent could learn from.
         seed: of this run.
-        first: no lesson of these labels was ever judged.
         changes: of the plan, for ablations.
     """
     parted = Answers.part(stored)
@@ -136,7 +132,7 @@ def prepare(
         incumbent=incumbent,
         seed=seed,
         warm=warm,
-        changes={**({"recipes": AT_FIRST} if first else {}), **(changes or {})},
+        changes=changes or {},
     )
 
 
@@ -176,6 +172,8 @@ def teach(
         seed=lesson.seed,
         warm=lesson.warm,
     )
+    if not distil.trains_fast(settings.device, settings.precision):
+        plan = replace(plan, adversarial=0.0)  # it doubles the time of a lesson, which is minutes there
     return distil.distil(
         replace(plan, **lesson.changes),
         [example(answer, labels) for answer in lesson.answers.train],

@@ -240,16 +240,6 @@ def learned_up_to(tx: Connection, classifier: Registered) -> int:
     return newest or 0
 
 
-def any_judged(tx: Connection, classifier: Registered) -> bool:
-    """Whether a challenger with these labels ever came to its verdict."""
-    return bool(
-        tx.execute(
-            text("SELECT EXISTS (SELECT FROM bundles WHERE classifier_id = :classifier AND labels_hash = :labels)"),
-            {"classifier": classifier.id, "labels": classifier.spec.labels_hash},
-        ).scalar_one()
-    )
-
-
 def confident_texts(tx: Connection, classifier: Registered, most: int, *, up_to: int) -> list[str]:
     """Texts that the incumbent kept and nobody holds out: what it must not forget; newest first.
 

@@ -164,15 +164,6 @@ def test_a_challenger_that_is_worse_is_rejected_and_kept_on_file(due: World, tra
     assert run_row(due).verdict["promote"] is False
 
 
-def test_the_first_lesson_is_a_quick_one_and_the_next_tries_everything(due: World, training: Training) -> None:
-    training.model = Wrong()
-    distil(due)
-    assert training.given["plan"].recipes == ("head",)
-    make_due_again(due)
-    distil(due)
-    assert training.given["plan"].recipes == ("head", "blend", "full")
-
-
 def test_a_challenger_is_judged_against_the_incumbent(due: World, training: Training) -> None:
     due.bundle()
     training.model = Wrong()

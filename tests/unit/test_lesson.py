@@ -148,16 +148,6 @@ class TestJudging:
         assert model.chunks == [64]
 
 
-def test_the_first_lesson_of_all_is_quick_unless_an_ablation_says_what_it_tries() -> None:
-    spec = classifier.parse({"name": "n", "labels": ["x", "y"], "instruction": "i"})
-    made = prepare(spec, answers(range(1, 5)), [], None, learned_up_to=0, seed=1, first=True)
-    assert made.changes == {"recipes": ("head",)}
-    changes = {"recipes": ("full",), "smoothing": 0.0}
-    made = prepare(spec, answers(range(1, 5)), [], None, learned_up_to=0, seed=1, first=True, changes=changes)
-    assert made.changes == changes
-    assert not prepare(spec, answers(range(1, 5)), [], None, learned_up_to=0, seed=1).changes
-
-
 def test_no_training_text_and_no_replayed_one_equals_a_held_out_one() -> None:
     spec = classifier.parse({"name": "n", "labels": ["x", "y"], "instruction": "i"})
     stored = [*answers(range(1, 5)), StoredAnswer(9, 9, "text 2", "y", None, Role.JUDGE, "")]
