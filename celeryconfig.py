@@ -14,6 +14,7 @@ task_routes = {
     "datashunt.ask": {"queue": "llm"},
     "datashunt.batch": {"queue": "llm"},
     "datashunt.distil": {"queue": "distil"},
+    "datashunt.certify": {"queue": "distil"},
     "datashunt.submit": {"queue": "intake"},
     "datashunt.tick": {"queue": "intake"},
 }

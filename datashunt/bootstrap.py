@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datashunt.llm import LLM
     from datashunt.pipeline.ask import Asker
     from datashunt.pipeline.batch import Batcher
+    from datashunt.pipeline.certify import Certifier
     from datashunt.pipeline.distil import Distiller
     from datashunt.pipeline.models import Directory, Models
     from datashunt.pipeline.score import Scorer
@@ -132,6 +133,13 @@ class Runtime:
         from datashunt.pipeline.distil import Distiller
 
         return Distiller(self.store, self.models, self.registry, self.settings)
+
+    @cached_property
+    def certifier(self) -> Certifier:
+        """The proofs of promises; in the distil lane, which can load bundles."""
+        from datashunt.pipeline.certify import Certifier
+
+        return Certifier(self.store, self.models, self.settings)
 
     @cached_property
     def ticker(self) -> Ticker:

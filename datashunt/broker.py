@@ -12,8 +12,14 @@ from pydantic import SecretStr
 from datashunt.errors import BrokerError, SettingsError
 from datashunt.items import Wake
 
-TASKS = {"score": "datashunt.score", "llm": "datashunt.ask", "batch": "datashunt.batch", "distil": "datashunt.distil"}
-IDS_PER_MESSAGE = {"score": 256, "llm": 4, "batch": 1, "distil": 1}
+TASKS = {
+    "score": "datashunt.score",
+    "llm": "datashunt.ask",
+    "batch": "datashunt.batch",
+    "distil": "datashunt.distil",
+    "certify": "datashunt.certify",
+}
+IDS_PER_MESSAGE = {"score": 256, "llm": 4, "batch": 1, "distil": 1, "certify": 1}
 """A score message is one batch; an LLM message is what one thread asks one after another."""
 RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.4, "interval_max": 1.0}
 

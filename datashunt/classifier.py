@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from datashunt.errors import SpecError
-from datashunt.policy import FixedPolicy, Fraction, Part, PerMinute, Policy, Price, Real, Whole
+from datashunt.policy import FixedPolicy, Fraction, Part, PerMinute, Policy, Price, Real, TargetPolicy, Whole
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 NONE_OF_THESE = "none of these"
@@ -212,6 +212,17 @@ class Spec(Part):
     def _labels_for_the_api(self) -> Spec:
         if self.llm.api == "decisions" and len(self.labels) > MAX_CHOICES:
             raise ValueError(f"llm.api: decisions takes at most {MAX_CHOICES} labels, found {len(self.labels)}")
+        return self
+
+    @model_validator(mode="after")
+    def _targets_of_its_labels(self) -> Spec:
+        if not isinstance(self.policy, TargetPolicy):
+            return self
+        for name in self.policy.labels:
+            if name not in self.labels:
+                raise ValueError(f"policy.labels names {name!r}, which is no label of this classifier")
+        if set(self.policy.always_ask) == set(self.labels):
+            raise ValueError("policy.labels: every label is always asked, so that nothing could be kept")
         return self
 
     @property

@@ -31,6 +31,7 @@ def _no_truth_value(value: object) -> object:
 Whole = Annotated[int, BeforeValidator(_no_truth_value)]
 Real = Annotated[float, BeforeValidator(_no_truth_value)]
 Fraction = Annotated[Real, Field(ge=0.0, le=1.0)]
+Inside = Annotated[Real, Field(gt=0.0, lt=1.0)]
 PerMinute = Annotated[Whole, Field(ge=1, le=1_000_000_000)]
 Price = Annotated[Decimal, BeforeValidator(_no_truth_value), Field(ge=0, le=1_000_000)]
 
@@ -110,6 +111,69 @@ class BudgetPolicy(Part):
         return Decimal(self.calls_per_day or 0) if self.usd_per_day is None else self.usd_per_day
 
 
+class LabelTarget(Part):
+    """What one label needs beside the overall target.
+
+    Attributes:
+        alpha: of the items kept as anything else, at most this share would have been the label for the LLM.
+        min_recall: of the items that are the label for the LLM, at least this share is asked or kept as it.
+        always_ask: an item that the small model takes for it is never kept.
+    """
+
+    alpha: Inside | None = None
+    min_recall: Inside | None = None
+    always_ask: bool = False
+
+    @model_validator(mode="after")
+    def _says_something(self) -> LabelTarget:
+        if self.alpha is None and self.min_recall is None and not self.always_ask:
+            raise ValueError("expected alpha, min_recall or always_ask: true")
+        return self
+
+    @property
+    def watched(self) -> bool:
+        """Whether the items that may be this label are audited more often."""
+        return self.alpha is not None or self.min_recall is not None
+
+
+class TargetPolicy(Part):
+    """Keep as much as can be proven to agree with the LLM; the threshold is found.
+
+    Attributes:
+        alpha: share of the scope that may disagree with the LLM's reference answer.
+        delta: chance that any certificate of the classifier's life is ever wrong.
+        of: the scope: the kept items, or all, of which those asked count as right.
+        audit_rate: share of all items that is audited once the certificate stands; more while there is none.
+        labels: further targets, by label.
+        on_uncertified: while nothing is proven: ask about everything, keep at `threshold`, or hold for people.
+        threshold: at which bundles are compared with each other, and what is kept under `on_uncertified: keep`.
+    """
+
+    mode: Literal["target"]
+    alpha: Inside
+    delta: Inside = 0.1
+    of: Literal["kept", "all"] = "kept"
+    audit_rate: Annotated[Real, Field(ge=0.005, le=1.0)] = 0.05
+    labels: dict[str, LabelTarget] = Field(default_factory=dict)
+    on_uncertified: Literal["ask", "keep", "hold"] = "ask"
+    threshold: Fraction = 0.9
+
+    @property
+    def always_ask(self) -> tuple[str, ...]:
+        """The labels that are never kept."""
+        return tuple(name for name, target in self.labels.items() if target.always_ask)
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The labels whose likely items are audited more often."""
+        return tuple(name for name, target in self.labels.items() if target.watched)
+
+    @property
+    def promise(self) -> dict[str, Any]:
+        """What is promised, as JSON values: another promise needs another proof."""
+        return self.model_dump(mode="json", include={"alpha", "delta", "of", "labels"})
+
+
 def _mode(value: Any) -> str:
     """Which class reads this policy; what is no mapping is left to the first one, to complain of it."""
     if isinstance(value, dict):
@@ -118,6 +182,8 @@ def _mode(value: Any) -> str:
 
 
 Policy = Annotated[
-    Annotated[FixedPolicy, Tag("fixed")] | Annotated[BudgetPolicy, Tag("budget")],
+    Annotated[FixedPolicy, Tag("fixed")]
+    | Annotated[BudgetPolicy, Tag("budget")]
+    | Annotated[TargetPolicy, Tag("target")],
     Discriminator(_mode),
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -232,3 +232,99 @@ def tuning(right: NDArray[np.float64], agreed: NDArray[np.float64], others: NDAr
         return 0.0
     together = float(np.cov(right, agreed)[0, 1])
     return min(1.0, max(0.0, together / ((1.0 + len(right) / len(others)) * spread)))
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """An item that was audited for its own sake: what the small model and the LLM say of it.
+
+    Attributes:
+        said: the small model's label. truth: the LLM's reference answer; None if it never answered.
+        kept: the small model's label was taken. propensity: with which it was drawn.
+        seen: its text is that of a training answer.
+    """
+
+    said: str | None
+    truth: str | None
+    kept: bool
+    propensity: float
+    seen: bool
+
+    @property
+    def agrees(self) -> bool:
+        """Whether its outcome is what the LLM says; what is asked counts as right."""
+        return not self.kept or (self.truth is not None and self.said == self.truth)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A share of agreement over `n` audited items, unbiased by how they were drawn."""
+
+    interval: Interval
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class LabelAgreement:
+    """One label: of the items kept as it, and of the items that are it for the LLM (kept as it, or asked)."""
+
+    precision: Agreement
+    recall: Agreement
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """How outcomes agree with the LLM.
+
+    Attributes:
+        kept: of the kept items. kept_unseen: of those whose texts were not trained on. all: of all items.
+        labels: by label.
+        unanswered: audits that the LLM never answered; they agree with nothing.
+    """
+
+    kept: Agreement
+    kept_unseen: Agreement
+    all: Agreement
+    labels: dict[str, LabelAgreement]
+    unanswered: int
+
+
+def live(audited: Sequence[Audited], labels: Sequence[str], delta: float) -> Live:
+    """The agreement of outcomes with the LLM, from audits, each share with its two-sided interval at 1 − delta.
+
+    Raises:
+        ValueError: delta is out of range.
+    """
+    kept = [one for one in audited if one.kept]
+    return Live(
+        kept=agreement(kept, delta),
+        kept_unseen=agreement([one for one in kept if not one.seen], delta),
+        all=agreement(audited, delta),
+        labels={
+            label: LabelAgreement(
+                precision=agreement([one for one in kept if one.said == label], delta),
+                recall=agreement([one for one in audited if one.truth == label], delta),
+            )
+            for label in labels
+        },
+        unanswered=sum(one.truth is None for one in audited),
+    )
+
+
+def agreement(audited: Sequence[Audited], delta: float) -> Agreement:
+    """The share of all items like these whose outcome agrees, each weighted by 1 / propensity (Hájek).
+
+    The interval is exact where all had the same propensity. Elsewhere it is the exact one of as many items as these are
+    worth, (Σw)² / Σw² (Kish, *Survey Sampling*, 1965), which is an approximation.
+
+    Raises:
+        ValueError: delta is out of range.
+    """
+    weights = np.array([1.0 / one.propensity for one in audited])
+    agrees = np.fromiter((one.agrees for one in audited), dtype=np.bool_)
+    if not len(audited):
+        return Agreement(exact(0, 0, delta), 0)
+    worth = weights.sum() ** 2 / (weights**2).sum()
+    share = float(weights[agrees].sum() / weights.sum())
+    n = round(float(worth))
+    return Agreement(replace(exact(round(share * n), n, delta), estimate=share), len(audited))

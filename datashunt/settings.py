@@ -48,6 +48,10 @@ class Settings(BaseSettings):
     score_batch_tokens: Annotated[int, Field(ge=1)] = Field(8_192, description="padded tokens of one forward pass")
     score_max_attempts: Annotated[int, Field(ge=1)] = Field(5, description="claims before an item is dead")
     distil_lease_s: Seconds = Field(120.0, description="how long a distillation may go without a heartbeat")
+    certify_every_s: Seconds = Field(10.0, description="how often judge answers are looked at, to prove a target")
+    audit_deadline_s: Seconds = Field(
+        172_800.0, description="an audit without an answer after so long counts as a disagreement"
+    )
     stand_still_s: Seconds = Field(15.0, description="a row that nobody takes for so long is published again")
     tick_every_s: Seconds = Field(5.0, description="how often each worker looks for due work")
     reload_every_s: Seconds = Field(2.0, description="how old a worker's idea of a classifier may be")

@@ -7,6 +7,7 @@ producers, who choose the ids but not the key. The audit draw and the role draw 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,15 @@ from datashunt.items import Role
 
 COLD_START_AUDIT_RATE = 0.2
 """Share of the answers that is held out from training while every item is asked."""
+
+MORE_AUDITS, FEWER_AUDITS = 2.0, 0.25
+"""Multiples of the audit rate: while nothing is proven or something is amiss; and while a promise is kept by far."""
+LEAST_RATE = 0.005
+"""The rarest audit: an answer that stands for more than two hundred items proves nothing in any reasonable time."""
+WATCHED, WATCHED_FROM = 4.0, 0.1
+"""An item that is a watched label with at least this probability is audited so many times as often."""
+NOTHING = 2.0
+"""A threshold that no confidence reaches."""
 
 _AUDIT = b"audit"
 _ROLE = b"role"
@@ -35,18 +45,37 @@ class Decisions(NamedTuple):
     keep: NDArray[np.bool_]
 
 
-def decide(probabilities: NDArray[np.floating], threshold: float) -> Decisions:
+def decide(probabilities: NDArray[np.floating], threshold: float, never: Collection[int] = ()) -> Decisions:
     """Keep an item iff its confidence reaches the threshold (Data Shunt, AAAI 2024).
 
     Args:
         probabilities: (n, k) calibrated class probabilities; n may be 0.
-        threshold: smallest confidence that is kept, in [0, 1].
+        threshold: smallest confidence that is kept.
+        never: indices of the labels that are never kept.
     """
     if not len(probabilities):
         return Decisions(np.empty(0, np.intp), np.empty(0, np.float64), np.empty(0, np.bool_))
     labels = probabilities.argmax(axis=1)
     confidence = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0].astype(np.float64)
-    return Decisions(labels, confidence, confidence >= threshold)
+    keep = confidence >= threshold
+    if never:
+        keep &= ~np.isin(labels, list(never))
+    return Decisions(labels, confidence, keep)
+
+
+def rates(probabilities: NDArray[np.floating], rate: float, watched: Sequence[int]) -> NDArray[np.float64]:
+    """How often each item is audited: more often if it may be a watched label. Never below `rate`.
+
+    Args:
+        probabilities: (n, k) calibrated class probabilities.
+        rate: of all other items.
+        watched: indices of labels of which few items may be missed.
+
+    Returns:
+        (n,) propensities in [0, 1].
+    """
+    likely = (probabilities[:, list(watched)] >= WATCHED_FROM).any(axis=1)
+    return np.where(likely, min(1.0, WATCHED * rate), rate)
 
 
 def audit(key: bytes, item_id: str, rate: float) -> bool:

@@ -63,6 +63,7 @@ def make_app() -> Celery:
         "workers.ask",
         "workers.batch",
         "workers.distil",
+        "workers.certify",
         "workers.intake",
         "workers.tick",
     )

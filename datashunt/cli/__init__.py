@@ -12,7 +12,19 @@ import typer
 from typer.exceptions import TyperException
 
 from datashunt import __version__
-from datashunt.cli import backtest, classifiers, dead, items, maintenance, models, people, rerun, servers, spend
+from datashunt.cli import (
+    backtest,
+    certificate,
+    classifiers,
+    dead,
+    items,
+    maintenance,
+    models,
+    people,
+    rerun,
+    servers,
+    spend,
+)
 from datashunt.errors import DatashuntError
 
 app = typer.Typer(
@@ -30,6 +42,7 @@ app.add_typer(maintenance.db, name="db")
 items.register(app)
 spend.register(app)
 people.register(app)
+certificate.register(app)
 rerun.register(app)
 backtest.register(app)
 servers.register(app)

@@ -7,11 +7,12 @@ from pathlib import Path
 import typer
 import yaml
 
-from datashunt import classifier, prompts
+from datashunt import certificate, classifier, prompts
 from datashunt.cli.context import out, runtime
 from datashunt.cli.tables import table as columns
-from datashunt.pipeline import budget
-from datashunt.store import classifiers
+from datashunt.pipeline import budget, promise
+from datashunt.policy import TargetPolicy
+from datashunt.store import classifiers, trials
 
 app = typer.Typer(help="Declare classification problems.", no_args_is_help=True)
 
@@ -21,14 +22,19 @@ def apply(file: Path = typer.Argument(..., help="A classifier file (YAML).")) ->
     """Make a classifier file the current version of its classifier."""
     spec = classifier.load(file)
     budget.check_price(spec)
+    promise.check(spec)
     with runtime() as made, made.store.begin() as tx:
         done = classifiers.apply(tx, spec, prompts.prompt_hash(spec))
+        begun = trials.renewals(tx, classifiers.current(tx, spec.name).id)
     if done.created:
         print(f"{spec.name}: created, version {done.version}")
     elif not done.changed:
         print(f"{spec.name}: unchanged, version {done.version}")
     else:
         print(f"{spec.name}: version {done.version}")
+    if isinstance(spec.policy, TargetPolicy):
+        for line in promise.takes(spec, spec.policy, certificate.Ledger(spec.policy.delta, begun).next):
+            print(line)
     if done.labels_changed:
         print("the labels changed: bundles of the old labels are retired, and everything is asked again")
 
@@ -45,10 +51,15 @@ def list_() -> None:
             str(one.version),
             str(len(one.spec.labels)),
             str(one.incumbent.version) if one.incumbent else "none yet",
-            f"{one.spec.policy.threshold:g}",
+            _threshold(one),
             one.spec.llm.model,
         )
     out.print(table)
+
+
+def _threshold(known: classifiers.Registered) -> str:
+    threshold = promise.stand(known).shown
+    return "none proven" if threshold is None else f"{threshold:g}"
 
 
 @app.command()

@@ -21,6 +21,7 @@ from datashunt.client import Client
 from datashunt.day import day_at
 from datashunt.errors import UsageError
 from datashunt.items import Item, Refusal
+from datashunt.pipeline import promise, standing
 from datashunt.pipeline.submit import deadline_of
 from datashunt.policy import BudgetPolicy
 from datashunt.store import batches, budgets, classifiers, results
@@ -186,6 +187,8 @@ def status(
         )
     out.print(table)
     for one, state in found.items():
+        if state["promise"]:
+            print(f"{one}: {_proof(state['promise'])}")
         if state["budget"]:
             print(f"{one}: {_spending(state['budget'])}")
         for batch in state["batches"]:
@@ -198,11 +201,36 @@ def _status(tx: Any, known: classifiers.Registered) -> dict[str, Any]:
         "classifier": known.name,
         "spec_version": known.version,
         "bundle": known.incumbent.version if known.incumbent else None,
-        "threshold": known.spec.policy.threshold,
+        "threshold": promise.stand(known).shown,
+        "promise": _promise(tx, known),
         **results.status(tx, known.id),
         "budget": _budget(tx, known),
         "batches": [asdict(batch) for batch in batches.in_flight(tx, known.id)],
     }
+
+
+def _promise(tx: Any, known: classifiers.Registered) -> dict[str, Any] | None:
+    """What is promised, proven and missing; None without a target."""
+    promised = standing.promised(known)
+    if promised is None:
+        return None
+    proven = standing.proven(tx, known)
+    return {
+        "promised": promised,
+        "certified": None
+        if proven is None
+        else f"certified from a confidence of {proven.threshold:.4f} on, for items like those audited since"
+        f" {proven.valid_from:%Y-%m-%d %H:%M}",
+        "trials": [one.to_json() for one in standing.on_trial(tx, known)],
+        "audit_rate": promise.stand(known).rate,
+    }
+
+
+def _proof(state: dict[str, Any]) -> str:
+    """One line about a promise."""
+    open_ = [f"bundle {one['bundle']}: {one['note']}" for one in state["trials"] if one["note"] is not None]
+    told = [state["certified"] or "no certificate yet", *open_]
+    return f"{state['promised']}; {'; '.join(told)}"
 
 
 def _budget(tx: Any, known: classifiers.Registered) -> dict[str, Any] | None:

@@ -113,7 +113,8 @@ def trains_fast(device: str, precision: str) -> bool:
     """Whether training runs on a GPU or in bf16. Elsewhere a lesson of a thousand answers takes minutes.
 
     Args:
-        device, precision: of the settings.
+        device: of the settings.
+        precision: of the settings.
     """
     return _hardware(device, precision) != ("cpu", "fp32")
 

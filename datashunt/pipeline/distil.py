@@ -19,9 +19,10 @@ from datashunt.errors import BundleError, DatashuntError, StoreError
 from datashunt.pipeline import lesson as lessons
 from datashunt.pipeline.lesson import DELTA, Judgement, Lesson
 from datashunt.pipeline.models import Models
+from datashunt.policy import TargetPolicy
 from datashunt.registry import Registry
 from datashunt.settings import Settings
-from datashunt.store import Connection, Store, bundles, classifiers, distillations
+from datashunt.store import Connection, Store, bundles, certificates, classifiers, distillations
 from datashunt.store.classifiers import Bundle, Registered
 from datashunt.store.distillations import Claim
 from datashunt.telemetry import event
@@ -233,25 +234,33 @@ class Distiller:
         return beat
 
     def _switch(self, tx: Connection, run: _Run, bundle: Bundle, lesson: Lesson, judgement: Judgement) -> str:
-        """Promote a winner by compare-and-set, and certify it; returns the state of the distillation."""
+        """Promote a winner by compare-and-set, and say how it stands; returns the state of the distillation.
+
+        With a target, a winner does not take over from a bundle that has a certificate before it has one itself.
+        """
         known = run.known
         bundles.spend(tx, known.id, "verdict", DELTA, bundle.id)
         if not judgement.verdict.promote:
             bundles.reject(tx, bundle.id)
             return "rejected"
+        now = classifiers.current(tx, known.name)
         against = known.incumbent.id if known.incumbent else None
+        if now.certified is not None and isinstance(now.spec.policy, TargetPolicy):
+            bundles.reject_waiting(tx, known.id, but=bundle.id)
+            return "uncertified"
         if not bundles.promote(tx, known.id, bundle.id, judged_against=against, cause="distillation"):
             return "overtaken"
-        if classifiers.current(tx, known.name).version != known.version:
-            return "promoted"  # the file changed meanwhile: a certificate would speak of what no longer holds
+        if now.version != known.version or isinstance(known.spec.policy, TargetPolicy):
+            return "promoted"  # the file changed meanwhile, or trials prove what is promised
         threshold = known.spec.policy.threshold
         kept = judgement.probabilities.max(axis=1) >= threshold
         n = int(kept.sum())
         k = int((judgement.probabilities.argmax(axis=1)[kept] != judgement.labels[kept]).sum())
-        bundles.certify(
+        certificates.grant(
             tx,
             known,
             bundle,
+            trial_id=None,
             threshold=threshold,
             alpha=certificate.upper_bound(k, n, DELTA),
             delta=DELTA,

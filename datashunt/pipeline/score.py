@@ -12,7 +12,7 @@ import numpy as np
 from datashunt import prune, shunt
 from datashunt.errors import ModelError
 from datashunt.items import ClaimedItem, Wake
-from datashunt.pipeline import budget
+from datashunt.pipeline import budget, promise
 from datashunt.pipeline.budget import Clock
 from datashunt.pipeline.models import Directory, Models
 from datashunt.policy import BudgetPolicy
@@ -115,7 +115,7 @@ class Scorer:
                 share.scored if share else scored,
                 spec_version=known.version,
                 bundle_id=bundle,
-                threshold=share.threshold if share else policy.threshold,
+                threshold=share.threshold if share else promise.stand(known).threshold,
                 budget_day=share.day.id if share else None,
                 wait_s=share.wait_s if share else 0.0,
             )
@@ -175,16 +175,18 @@ def decide(
         probabilities: (n, k), rows in the order of `batch`, columns in label order.
         draft: every item as it is if it escalates, whatever its confidence: a budget decides later.
     """
-    spec = known.spec
-    indices, confidences, kept = shunt.decide(probabilities, spec.policy.threshold)
+    spec, stand = known.spec, promise.stand(known)
+    indices, confidences, kept = shunt.decide(probabilities, stand.threshold, stand.never)
     if draft:
         kept = np.zeros_like(kept)
-    rate = spec.policy.audit_rate
+    rates = shunt.rates(probabilities, stand.rate, stand.watched) if stand.watched else np.full(len(batch), stand.rate)
     scored = []
     for row, item in enumerate(batch):
+        rate = float(rates[row])
         audited = shunt.audit(known.draw_key, item.id, rate)
         # a model that broke down says nan: nothing that a prompt could be pruned by, nor told
-        prunable = not kept[row] and not audited and bool(np.isfinite(confidences[row]))
+        held = stand.holds and not kept[row]
+        prunable = not kept[row] and not audited and not held and bool(np.isfinite(confidences[row]))
         scored.append(
             Scored(
                 row=item.row,
@@ -196,6 +198,7 @@ def decide(
                 propensity=rate if audited else None,
                 offered=_offered(known, probabilities[row]) if prunable and spec.prompt.hard else None,
                 prior=prune.prior(probabilities[row], spec.label_names) if prunable and spec.prompt.soft else None,
+                held=held,
             )
         )
     return scored

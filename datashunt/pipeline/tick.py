@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from datashunt.items import FEWEST_JUDGES, Wake
+from datashunt.policy import TargetPolicy
 from datashunt.settings import Settings
 from datashunt.store import Store, batches, classifiers, distillations, sweeps
 from datashunt.store.classifiers import Registered
@@ -29,7 +30,7 @@ class Ticker:
         """
         with self._store.begin() as tx:
             known = classifiers.everyone(tx)
-        return self._sweep(known) + self._batches(known) + self._distil(known)
+        return self._sweep(known) + self._batches(known) + self._distil(known) + self._certify(known)
 
     def _sweep(self, known: Sequence[Registered]) -> list[Wake]:
         beyond_s = {one.id: one.spec.llm.batch_beyond_s for one in known}
@@ -78,4 +79,14 @@ class Ticker:
                 row = distillations.make_due(tx, classifier, judges=FEWEST_JUDGES)
             if row is not None:
                 wakes.append(Wake("distil", classifier.name, (row,)))
+        return wakes
+
+    def _certify(self, known: Sequence[Registered]) -> list[Wake]:
+        wakes = []
+        for classifier in known:
+            if not isinstance(classifier.spec.policy, TargetPolicy) or classifier.incumbent is None:
+                continue
+            with self._store.begin() as tx:
+                if sweeps.take_due(tx, f"certify:{classifier.id}", every_s=self._settings.certify_every_s):
+                    wakes.append(Wake("certify", classifier.name, (classifier.id,)))
         return wakes

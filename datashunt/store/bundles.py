@@ -1,9 +1,9 @@
-"""Bundles, promotions, certificates and what they spent: who serves, since when, and why."""
+"""Bundles, promotions and what verdicts spent: who serves, since when, and why."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from datashunt.errors import BundleError
-from datashunt.store.classifiers import Bundle, Registered
+from datashunt.store.classifiers import Bundle, Registered, bundle_of
 
 
 def add(
@@ -46,18 +46,13 @@ def add(
             "parent": classifier.incumbent.id if classifier.incumbent else None,
         },
     ).one()
-    return _bundle(row)
+    return bundle_of(row)
 
 
 def listed(tx: Connection, classifier_id: int) -> list[Bundle]:
     """All bundles of a classifier, oldest first."""
     rows = tx.execute(text("SELECT * FROM bundles WHERE classifier_id = :id ORDER BY version"), {"id": classifier_id})
-    return [_bundle(row) for row in rows]
-
-
-def _bundle(row: Any) -> Bundle:
-    fields = {name: getattr(row, name) for name in Bundle.__slots__ if name != "labels"}
-    return Bundle(labels=tuple(row.labels), **fields)
+    return [bundle_of(row) for row in rows]
 
 
 def promote(tx: Connection, classifier_id: int, bundle_id: int, *, judged_against: int | None, cause: str) -> bool:
@@ -84,12 +79,41 @@ def promote(tx: Connection, classifier_id: int, bundle_id: int, *, judged_agains
         ),
         {"classifier": classifier_id, "bundle": bundle_id},
     )
+    tx.execute(
+        text(
+            "UPDATE trials SET ended_at = now(), ended_why = 'another bundle serves'"
+            " WHERE classifier_id = :classifier AND bundle_id <> :bundle AND ended_at IS NULL"
+        ),
+        {"classifier": classifier_id, "bundle": bundle_id},
+    )
+    tx.execute(text("UPDATE classifiers SET audit_rate = NULL WHERE id = :classifier"), {"classifier": classifier_id})
     return True
 
 
 def reject(tx: Connection, bundle_id: int) -> None:
     """The challenger did not win; it stays on file and can be promoted by a person."""
     tx.execute(text("UPDATE bundles SET state = 'rejected' WHERE id = :id"), {"id": bundle_id})
+
+
+def reject_waiting(tx: Connection, classifier_id: int, *, but: int) -> None:
+    """Challengers that wait for a certificate, all but one, wait no more: a newer one has learned more."""
+    values = {"id": classifier_id, "but": but}
+    tx.execute(
+        text(
+            "UPDATE trials SET ended_at = now(), ended_why = 'a newer challenger won' FROM bundles"
+            " WHERE bundles.id = bundle_id AND bundles.state = 'challenger' AND trials.classifier_id = :id"
+            " AND bundle_id <> :but AND ended_at IS NULL"
+        ),
+        values,
+    )
+    tx.execute(
+        text(
+            "UPDATE bundles SET state = 'rejected' FROM distillations d WHERE d.bundle_id = bundles.id"
+            " AND d.state = 'uncertified' AND bundles.state = 'challenger' AND bundles.classifier_id = :id"
+            " AND bundles.id <> :but"
+        ),
+        values,
+    )
 
 
 def promote_by_hand(tx: Connection, classifier: Registered, version: int, *, cause: str = "person") -> Bundle:
@@ -152,45 +176,6 @@ def history(tx: Connection, classifier_id: int) -> list[Served]:
         {"id": classifier_id},
     )
     return [Served(row.version, row.cause, row.created_at) for row in rows]
-
-
-def certify(
-    tx: Connection,
-    classifier: Registered,
-    bundle: Bundle,
-    *,
-    threshold: float,
-    alpha: float,
-    delta: float,
-    n: int,
-    k: int,
-    method: str,
-    fingerprints: Sequence[str],
-) -> None:
-    """Write a certificate and what it spent."""
-    tx.execute(
-        text(
-            "INSERT INTO certificates (classifier_id, bundle_id, threshold, alpha, delta, n, k, method, llm_model,"
-            " fingerprints, prompt_hash, labels_hash, bundle_hash) VALUES (:classifier, :bundle, :threshold,"
-            " :alpha, :delta, :n, :k, :method, :model, :fingerprints, :prompt_hash, :labels_hash, :hash)"
-        ),
-        {
-            "classifier": classifier.id,
-            "bundle": bundle.id,
-            "threshold": threshold,
-            "alpha": alpha,
-            "delta": delta,
-            "n": n,
-            "k": k,
-            "method": method,
-            "model": classifier.spec.llm.model,
-            "fingerprints": sorted(set(fingerprints)),
-            "prompt_hash": classifier.prompt_hash,
-            "labels_hash": classifier.spec.labels_hash,
-            "hash": bundle.content_hash,
-        },
-    )
-    spend(tx, classifier.id, "certificate", delta, bundle.id)
 
 
 def spend(tx: Connection, classifier_id: int, kind: str, delta: float, bundle_id: int | None) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
@@ -13,6 +15,7 @@ from sqlalchemy import Connection, Row, text
 from datashunt import classifier
 from datashunt.classifier import Spec
 from datashunt.errors import UnknownClassifier
+from datashunt.policy import TargetPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,12 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A classifier as it stands now. `incumbent` is None until a first bundle is promoted."""
+    """A classifier as it stands now.
+
+    Attributes:
+        incumbent: None until a first bundle is promoted.
+        certified: the threshold that is proven for the incumbent, or None. audit_rate: what is audited under it.
+    """
 
     id: int
     name: str
@@ -45,6 +53,8 @@ class Registered:
     prompt_hash: str
     draw_key: bytes
     incumbent: Bundle | None
+    certified: float | None = None
+    audit_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,7 @@ def apply(tx: Connection, spec: Spec, prompt_hash: str) -> Applied:
         {"id": row_id, "version": version},
     )
     _revoke_certificates(tx, row_id, spec, prompt_hash)
+    _end_trials(tx, row_id, spec, prompt_hash)
     relabelled = before is not None and before.labels_hash != spec.labels_hash
     if relabelled and before is not None:
         _retire_bundles(tx, row_id, before.incumbent_id)
@@ -119,7 +130,7 @@ def _revoke_certificates(tx: Connection, row_id: int, spec: Spec, prompt_hash: s
             "UPDATE certificates SET revoked_at = now(),"
             " revoked_why = 'the LLM, the prompt or the threshold changed'"
             " WHERE classifier_id = :id AND revoked_at IS NULL AND labels_hash = :labels_hash"
-            " AND (prompt_hash <> :prompt_hash OR threshold <> CAST(:threshold AS real))"
+            " AND (prompt_hash <> :prompt_hash OR trial_id IS NULL AND threshold <> CAST(:threshold AS float8))"
         ),
         {
             "id": row_id,
@@ -130,6 +141,29 @@ def _revoke_certificates(tx: Connection, row_id: int, spec: Spec, prompt_hash: s
     )
 
 
+def _end_trials(tx: Connection, row_id: int, spec: Spec, prompt_hash: str) -> None:
+    """A trial is of one LLM, one prompt and one promise."""
+    promise = json.dumps(spec.policy.promise) if isinstance(spec.policy, TargetPolicy) else None
+    values = {"id": row_id, "prompt_hash": prompt_hash, "promise": promise}
+    other = "(prompt_hash <> :prompt_hash OR promise IS DISTINCT FROM CAST(:promise AS jsonb))"
+    why = "the LLM, the prompt or the promise changed"
+    tx.execute(
+        text(
+            "UPDATE certificates SET revoked_at = now(), revoked_why = :why FROM trials"  # noqa: S608 - our own words
+            f" WHERE trials.id = trial_id AND certificates.classifier_id = :id AND revoked_at IS NULL AND"
+            f" {other.replace('prompt_hash <>', 'trials.prompt_hash <>')}"
+        ),
+        {**values, "why": why},
+    )
+    tx.execute(
+        text(
+            "UPDATE trials SET ended_at = now(), ended_why = :why"  # noqa: S608 - our own words
+            f" WHERE classifier_id = :id AND ended_at IS NULL AND {other}"
+        ),
+        {**values, "why": why},
+    )
+
+
 def _retire_bundles(tx: Connection, row_id: int, incumbent: int | None) -> None:
     tx.execute(text("UPDATE bundles SET state = 'retired' WHERE classifier_id = :id"), {"id": row_id})
     tx.execute(text("UPDATE classifiers SET incumbent_id = NULL WHERE id = :id"), {"id": row_id})
@@ -137,6 +171,13 @@ def _retire_bundles(tx: Connection, row_id: int, incumbent: int | None) -> None:
         text(
             "UPDATE certificates SET revoked_at = now(), revoked_why = 'the labels changed'"
             " WHERE classifier_id = :id AND revoked_at IS NULL"
+        ),
+        {"id": row_id},
+    )
+    tx.execute(
+        text(
+            "UPDATE trials SET ended_at = now(), ended_why = 'the labels changed'"
+            " WHERE classifier_id = :id AND ended_at IS NULL"
         ),
         {"id": row_id},
     )
@@ -151,9 +192,11 @@ def _retire_bundles(tx: Connection, row_id: int, incumbent: int | None) -> None:
 
 
 _CURRENT = """
-    SELECT c.id, c.name, s.version AS spec_version, c.draw_key, s.document, s.prompt_hash, c.incumbent_id,
+    SELECT c.id, c.name, s.version AS spec_version, c.draw_key, s.document, s.prompt_hash, c.audit_rate,
            b.id AS b_id, b.version, b.state, b.uri, b.content_hash, b.labels, b.labels_hash,
-           b.spec_version AS b_spec_version, b.recipe, b.prune_cut, b.evaluation, b.parent_id, b.created_at
+           b.spec_version AS b_spec_version, b.recipe, b.prune_cut, b.evaluation, b.parent_id, b.created_at,
+           (SELECT max(threshold) FROM certificates
+             WHERE bundle_id = b.id AND trial_id IS NOT NULL AND revoked_at IS NULL) AS certified
       FROM classifiers c
       JOIN specs s ON s.classifier_id = c.id AND s.version = c.spec_version
       LEFT JOIN bundles b ON b.id = c.incumbent_id AND b.labels_hash = s.labels_hash
@@ -186,23 +229,8 @@ def everyone(tx: Connection) -> list[Registered]:
 
 
 def _registered(row: Row[Any]) -> Registered:
-    bundle = None
-    if row.b_id is not None:
-        bundle = Bundle(
-            id=row.b_id,
-            version=row.version,
-            state=row.state,
-            uri=row.uri,
-            content_hash=row.content_hash,
-            labels=tuple(row.labels),
-            labels_hash=row.labels_hash,
-            spec_version=row.b_spec_version,
-            recipe=row.recipe,
-            prune_cut=row.prune_cut,
-            evaluation=row.evaluation,
-            parent_id=row.parent_id,
-            created_at=row.created_at,
-        )
+    renamed = {"id": "b_id", "spec_version": "b_spec_version"}
+    bundle = None if row.b_id is None else bundle_of(row, renamed)
     return Registered(
         id=row.id,
         name=row.name,
@@ -211,7 +239,15 @@ def _registered(row: Row[Any]) -> Registered:
         prompt_hash=row.prompt_hash,
         draw_key=bytes(row.draw_key),
         incumbent=bundle,
+        certified=row.certified,
+        audit_rate=row.audit_rate,
     )
+
+
+def bundle_of(row: Row[Any], renamed: Mapping[str, str] = MappingProxyType({})) -> Bundle:
+    """The bundle of a row that has its columns, some under other names."""
+    fields = {name: getattr(row, renamed.get(name, name)) for name in Bundle.__slots__}
+    return Bundle(**{**fields, "labels": tuple(fields["labels"])})
 
 
 def stored_document(document: dict[str, Any]) -> dict[str, Any]:

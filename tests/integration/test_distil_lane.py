@@ -28,6 +28,9 @@ from datashunt.store import distillations
 ITEMS = 120
 
 
+TARGET = {"mode": "target", "alpha": 0.1, "threshold": 0.9, "audit_rate": 0.5}
+
+
 class Wrong(FakeModel):
     """Is sure of the label after the right one."""
 
@@ -162,6 +165,33 @@ def test_a_challenger_that_is_worse_is_rejected_and_kept_on_file(due: World, tra
     assert due.one("SELECT count(*) FROM certificates") == 0
     assert [entry.kind for entry in due.rows("SELECT kind FROM delta_ledger")] == ["verdict"]
     assert run_row(due).verdict["promote"] is False
+
+
+def test_a_winner_does_not_take_over_from_a_certified_bundle(due: World, training: Training) -> None:
+    due.apply(policy=TARGET, distil={"min_new_answers": 1})
+    serving = due.bundle()
+    due.change(
+        "INSERT INTO trials (classifier_id, bundle_id, promise, delta, thresholds, llm_model, prompt_hash, after_ask,"
+        " planned) VALUES (1, :id, '{}', 0.01, '{0.9}', 'm', 'p', 0, 300)",
+        id=serving.id,
+    )
+    due.change(
+        "INSERT INTO certificates (classifier_id, bundle_id, threshold, alpha, delta, n, k, method, llm_model,"
+        " fingerprints, prompt_hash, labels_hash, bundle_hash, trial_id)"
+        " VALUES (1, :id, 0.9, 0.1, 0.1, 50, 0, 'm', 'l', '{}', 'p', 'l', 'b', 1)",
+        id=serving.id,
+    )
+    assert distil(due, incumbent=Wrong()) == "uncertified"
+    known = due.known()
+    assert known.incumbent is not None
+    assert (known.incumbent.id, known.certified) == (serving.id, 0.9)
+    assert due.rows("SELECT version, state FROM bundles ORDER BY id") == [(1, "promoted"), (2, "challenger")]
+
+
+def test_with_a_target_a_promoted_bundle_has_no_certificate_before_its_trial(due: World, training: Training) -> None:
+    due.apply(policy=TARGET, distil={"min_new_answers": 1})
+    assert distil(due) == "promoted"
+    assert due.one("SELECT count(*) FROM certificates") == 0
 
 
 def test_a_challenger_is_judged_against_the_incumbent(due: World, training: Training) -> None:

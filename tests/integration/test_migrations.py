@@ -45,7 +45,8 @@ PARTS = {
     " WHERE connamespace = 'public'::regnamespace",
     "indexes": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
     "columns": "SELECT table_name || '.' || column_name, concat_ws(' ', udt_name, numeric_precision, numeric_scale,"
-    " is_nullable, column_default, identity_generation) FROM information_schema.columns WHERE table_schema = 'public'",
+    " is_nullable, column_default, identity_generation) FROM information_schema.columns WHERE table_schema = 'public'"
+    " AND table_name NOT IN (SELECT viewname FROM pg_views WHERE schemaname = 'public')",
 }
 
 

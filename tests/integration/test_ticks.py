@@ -477,3 +477,30 @@ def test_a_due_distillation_whose_message_was_lost_is_published_again(world: Wor
     assert tick(world) == []
     stand_still(world, "distillations")
     assert tick(world) == [due]
+
+
+def test_proofs_are_looked_at_where_there_is_a_target_and_a_bundle(world: World) -> None:
+    world.apply(policy={"mode": "target", "alpha": 0.1, "audit_rate": 0.01})
+    assert "certify" not in {wake.lane for wake in tick(world)}
+    world.bundle()
+    assert [wake for wake in tick(world) if wake.lane == "certify"] == [Wake("certify", NAME, (world.known().id,))]
+    assert "certify" not in {wake.lane for wake in world.runtime.ticker.run()}
+
+
+def test_a_bundle_on_trial_is_given_time_for_its_proof(world: World) -> None:
+    world.apply(policy={"mode": "target", "alpha": 0.1, "audit_rate": 0.01}, distil={"min_new_answers": 1})
+    learn(world, 5)
+    bundle = world.bundle()
+    world.change(
+        "INSERT INTO distillations (classifier_id, spec_version, state, bundle_id, n_train, up_to_answer)"
+        " VALUES (1, 2, 'promoted', :id, 9, 0)",
+        id=bundle.id,
+    )
+    world.change(
+        "INSERT INTO trials (classifier_id, bundle_id, promise, delta, thresholds, llm_model, prompt_hash, after_ask,"
+        " planned) VALUES (1, :id, '{}', 0.01, '{0.9}', 'm', 'p', 0, 300)",
+        id=bundle.id,
+    )
+    assert "distil" not in {wake.lane for wake in tick(world)}
+    learn(world, 5)
+    assert "distil" in {wake.lane for wake in tick(world)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from datashunt.classifier import Spec, digest, load, parse
 from datashunt.day import day_at
 from datashunt.errors import SpecError
-from datashunt.policy import BudgetPolicy
+from datashunt.policy import BudgetPolicy, TargetPolicy
 from datashunt.store.classifiers import stored_document
 
 SMALLEST: dict[str, Any] = {"name": "mood", "labels": ["bad", "good"], "instruction": "Say the mood."}
@@ -50,6 +51,44 @@ def test_a_budget_is_so_many_usd_or_calls_a_day() -> None:
 BUDGET = {"mode": "budget", "calls_per_day": 5}
 
 
+TARGET = {"mode": "target", "alpha": 0.05}
+
+
+def test_a_target_has_defaults_and_says_what_is_promised() -> None:
+    policy = of(policy=TARGET).policy
+    assert isinstance(policy, TargetPolicy)
+    assert (policy.delta, policy.of, policy.on_uncertified, policy.audit_rate) == (0.1, "kept", "ask", 0.05)
+    assert policy.promise == {"alpha": 0.05, "delta": 0.1, "of": "kept", "labels": {}}
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ({"mode": "target"}, "policy.alpha: missing, and required"),
+        ({**TARGET, "alpha": 0}, "policy.alpha: expected greater than 0 (found 0)"),
+        ({**TARGET, "alpha": 1}, "policy.alpha: expected less than 1 (found 1)"),
+        ({**TARGET, "delta": 1.0}, "policy.delta: expected less than 1 (found 1.0)"),
+        ({**TARGET, "delta": float("nan")}, "policy.delta: "),
+        ({**TARGET, "of": "some"}, "policy.of: expected 'kept' or 'all' (found 'some')"),
+        ({**TARGET, "audit_rate": 0.001}, "policy.audit_rate: expected greater than or equal to 0.005 (found 0.001)"),
+        ({**TARGET, "on_uncertified": "drop"}, "policy.on_uncertified: expected 'ask', 'keep' or 'hold'"),
+        ({**TARGET, "labels": {"nobody": {"alpha": 0.1}}}, "policy.labels names 'nobody', which is no label"),
+        ({**TARGET, "labels": {"bad": {}}}, "policy.labels.bad: expected alpha, min_recall or always_ask: true"),
+        ({**TARGET, "labels": {"bad": {"min_recall": 1}}}, "policy.labels.bad.min_recall: expected less than 1"),
+        ({**TARGET, "usd_per_day": 1}, "policy.usd_per_day: there is no such field"),
+    ],
+)
+def test_a_wrong_target_is_refused_with_a_sentence(policy: Any, said: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(said)):
+        of(policy=policy)
+
+
+def test_labels_that_are_all_asked_would_keep_nothing() -> None:
+    every = {name: {"always_ask": True} for name in of().label_names}
+    with pytest.raises(SpecError, match="every label is always asked"):
+        of(policy={**TARGET, "labels": every})
+
+
 @pytest.mark.parametrize(
     ("policy", "said"),
     [
@@ -67,7 +106,7 @@ BUDGET = {"mode": "budget", "calls_per_day": 5}
         ({**BUDGET, "at_cap": "drop"}, "policy.at_cap: expected 'keep', 'hold' or 'wait' (found 'drop')"),
         ({**BUDGET, "alpha": 0.1}, "policy.alpha: there is no such field (found 0.1)"),
         ({"calls_per_day": 5}, "policy.calls_per_day: there is no such field (found 5)"),
-        ({"mode": 3}, "policy.mode: expected 'fixed' or 'budget' (found '3')"),
+        ({"mode": 3}, "policy.mode: expected 'fixed' or 'budget' or 'target' (found '3')"),
         (None, "policy: expected fields, as in a mapping (found None)"),
     ],
 )

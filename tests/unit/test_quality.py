@@ -231,3 +231,40 @@ def test_few_labels_give_no_powered_interval() -> None:
 def test_an_impossible_delta_is_refused(delta: float) -> None:
     with pytest.raises(ValueError, match="delta"):
         powered([Group(1.0, np.ones(40, np.bool_), None, NONE)], delta)
+
+
+def audited(*rows: tuple[str, str | None, bool, float]) -> list[quality.Audited]:
+    return [quality.Audited(said, truth, kept, p, seen=False) for said, truth, kept, p in rows]
+
+
+def test_agreement_weighs_each_audit_by_how_rarely_it_is_drawn() -> None:
+    found = quality.agreement(audited(("a", "a", True, 0.1), ("a", "b", True, 0.4), ("b", "b", True, 0.4)), 0.1)
+    assert found.interval.estimate == pytest.approx(12.5 / 15)
+    assert found.n == 3
+    assert found.interval.low < 12.5 / 15 < found.interval.high
+
+
+def test_with_one_propensity_the_interval_of_agreement_is_exact() -> None:
+    rows = audited(*[("a", "a", True, 0.05)] * 45, *[("a", "b", True, 0.05)] * 5)
+    assert quality.agreement(rows, 0.1).interval == quality.exact(45, 50, 0.1)
+
+
+def test_what_is_asked_counts_as_right_and_an_audit_without_an_answer_as_wrong() -> None:
+    rows = audited(("a", "b", False, 0.1), ("a", None, True, 0.1), ("a", "a", True, 0.1))
+    found = quality.live(rows, ["a", "b"], 0.1)
+    assert (found.kept.interval.estimate, found.kept.n) == (0.5, 2)
+    assert found.all.interval.estimate == pytest.approx(2 / 3)
+    assert found.unanswered == 1
+    assert found.labels["a"].precision.n == 2
+    assert (found.labels["b"].recall.n, found.labels["b"].recall.interval.estimate) == (1, 1.0)
+
+
+def test_texts_that_were_trained_on_are_left_out_of_the_second_figure() -> None:
+    rows = [quality.Audited("a", "a", True, 0.1, seen=True), quality.Audited("a", "b", True, 0.1, seen=False)]
+    found = quality.live(rows, ["a", "b"], 0.1)
+    assert (found.kept.interval.estimate, found.kept_unseen.interval.estimate) == (0.5, 0.0)
+
+
+def test_without_audits_nothing_is_known() -> None:
+    found = quality.agreement([], 0.1)
+    assert (found.n, found.interval.low, found.interval.high) == (0, 0.0, 1.0)

@@ -33,6 +33,17 @@ def test_probabilities_that_are_no_numbers_escalate() -> None:
     assert shunt.decide(np.array([[np.nan, np.nan]]), 0.0).keep.tolist() == [False]
 
 
+def test_a_label_that_is_never_kept_escalates_however_sure_it_is() -> None:
+    decisions = shunt.decide(np.array([[0.01, 0.99], [0.95, 0.05]]), 0.9, never=[1])
+    assert decisions.keep.tolist() == [False, True]
+
+
+def test_what_may_be_a_watched_label_is_audited_more_often_and_nothing_less_often() -> None:
+    probabilities = np.array([[0.95, 0.05, 0.0], [0.85, 0.1, 0.05], [0.2, 0.2, 0.6]])
+    assert shunt.rates(probabilities, 0.05, [1]).tolist() == pytest.approx([0.05, 0.2, 0.2])
+    assert shunt.rates(probabilities, 0.4, [1]).tolist() == pytest.approx([0.4, 1.0, 1.0])
+
+
 def test_an_empty_batch_has_empty_decisions() -> None:
     labels, confidence, keep = shunt.decide(np.empty((0, 3)), 0.5)
     assert (len(labels), len(confidence), len(keep)) == (0, 0, 0)

@@ -24,7 +24,10 @@ from datashunt.store.tables.base import LIVE_ASK, NOW, XACT, Base, one_of, row_i
 
 
 class Classifier(Base):
-    """A declared problem. `draw_key` keys the audit and role draws; producers never see it."""
+    """A declared problem. `draw_key` keys the audit and role draws; producers never see it.
+
+    `audit_rate`: what is audited at present under a certificate; NULL while there is none.
+    """
 
     __tablename__ = "classifiers"
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
@@ -34,6 +37,7 @@ class Classifier(Base):
     incumbent_id: Mapped[int | None] = mapped_column(
         BigInteger, ForeignKey("bundles.id", use_alter=True, name="fk_classifiers_incumbent_id_bundles")
     )
+    audit_rate: Mapped[float | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
@@ -198,6 +202,7 @@ class AskRow(Base):
             postgresql_where=text("state = 'waiting'"),
         ),
         Index("ix_asks_calling", "lease_until", postgresql_where=text("state = 'calling'")),
+        Index("ix_asks_judge", "classifier_id", "id", postgresql_where=text("role = 'judge'")),
         Index("ix_asks_in_batch", "lease_token", postgresql_where=text("state = 'calling' AND lease_until IS NULL")),
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ForeignKey,
     ForeignKeyConstraint,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from datashunt.store.tables.base import NOW, OPEN_DISTILLATION, Base, one_of, row_id
@@ -54,13 +56,14 @@ class Promotion(Base):
     previous_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("bundles.id"))
     cause: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
-    __table_args__ = (one_of("cause", ("distillation", "person", "rollback", "labels")),)
+    __table_args__ = (one_of("cause", ("distillation", "person", "rollback", "labels", "certificate")),)
 
 
 class Distillation(Base):
     """One run of two-stage confidence distillation: a lease with a heartbeat; one open run a classifier.
 
-    `up_to_answer`, `up_to_score`: what it may see, fixed by its first attempt.
+    `up_to_answer`, `up_to_score`: what it may see, fixed by its first attempt. `uncertified`: its bundle won, and waits
+    for a certificate, since the one that serves has one.
     """
 
     __tablename__ = "distillations"
@@ -87,20 +90,84 @@ class Distillation(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     __table_args__ = (
-        one_of("state", ("due", "running", "promoted", "rejected", "overtaken", "failed")),
+        one_of("state", ("due", "running", "promoted", "rejected", "overtaken", "failed", "uncertified")),
         Index("uq_distillations_open", "classifier_id", unique=True, postgresql_where=text(OPEN_DISTILLATION)),
         ForeignKeyConstraint(["classifier_id", "spec_version"], ["specs.classifier_id", "specs.version"]),
     )
 
 
+class Trial(Base):
+    """One attempt to prove a promise of one bundle: the thresholds that are tried, fixed before the first answer.
+
+    `promise` is `TargetPolicy.promise`. `after_ask`: only later asks count. `planned`: judge answers that it is given.
+    `n`, `missing`: judge answers so far, and how many more there must be at least. `note`: what lacks most.
+    """
+
+    __tablename__ = "trials"
+    id: Mapped[int] = row_id()
+    classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"), index=True)
+    bundle_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("bundles.id"))
+    promise: Mapped[dict[str, Any]]
+    delta: Mapped[float] = mapped_column(DOUBLE_PRECISION)
+    thresholds: Mapped[list[float]] = mapped_column(ARRAY(DOUBLE_PRECISION, dimensions=1))
+    llm_model: Mapped[str]
+    prompt_hash: Mapped[str]
+    after_ask: Mapped[int] = mapped_column(BigInteger)
+    planned: Mapped[int]
+    n: Mapped[int] = mapped_column(server_default="0")
+    missing: Mapped[int | None]
+    note: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    ended_at: Mapped[datetime | None]
+    ended_why: Mapped[str | None]
+    __table_args__ = (
+        Index("uq_trials_open", "bundle_id", unique=True, postgresql_where=text("ended_at IS NULL")),
+        Index("ix_trials_open", "classifier_id", postgresql_where=text("ended_at IS NULL")),
+    )
+
+
+class TrialAnswer(Base):
+    """What one judge answer is to one trial. `said`, `truth`: indices of labels; -1: the LLM never answered.
+
+    `weight`: the least propensity of that time over that of this item. `kept`: the bundle that served kept the item.
+    `llm`: model and fingerprint of the response.
+    """
+
+    __tablename__ = "trial_answers"
+    trial_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("trials.id"), primary_key=True)
+    ask_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("asks.id"), primary_key=True)
+    confidence: Mapped[float] = mapped_column(DOUBLE_PRECISION)
+    said: Mapped[int] = mapped_column(SmallInteger)
+    truth: Mapped[int] = mapped_column(SmallInteger)
+    weight: Mapped[float]
+    kept: Mapped[bool]
+    llm: Mapped[str]
+
+
+class Event(Base):
+    """What happened to a classifier's promise, for people to read."""
+
+    __tablename__ = "events"
+    id: Mapped[int] = row_id()
+    classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"))
+    kind: Mapped[str]
+    detail: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    __table_args__ = (Index("ix_events_classifier", "classifier_id", "id"),)
+
+
 class Certificate(Base):
-    """At this threshold at most `alpha` of the kept disagree with the LLM, with probability 1 - delta."""
+    """At this threshold at most `alpha` of the kept disagree with the LLM, with probability 1 - delta.
+
+    `trial_id`: that proved it; then alpha and delta are the promise's, n and k of its first target, and `findings` of
+    all. Without one it only says how a bundle stood when it was promoted.
+    """
 
     __tablename__ = "certificates"
     id: Mapped[int] = row_id()
     classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"), index=True)
     bundle_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("bundles.id"))
-    threshold: Mapped[float]
+    threshold: Mapped[float] = mapped_column(DOUBLE_PRECISION)
     alpha: Mapped[float]
     delta: Mapped[float]
     n: Mapped[int]
@@ -114,6 +181,10 @@ class Certificate(Base):
     valid_from: Mapped[datetime] = mapped_column(server_default=NOW)
     revoked_at: Mapped[datetime | None]
     revoked_why: Mapped[str | None]
+    trial_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("trials.id"))
+    findings: Mapped[list[Any] | None] = mapped_column(JSONB)
+    granted_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    __table_args__ = (Index("ix_certificates_standing", "bundle_id", postgresql_where=text("revoked_at IS NULL")),)
 
 
 class DeltaSpent(Base):

@@ -1,0 +1,261 @@
+"""Trials of a promise: which bundle is tried, on which judge answers, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, text
+
+from datashunt.store.classifiers import Bundle, Registered, bundle_of
+
+DRIFT = "drift"
+LLM_CHANGED = "the LLM changed"
+RETRIED = (DRIFT, LLM_CHANGED)
+"""What ends a trial and lets another one of the same bundle begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One attempt to prove a promise of one bundle; see the table."""
+
+    id: int
+    bundle_id: int
+    delta: float
+    thresholds: tuple[float, ...]
+    after_ask: int
+    planned: int
+    n: int
+    missing: int | None
+    note: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A judge ask as a trial sees it.
+
+    Attributes:
+        ask: its row. text: the item's.
+        label: the LLM's, or None if it never answered. llm: model and fingerprint of its response, "" without one.
+        propensity: with which it was drawn. kept: the bundle that served then kept the item.
+        probabilities: of the bundle on trial, if it scored the item.
+    """
+
+    ask: int
+    text: str
+    label: str | None
+    llm: str
+    propensity: float
+    kept: bool
+    probabilities: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialAnswer:
+    """What one judge answer is to a trial; see the table."""
+
+    ask: int
+    confidence: float
+    said: int
+    truth: int
+    weight: float
+    kept: bool
+    llm: str
+
+
+def to_prove(tx: Connection, classifier: Registered) -> list[Bundle]:
+    """The bundles that want a proof: the incumbent, and the newest challenger that won and waits for its own."""
+    challenger = tx.execute(
+        text(
+            "SELECT b.* FROM distillations d JOIN bundles b ON b.id = d.bundle_id"
+            " WHERE d.classifier_id = :classifier AND d.state = 'uncertified' AND b.state = 'challenger'"
+            "   AND b.labels_hash = :labels ORDER BY b.id DESC LIMIT 1"
+        ),
+        {"classifier": classifier.id, "labels": classifier.spec.labels_hash},
+    ).one_or_none()
+    found = [] if classifier.incumbent is None else [classifier.incumbent]
+    return [*found, *([] if challenger is None else [bundle_of(challenger)])]
+
+
+def open_trial(tx: Connection, bundle_id: int) -> Trial | None:
+    """The trial of a bundle that is under way."""
+    row = tx.execute(
+        text("SELECT * FROM trials WHERE bundle_id = :bundle AND ended_at IS NULL"), {"bundle": bundle_id}
+    ).one_or_none()
+    return None if row is None else _trial(row)
+
+
+def may_begin(tx: Connection, classifier: Registered, bundle_id: int, promise: Mapping[str, Any]) -> bool:
+    """Whether a bundle may be tried: not for a promise on which its trial has ended already."""
+    ended = tx.execute(
+        text(
+            "SELECT ended_why FROM trials WHERE bundle_id = :bundle AND promise = CAST(:promise AS jsonb)"
+            "   AND prompt_hash = :prompt ORDER BY id DESC LIMIT 1"
+        ),
+        {"bundle": bundle_id, "promise": json.dumps(dict(promise)), "prompt": classifier.prompt_hash},
+    ).one_or_none()
+    return ended is None or ended.ended_why in RETRIED
+
+
+def renewals(tx: Connection, classifier_id: int) -> int:
+    """How many trials the classifier has begun in its life; each has spent its part of δ."""
+    return int(
+        tx.execute(text("SELECT count(*) FROM trials WHERE classifier_id = :id"), {"id": classifier_id}).scalar_one()
+    )
+
+
+def lock(tx: Connection, classifier_id: int) -> None:
+    """Nobody else begins, judges or ends a trial of this classifier before the transaction ends."""
+    tx.execute(text("SELECT FROM classifiers WHERE id = :id FOR NO KEY UPDATE"), {"id": classifier_id})
+
+
+def begin(
+    tx: Connection,
+    classifier: Registered,
+    bundle_id: int,
+    promise: Mapping[str, Any],
+    *,
+    delta: float,
+    thresholds: Sequence[float],
+    planned: int,
+) -> Trial:
+    """Open a trial. Only asks count that are made from now on, and its part of δ is spent."""
+    row = tx.execute(
+        text(
+            "INSERT INTO trials (classifier_id, bundle_id, promise, delta, thresholds, llm_model, prompt_hash,"
+            " after_ask, planned) VALUES (:classifier, :bundle, CAST(:promise AS jsonb), :delta, :thresholds, :model,"
+            " :prompt, (SELECT coalesce(max(id), 0) FROM asks), :planned) RETURNING *"
+        ),
+        {
+            "classifier": classifier.id,
+            "bundle": bundle_id,
+            "promise": json.dumps(dict(promise)),
+            "delta": delta,
+            "thresholds": list(thresholds),
+            "model": classifier.spec.llm.model,
+            "prompt": classifier.prompt_hash,
+            "planned": planned,
+        },
+    ).one()
+    return _trial(row)
+
+
+_JUDGED = text("""
+    WITH since AS (SELECT greatest(:after, coalesce(max(ask_id), 0)) AS ask FROM trial_answers WHERE trial_id = :trial),
+    judges AS (
+        SELECT asks.id, asks.item_id, asks.score_id, asks.reason, asks.propensity,
+               asks.state IN ('waiting', 'calling') AND asks.created_at > now() - make_interval(secs => :patience_s)
+                   AS open
+          FROM asks, since
+         WHERE classifier_id = :classifier AND role = 'judge' AND id > since.ask AND state <> 'withdrawn'
+         ORDER BY id LIMIT :most),
+    ready AS (SELECT * FROM judges WHERE id < coalesce((SELECT min(id) FROM judges WHERE open), 9223372036854775807))
+    SELECT ready.id AS ask, texts.text, answers.label, ready.propensity, ready.reason = 'audit' AS kept,
+           coalesce(concat_ws(' ', answers.llm_model, nullif(answers.fingerprint, '')), '') AS llm,
+           CASE WHEN scores.bundle_id = :bundle THEN scores.probabilities END AS probabilities
+      FROM ready JOIN texts ON texts.item_id = ready.item_id
+      LEFT JOIN answers ON answers.ask_id = ready.id
+      LEFT JOIN scores ON scores.id = ready.score_id
+     ORDER BY ready.id
+""")
+
+
+def judged(tx: Connection, classifier_id: int, trial: Trial, *, patience_s: float, most: int) -> list[Judged]:
+    """The judge asks that a trial has not read yet, in their order, up to the first that still waits for its answer.
+
+    One that waits longer than `patience_s` counts as unanswered. What a person labelled meanwhile, or what was run
+    again, is nobody's failure and left out.
+    """
+    rows = tx.execute(
+        _JUDGED,
+        {
+            "classifier": classifier_id,
+            "trial": trial.id,
+            "bundle": trial.bundle_id,
+            "after": trial.after_ask,
+            "patience_s": patience_s,
+            "most": most,
+        },
+    )
+    return [
+        Judged(
+            ask=row.ask,
+            text=row.text,
+            label=row.label,
+            llm=row.llm,
+            propensity=row.propensity,
+            kept=row.kept,
+            probabilities=None if row.probabilities is None else tuple(row.probabilities),
+        )
+        for row in rows
+    ]
+
+
+def add(tx: Connection, trial: Trial, answers: Sequence[TrialAnswer]) -> None:
+    """Write down what judge answers are to a trial; those that are there stay as they are."""
+    tx.execute(
+        text(
+            "INSERT INTO trial_answers (trial_id, ask_id, confidence, said, truth, weight, kept, llm)"
+            " SELECT :trial, v.* FROM unnest(CAST(:asks AS bigint[]), CAST(:confidences AS float8[]),"
+            "   CAST(:said AS smallint[]), CAST(:truth AS smallint[]), CAST(:weights AS real[]), CAST(:kept AS bool[]),"
+            "   CAST(:llm AS text[])) AS v ON CONFLICT DO NOTHING"
+        ),
+        {
+            "trial": trial.id,
+            "asks": [one.ask for one in answers],
+            "confidences": [one.confidence for one in answers],
+            "said": [one.said for one in answers],
+            "truth": [one.truth for one in answers],
+            "weights": [one.weight for one in answers],
+            "kept": [one.kept for one in answers],
+            "llm": [one.llm for one in answers],
+        },
+    )
+
+
+def answers(tx: Connection, trial: Trial) -> list[TrialAnswer]:
+    """All that a trial has read, in the order of the asks."""
+    rows = tx.execute(
+        text(
+            "SELECT ask_id, confidence, said, truth, weight, kept, llm FROM trial_answers WHERE trial_id = :trial"
+            " ORDER BY ask_id"
+        ),
+        {"trial": trial.id},
+    )
+    return [TrialAnswer(*row) for row in rows]
+
+
+def note(tx: Connection, trial: Trial, *, n: int, missing: int | None, what: str | None) -> None:
+    """Write down how far a trial has come."""
+    tx.execute(
+        text("UPDATE trials SET n = :n, missing = :missing, note = :what WHERE id = :trial"),
+        {"trial": trial.id, "n": n, "missing": missing, "what": what},
+    )
+
+
+def end(tx: Connection, classifier_id: int, why: str, *, but_of: int | None = None) -> None:
+    """End the trials of a classifier that are under way, all but that of one bundle, if that is given."""
+    tx.execute(
+        text(
+            "UPDATE trials SET ended_at = now(), ended_why = :why WHERE classifier_id = :id AND ended_at IS NULL"
+            " AND bundle_id IS DISTINCT FROM CAST(:but AS bigint)"
+        ),
+        {"id": classifier_id, "why": why, "but": but_of},
+    )
+
+
+def end_of(tx: Connection, bundle_id: int, why: str) -> None:
+    """End the trial of one bundle."""
+    tx.execute(
+        text("UPDATE trials SET ended_at = now(), ended_why = :why WHERE bundle_id = :id AND ended_at IS NULL"),
+        {"id": bundle_id, "why": why},
+    )
+
+
+def _trial(row: Row[Any]) -> Trial:
+    fields = {name: getattr(row, name) for name in Trial.__slots__ if name != "thresholds"}
+    return Trial(thresholds=tuple(row.thresholds), **fields)

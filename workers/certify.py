@@ -1,0 +1,12 @@
+"""`datashunt.certify(classifier, ids)`: look at the judge answers of a classifier's trials."""
+
+from __future__ import annotations
+
+from workers.app import app, runtime, stopping
+
+
+@app.task(name="datashunt.certify")  # type: ignore[untyped-decorator]
+def certify(classifier: str, ids: list[int]) -> None:  # noqa: ARG001 - every wake-up has the same shape
+    """A wake-up: what was looked at already is not looked at again."""
+    if not stopping():
+        runtime().certifier.run(classifier)
