@@ -17,6 +17,7 @@ from datashunt.classifier import Spec
 from datashunt.cli.backtest_progress import Progress
 from datashunt.cli.context import err, out
 from datashunt.errors import UsageError
+from datashunt.policy import FixedPolicy, TargetPolicy
 
 if TYPE_CHECKING:
     from datashunt.backtest.engine import Engine
@@ -52,9 +53,12 @@ def backtest(
 ) -> None:
     """Run a classifier over recorded LLM answers, and report what it would have saved; calls no LLM."""
     _one_mode(max_calls, threshold, alpha, delta)
+    loaded = classifier.load(spec)
+    if isinstance(loaded.policy, TargetPolicy) and max_calls is None and threshold is None and alpha is None:
+        alpha, delta = loaded.policy.alpha, loaded.policy.delta
     options = _options(order=order, seed=seed, max_calls=max_calls, alpha=alpha, delta=delta, gates=gates)
     _require_pictures()
-    read = classifier.load(spec)
+    read = _untargeted(loaded)
     from datashunt.backtest import recording
 
     settings = settings_module.load()
@@ -67,7 +71,7 @@ def backtest(
         gold_column=gold_column,
         max_text_bytes=settings.max_text_bytes,
     )
-    _notes([*recorded.notes, *_unseen(read)])
+    _notes([*recorded.notes, *_unseen(read), *_left_out(loaded)])
     from datashunt.backtest.engine import Engine
 
     asked_for = read if threshold is None else _with_threshold(read, threshold)
@@ -130,6 +134,23 @@ def _options(*, seed: int, delta: float | None, **given: Any) -> Options:
         raise UsageError(f"--seed: found {seed}, expected 0 or more")
     given["seed"] = seed
     return Options(**given) if delta is None else Options(delta=delta, **given)
+
+
+def _untargeted(spec: Spec) -> Spec:
+    """The classifier without its target, which the options of a backtest stand for."""
+    policy = spec.policy
+    if not isinstance(policy, TargetPolicy):
+        return spec
+    fixed = FixedPolicy(threshold=policy.threshold, audit_rate=policy.audit_rate)
+    return spec.model_copy(update={"policy": fixed})
+
+
+def _left_out(spec: Spec) -> list[str]:
+    """What of a target a backtest does not run."""
+    policy = spec.policy
+    if not isinstance(policy, TargetPolicy) or (policy.of == "kept" and not policy.labels):
+        return []
+    return ["a backtest promises of the kept items only: policy.of and policy.labels are left out"]
 
 
 def _with_threshold(spec: Spec, threshold: float) -> Spec:

@@ -32,6 +32,7 @@ def certificate(
     for what, one in _rows(found.live):
         table.add_row(what, *_cells(one))
     out.print(table)
+    print(f"audits of kept items: {found.cost.asks:,}, ${found.cost.usd:.4f}")
     if found.live.unanswered:
         print(f"{found.live.unanswered} audits were never answered; they agree with nothing")
     for told in found.events:
@@ -68,6 +69,7 @@ def _document(found: Standing) -> dict[str, Any]:
         "audit_rate": found.rate,
         "agreement": {what: _numbers(one) for what, one in _rows(found.live)},
         "unanswered": found.live.unanswered,
+        "audits_of_kept": {"asks": found.cost.asks, "cost_usd": float(found.cost.usd)},
         "events": [{"kind": one.kind, "detail": one.detail, "at": one.at.isoformat()} for one in found.events],
     }
 

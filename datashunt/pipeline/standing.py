@@ -12,6 +12,7 @@ from datashunt.policy import TargetPolicy
 from datashunt.quality import Live
 from datashunt.settings import Settings
 from datashunt.store import Connection, Store, audits, certificates, classifiers, trials
+from datashunt.store.audits import Cost
 from datashunt.store.certificates import Granted, Told
 from datashunt.store.classifiers import Registered
 
@@ -37,7 +38,10 @@ class OnTrial:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a classifier stands. `promise` in words; None: nothing is promised. `rate`: share that is audited."""
+    """How a classifier stands. `promise` in words; None: nothing is promised. `rate`: share that is audited.
+
+    `live`, `cost`: of the audits of a while.
+    """
 
     name: str
     promise: str | None
@@ -45,6 +49,7 @@ class Standing:
     trials: tuple[OnTrial, ...]
     rate: float
     live: Live
+    cost: Cost
     events: tuple[Told, ...]
 
 
@@ -63,6 +68,7 @@ def read(store: Store, settings: Settings, name: str, *, since_s: float) -> Stan
             certificate=proven(tx, known),
             trials=tuple(on_trial(tx, known)),
             rate=promise.stand(known).rate,
+            cost=audits.cost(tx, known.id, since_s=since_s),
             live=quality.live(audited, known.spec.label_names, DELTA),
             events=tuple(certificates.events(tx, known.id)),
         )

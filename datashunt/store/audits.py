@@ -1,6 +1,9 @@
-"""The audits of a while, beside what became of their items."""
+"""The audits of a while: what became of their items, and what they cost."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
 
 from sqlalchemy import Connection, text
 
@@ -24,6 +27,28 @@ _AUDITED = text("""
             OR asks.state <> 'withdrawn' AND asks.created_at < now() - make_interval(secs => :patience_s))
      ORDER BY asks.id DESC LIMIT :most
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What auditing cost beyond what would have been asked anyway: `asks` of kept items, and their calls in USD."""
+
+    asks: int
+    usd: Decimal
+
+
+def cost(tx: Connection, classifier_id: int, *, since_s: float) -> Cost:
+    """What the audits of kept items cost in the last `since_s` seconds; a call without a bill at what was reserved."""
+    row = tx.execute(
+        text(
+            "SELECT count(DISTINCT asks.id), coalesce(sum(coalesce(cost_usd, reserved_usd)), 0)"
+            "  FROM asks LEFT JOIN calls ON calls.ask_id = asks.id"
+            " WHERE asks.classifier_id = :classifier AND asks.reason = 'audit'"
+            "   AND asks.created_at > now() - make_interval(secs => :since_s)"
+        ),
+        {"classifier": classifier_id, "since_s": since_s},
+    ).one()
+    return Cost(*row)
 
 
 def recent(tx: Connection, classifier_id: int, *, since_s: float, patience_s: float) -> list[Audited]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from lanes import LABELS, NAME, FakeLLM, World
 from test_certify import PROMISE, certified, certify, says, texts, tried, work
 from test_command_line import Run, is_one_sentence, run, write
@@ -49,6 +50,7 @@ def test_agreement_is_measured_on_audits_of_what_is_kept(run: Run, certified: Wo
     assert document["agreement"]["kept"]["share"] == 1.0
     assert document["agreement"]["kept"]["audits"] == 20
     assert document["agreement"]["all"]["audits"] == 60
+    assert document["audits_of_kept"] == {"asks": 20, "cost_usd": pytest.approx(20 * 0.00012)}
     assert 0.8 < document["agreement"]["kept"]["low"] < 1.0
     assert document["agreement"][f"kept as {LABELS[0]}"]["audits"] == 7
     row = certified.rows("SELECT * FROM live_quality")[0]
