@@ -100,7 +100,7 @@ def certify_anytime(
     judge: Answers,
     *,
     delta: float,
-    floor: float = LEAST_PROPENSITY,
+    floor: float | None = None,
 ) -> Certificate | NotYet:
     """As many looks as one likes, whenever one likes, at answers of any propensity.
 
@@ -109,7 +109,9 @@ def certify_anytime(
         thresholds: (t,) chosen without these answers, strictest first; the same at each look.
         judge: all answers so far, in the order in which they came.
         delta: chance in (0, 1) that the promise is ever broken.
-        floor: the least propensity that any item has, fixed before the first answer. Not read where all are equal.
+        floor: the least propensity that any item has, fixed before the first answer; then every answer weighs
+            floor / propensity. None: LEAST_PROPENSITY where propensities differ, and no weights where all are equal,
+            which supposes that those of all items are.
 
     Raises:
         CertificateError: there is no target or threshold, a propensity is below floor, or delta is outside (0, 1).
@@ -135,11 +137,10 @@ def proven(passed: ArrayLike) -> NDArray[np.intp]:
     return np.asarray(np.logical_and.accumulate(passed, axis=-1).sum(axis=-1), dtype=np.intp)
 
 
-def _log_wealth(target: Target, tally: Tally, judge: Answers, floor: float) -> NDArray[np.float64]:
-    if judge.one_rate:
+def _log_wealth(target: Target, tally: Tally, judge: Answers, floor: float | None) -> NDArray[np.float64]:
+    if judge.propensity is None or (floor is None and judge.one_rate):
         return log_wealth(tally.missed.cumsum(axis=0), tally.scope.cumsum(axis=0), target.allowed)
-    assert judge.propensity is not None  # noqa: S101 - for mypy: several rates
-    least = judge.propensity.min()
+    floor, least = LEAST_PROPENSITY if floor is None else floor, judge.propensity.min(initial=1.0)
     if not 0 < floor <= least:
         raise CertificateError(f"an item was audited with propensity {least}, less than the floor of {floor}")
     return log_wealth_weighted(tally, (floor / judge.propensity)[:, None], target.allowed)

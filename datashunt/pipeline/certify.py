@@ -230,16 +230,15 @@ class Certifier:
 def look(targets: Sequence[certificate.Target], trial: Trial, read: Sequence[TrialAnswer]) -> Certificate | NotYet:
     """What a trial's answers prove so far; looking is free, however often."""
     weights = np.array([one.weight for one in read])
+    floor = certificate.LEAST_PROPENSITY
     answers = Answers(
         confidence=np.array([one.confidence for one in read], dtype=np.float64),
         said=np.array([one.said for one in read], dtype=np.intp),
         truth=np.array([one.truth for one in read], dtype=np.intp),
         # the weighted test wants propensities; only their ratio to the least one counts
-        propensity=None if (weights == 1.0).all() else certificate.LEAST_PROPENSITY / weights,
+        propensity=None if (weights == 1.0).all() else floor / weights,
     )
-    return certificate.certify_anytime(
-        targets, np.array(trial.thresholds), answers, delta=trial.delta, floor=certificate.LEAST_PROPENSITY
-    )
+    return certificate.certify_anytime(targets, np.array(trial.thresholds), answers, delta=trial.delta, floor=floor)
 
 
 def _in_json(finding: Finding, spec: Spec) -> dict[str, Any]:

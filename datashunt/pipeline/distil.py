@@ -269,6 +269,7 @@ class Distiller:
             method="clopper-pearson",
             fingerprints=[answer.fingerprint for answer in lesson.answers.judge],
         )
+        bundles.spend(tx, known.id, "certificate", DELTA, bundle.id)
         return "promoted"
 
     def _finish(self, run: _Run, *, state: str, error: str) -> bool:

@@ -489,11 +489,11 @@ def test_proofs_are_looked_at_where_there_is_a_target_and_a_bundle(world: World)
 
 def test_a_bundle_on_trial_is_given_time_for_its_proof(world: World) -> None:
     world.apply(policy={"mode": "target", "alpha": 0.1, "audit_rate": 0.01}, distil={"min_new_answers": 1})
-    learn(world, 5)
+    learn(world, 10)
     bundle = world.bundle()
     world.change(
         "INSERT INTO distillations (classifier_id, spec_version, state, bundle_id, n_train, up_to_answer)"
-        " VALUES (1, 2, 'promoted', :id, 9, 0)",
+        " VALUES (1, 2, 'promoted', :id, 11, 0)",
         id=bundle.id,
     )
     world.change(
@@ -502,5 +502,5 @@ def test_a_bundle_on_trial_is_given_time_for_its_proof(world: World) -> None:
         id=bundle.id,
     )
     assert "distil" not in {wake.lane for wake in tick(world)}
-    learn(world, 5)
+    world.change("UPDATE distillations SET n_train = 10")
     assert "distil" in {wake.lane for wake in tick(world)}

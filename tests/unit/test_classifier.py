@@ -160,7 +160,7 @@ def test_a_missing_field_is_named(field: str) -> None:
         ({"policy": {"threshold": 1.5}}, "policy.threshold: expected less than or equal to 1 (found 1.5)"),
         ({"policy": {"threshold": "high"}}, "policy.threshold: expected a valid number"),
         ({"policy": {"audit_rate": float("nan")}}, "policy.audit_rate: "),
-        ({"policy": {"mode": "magic"}}, "policy.mode: expected 'fixed' or 'budget' (found 'magic')"),
+        ({"policy": {"mode": "magic"}}, "policy.mode: expected 'fixed' or 'budget' or 'target' (found 'magic')"),
         ({"prompt": {"pruning": "maybe"}}, "prompt.pruning: expected 'off', 'soft', 'hard' or 'both'"),
         ({"prompt": {"pruning": True}}, "prompt.pruning: expected 'off', 'soft', 'hard' or 'both'"),
         ({"llm": {"input_price": "1"}}, "llm: expected both input_price and output_price, or neither"),
