@@ -34,7 +34,7 @@ PATIENCE_S = 150.0
 
 
 def plain_items(count: int, start: int = 0) -> list[dict[str, str]]:
-    """Texts whose tone is easy to learn; the simulated LLM knows the first 800."""
+    """Texts whose tone is easy to learn; the simulated LLM knows the first 2,000."""
     said = ("this is terrible and sad", "the box is on the table", "what a wonderful and lovely thing")
     return [{"id": f"p{n}", "text": f"{said[n % 3]} {n}"} for n in range(start, start + count)]
 
@@ -170,7 +170,7 @@ def system(
     hook: dict[str, Callable[[Request], Response | None]],
 ) -> Iterator[System]:
     answers = tmp_path / "answers.csv"
-    rows = [f"{item['id']},{item['text']},{LABELS[n % 3]}" for n, item in enumerate(plain_items(800))]
+    rows = [f"{item['id']},{item['text']},{LABELS[n % 3]}" for n, item in enumerate(plain_items(2_000))]
     answers.write_text("\n".join(["id,text,label", *rows]) + "\n")
     logs = tmp_path / "logs"
     logs.mkdir()

@@ -1,0 +1,40 @@
+"""A target, with real workers: everything is asked until a threshold is proven, then kept; another prompt ends it."""
+
+from __future__ import annotations
+
+from tests.acceptance.conftest import System, plain_items, until
+
+TARGET = {"mode": "target", "alpha": 0.2, "delta": 0.5, "audit_rate": 0.2}
+SOON = {"DATASHUNT_CERTIFY_EVERY_S": "1", "DATASHUNT_TICK_EVERY_S": "1"}
+
+
+def test_nothing_is_kept_before_it_is_proven_and_much_afterwards(system: System) -> None:
+    fields = {
+        "policy": TARGET,
+        "distil": {"every_s": 0.5, "min_new_answers": 450},
+        "small_model": {"max_tokens": 16},
+    }
+    system.apply(**fields)
+    for lane in ("score", "llm", "distil"):
+        system.start(lane, **SOON)
+    system.client.submit("tone", plain_items(600))
+    until(lambda: system.rows("SELECT 1 FROM trials") != [], "a bundle on trial", timeout_s=200)
+    assert system.one("SELECT count(*) FROM items WHERE source = 'small'") == 0
+    system.client.submit("tone", plain_items(550, start=600))
+    until(lambda: system.rows("SELECT 1 FROM certificates WHERE trial_id IS NOT NULL") != [], "a certificate")
+    until(lambda: system.done() == 1_150, "what was submitted before it")
+    proven = system.rows("SELECT n, k, alpha, threshold FROM certificates ORDER BY id LIMIT 1")[0]
+    assert proven.n >= 25
+    assert proven.k / proven.n <= 0.2
+    until(lambda: _kept_any(system), "a running worker to keep what is proven")
+    system.apply(**fields, instruction="Tell the tone in other words.")
+    assert system.one("SELECT count(*) FROM certificates WHERE revoked_at IS NULL") == 0
+    assert system.one("SELECT ended_why FROM trials ORDER BY id LIMIT 1") is not None
+
+
+def _kept_any(system: System) -> bool:
+    """Submit a few more texts; whether the small model kept any."""
+    start = 10_000 + int(system.one("SELECT count(*) FROM items"))
+    system.client.submit("tone", plain_items(10, start=start))
+    until(lambda: system.one("SELECT count(*) FROM items WHERE state <> 'done'") == 0, "them")
+    return bool(system.one("SELECT count(*) FROM items WHERE source = 'small'"))
