@@ -12,7 +12,19 @@ import typer
 from typer.exceptions import TyperException
 
 from datashunt import __version__
-from datashunt.cli import backtest, classifiers, dead, items, maintenance, models, people, rerun, servers, spend
+from datashunt.cli import (
+    backtest,
+    classifiers,
+    dead,
+    items,
+    maintenance,
+    models,
+    people,
+    rerun,
+    servers,
+    spend,
+    whatif,
+)
 from datashunt.errors import DatashuntError
 
 app = typer.Typer(
@@ -31,6 +43,7 @@ items.register(app)
 spend.register(app)
 people.register(app)
 rerun.register(app)
+whatif.register(app)
 backtest.register(app)
 servers.register(app)
 maintenance.register(app)
