@@ -69,7 +69,10 @@ def what_if(
     answered = _answer(found, Asked(of, alpha, delta, _calls_of(found, budget, calls)))
     if file is not None:
         marks = [Mark(text, whatif.at(found.traffic, threshold, of)) for threshold, text in answered.names.items()]
-        write_whatif_png(whatif.curve(found.traffic, of), marks, _about(found), of, file)
+        try:
+            write_whatif_png(whatif.curve(found.traffic, of), marks, _about(found), of, file)
+        except OSError as error:
+            raise UsageError(f"{file}: cannot be written: {error.strerror or error}") from None
     if as_json:
         print_json(_json(found, answered, days))
     else:

@@ -43,7 +43,7 @@ def densities() -> Floats:
                 held = odds * share / (odds * share + 1.0 - share)
                 shapes.append(np.where(inside, held / share, (1.0 - held) / (1.0 - share)))
     shapes += [1.0 + slope * (2.0 * middles - 1.0) for slope in RAMPS]
-    return np.log(np.stack(shapes, axis=1))
+    return np.asarray(np.log(np.stack(shapes, axis=1)))
 
 
 def starts(first: int, items: int, *, every: int, even: int) -> Floats:

@@ -64,6 +64,7 @@ def write_whatif_png(
         canvas.name(cost, "Cost of a day" if priced else "Calls a day", pad=8)
         for panel in (kept, cost):
             panel.set_xlim(0, _widest(drawn, marks))
+            panel.locator_params(axis="x", steps=[1, 2, 5, 10])
             panel.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
             panel.set_xlabel(f"{_along(of)} from the LLM, as audits show it")
 

@@ -123,6 +123,8 @@ def test_the_picture_is_drawn(run: Run, busy: World, tmp_path: Path) -> None:
     head = file.read_bytes()[:24]
     assert head[:4] == b"\x89PNG"
     assert struct.unpack(">II", head[16:24]) == (1600, 900)
+    nowhere = tmp_path / "none" / "what-if.png"
+    assert is_one_sentence(run("what-if", NAME, "--out", nowhere), 2, str(nowhere), "cannot be written")
 
 
 def test_an_audit_that_died_counts_as_a_disagreement(run: Run, busy: World) -> None:
