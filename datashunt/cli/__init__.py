@@ -24,6 +24,7 @@ from datashunt.cli import (
     rerun,
     servers,
     spend,
+    whatif,
 )
 from datashunt.errors import DatashuntError
 
@@ -44,6 +45,7 @@ spend.register(app)
 people.register(app)
 certificate.register(app)
 rerun.register(app)
+whatif.register(app)
 backtest.register(app)
 servers.register(app)
 maintenance.register(app)

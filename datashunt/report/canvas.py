@@ -72,13 +72,13 @@ def save(path: Path, extra: str, draw: Callable[[Figure], None]) -> None:
         figure.savefig(path, metadata={"Software": None})
 
 
-def title(figure: Figure, headline: str, subline: str, origin: str) -> None:
-    """The three lines above the panels, and the legend of the vertical lines below them."""
+def title(figure: Figure, headline: str, subline: str, origin: str, legend: str = LEGEND) -> None:
+    """The three lines above the panels, and the legend below them."""
     for text, height, size, weight, colour in (
         (headline, 0.955, 23, "bold", INK),
         (subline, 0.908, 14, "normal", INK),
         (origin, 0.873, 12, "normal", MUTED),
-        (LEGEND, 0.028, 11, "normal", MUTED),
+        (legend, 0.028, 11, "normal", MUTED),
     ):
         figure.text(LEFT, height, text, fontsize=size, weight=weight, color=colour, va="center", parse_math=False)
 
