@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datashunt import certificate
+from datashunt import certificate, drift
 from datashunt.certificate import Answers, Certificate, Finding, NotYet
 from datashunt.classifier import Spec
+from datashunt.drift import Rung
 from datashunt.items import Role
 from datashunt.pipeline import promise
 from datashunt.pipeline.models import Models
 from datashunt.policy import TargetPolicy
 from datashunt.settings import Settings
-from datashunt.store import Connection, Store, bundles, certificates, classifiers, distillations, trials
+from datashunt.store import Connection, Store, bundles, certificates, classifiers, distillations, guards, trials
 from datashunt.store.classifiers import Bundle, Registered
 from datashunt.store.trials import Judged, Trial, TrialAnswer
 from datashunt.telemetry import event
@@ -162,7 +163,9 @@ class Certifier:
             if standing is None or found.threshold < standing.threshold:
                 self._grant(tx, known, policy, bundle, trial, found, read)
             first = found.findings[0]
-            certificates.set_audit_rate(tx, known.id, promise.proven_rate(policy, first.k, first.n))
+            rate = promise.proven_rate(policy, first.k, first.n)
+            watching = guards.rung(tx, trial.id) == Rung.WATCHING
+            certificates.set_audit_rate(tx, known.id, drift.raised(policy.audit_rate) if watching else rate)
         elif bundle.state == "challenger" and len(read) >= PATIENCE * trial.planned:
             trials.end_of(tx, bundle.id, f"nothing was proven with {len(read)} answers")
             bundles.reject(tx, bundle.id)

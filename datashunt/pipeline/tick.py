@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from datashunt.items import FEWEST_JUDGES, Wake
+from datashunt.pipeline import guard
 from datashunt.policy import TargetPolicy
 from datashunt.settings import Settings
 from datashunt.store import Store, batches, classifiers, distillations, sweeps
@@ -84,9 +85,15 @@ class Ticker:
     def _certify(self, known: Sequence[Registered]) -> list[Wake]:
         wakes = []
         for classifier in known:
-            if not isinstance(classifier.spec.policy, TargetPolicy) or classifier.incumbent is None:
+            policy = classifier.spec.policy
+            if not isinstance(policy, TargetPolicy) or classifier.incumbent is None:
                 continue
             with self._store.begin() as tx:
-                if sweeps.take_due(tx, f"certify:{classifier.id}", every_s=self._settings.certify_every_s):
-                    wakes.append(Wake("certify", classifier.name, (classifier.id,)))
+                if not sweeps.take_due(tx, f"certify:{classifier.id}", every_s=self._settings.certify_every_s):
+                    continue
+                wanted = guard.watch(tx, classifier, policy)
+                row = distillations.make_due(tx, classifier, judges=FEWEST_JUDGES, needed=1) if wanted else None
+            wakes.append(Wake("certify", classifier.name, (classifier.id,)))
+            if row is not None:
+                wakes.append(Wake("distil", classifier.name, (row,)))
         return wakes

@@ -20,7 +20,7 @@ LONGEST_WAIT_S = 3_600.0
 """Longest time after a failure until the next try."""
 
 
-def make_due(tx: Connection, classifier: Registered, *, judges: int) -> int | None:
+def make_due(tx: Connection, classifier: Registered, *, judges: int, needed: int | None = None) -> int | None:
     """Open a distillation if enough new answers are there and none is open; returns its row.
 
     Answers given under a soft prior, reused ones and those of a fallback teach nothing (see `answers`), so they are
@@ -32,6 +32,7 @@ def make_due(tx: Connection, classifier: Registered, *, judges: int) -> int | No
         tx: the transaction.
         classifier: with its current spec.
         judges: judge answers without which the challenger could get no verdict, and training would be in vain.
+        needed: new answers that are enough; None: `distil.min_new_answers`.
     """
     due: int | None = tx.execute(
         text(
@@ -59,7 +60,7 @@ def make_due(tx: Connection, classifier: Registered, *, judges: int) -> int | No
             "classifier": classifier.id,
             "version": classifier.version,
             "labels": classifier.spec.labels_hash,
-            "needed": classifier.spec.distil.min_new_answers,
+            "needed": classifier.spec.distil.min_new_answers if needed is None else needed,
             "judges": judges,
             "model": classifier.spec.llm.model,
             "prompt": classifier.prompt_hash,

@@ -1,4 +1,4 @@
-"""proofs of promises: trials, their answers, events
+"""proofs of promises: trials, their answers, guards, events
 
 Revision ID: 0009
 Revises: 0008
@@ -77,6 +77,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("trial_id", "ask_id", name=op.f("pk_trial_answers")),
     )
     op.create_table(
+        "guards",
+        sa.Column("trial_id", sa.BigInteger(), nullable=False),
+        sa.Column("rung", sa.Text(), server_default="calm", nullable=False),
+        sa.Column("scores", postgresql.JSONB(), nullable=False),
+        sa.Column("audits", postgresql.JSONB(), nullable=False),
+        sa.Column("last_score", sa.BigInteger(), nullable=False),
+        sa.Column("last_ask", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("rung IN ('calm', 'watching', 'suspended')", name=op.f("ck_guards_rung")),
+        sa.ForeignKeyConstraint(["trial_id"], ["trials.id"], name=op.f("fk_guards_trial_id_trials")),
+        sa.PrimaryKeyConstraint("trial_id", name=op.f("pk_guards")),
+    )
+    op.create_table(
         "events",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("classifier_id", sa.Integer(), nullable=False),
@@ -131,5 +143,6 @@ def downgrade() -> None:
     op.create_check_constraint(op.f("ck_distillations_state"), "distillations", f"state IN ({_STATES})")
     op.drop_column("classifiers", "audit_rate")
     op.drop_table("events")
+    op.drop_table("guards")
     op.drop_table("trial_answers")
     op.drop_table("trials")

@@ -144,6 +144,22 @@ class TrialAnswer(Base):
     llm: Mapped[str]
 
 
+class Guard(Base):
+    """What the drift guard of a proven bundle has seen: the states of `drift.ScoreGuard` and `drift.AuditGuard`.
+
+    `last_score`, `last_ask`: rows up to which it has read.
+    """
+
+    __tablename__ = "guards"
+    trial_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("trials.id"), primary_key=True)
+    rung: Mapped[str] = mapped_column(server_default="calm")
+    scores: Mapped[dict[str, Any]]
+    audits: Mapped[dict[str, Any]]
+    last_score: Mapped[int] = mapped_column(BigInteger)
+    last_ask: Mapped[int] = mapped_column(BigInteger)
+    __table_args__ = (one_of("rung", ("calm", "watching", "suspended")),)
+
+
 class Event(Base):
     """What happened to a classifier's promise, for people to read."""
 

@@ -1,0 +1,110 @@
+"""The drift guard of a proven bundle: its state as one row, and what it has not read yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from datashunt.store.trials import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A guard on file; see the table."""
+
+    rung: str
+    scores: dict[str, Any]
+    audits: dict[str, Any]
+    last_score: int
+    last_ask: int
+
+
+def find(tx: Connection, trial_id: int) -> Stored | None:
+    """The guard of a trial, locked until the transaction ends."""
+    row = tx.execute(
+        text("SELECT rung, scores, audits, last_score, last_ask FROM guards WHERE trial_id = :trial FOR UPDATE"),
+        {"trial": trial_id},
+    ).one_or_none()
+    return None if row is None else Stored(*row)
+
+
+def rung(tx: Connection, trial_id: int) -> str | None:
+    """How far the guard of a trial has gone; None before it begins."""
+    found: str | None = tx.execute(
+        text("SELECT rung FROM guards WHERE trial_id = :trial"), {"trial": trial_id}
+    ).scalar_one_or_none()
+    return found
+
+
+def newest(tx: Connection) -> tuple[int, int]:
+    """The newest score and the newest ask there are: a guard that begins now reads later ones."""
+    row = tx.execute(
+        text("SELECT coalesce((SELECT max(id) FROM scores), 0), coalesce((SELECT max(id) FROM asks), 0)")
+    ).one()
+    return row[0], row[1]
+
+
+def save(tx: Connection, trial_id: int, guard: Stored) -> None:
+    """Write a guard down."""
+    tx.execute(
+        text(
+            "INSERT INTO guards (trial_id, rung, scores, audits, last_score, last_ask) VALUES (:trial, :rung,"
+            " CAST(:scores AS jsonb), CAST(:audits AS jsonb), :last_score, :last_ask) ON CONFLICT (trial_id) DO UPDATE"
+            " SET rung = excluded.rung, scores = excluded.scores, audits = excluded.audits,"
+            "     last_score = excluded.last_score, last_ask = excluded.last_ask"
+        ),
+        {
+            "trial": trial_id,
+            "rung": guard.rung,
+            "scores": json.dumps(guard.scores),
+            "audits": json.dumps(guard.audits),
+            "last_score": guard.last_score,
+            "last_ask": guard.last_ask,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Scores that a guard has not read: confidences and predicted labels, in order, and the row of the last."""
+
+    confidences: Sequence[float]
+    labels: Sequence[str]
+    last: int
+
+
+def scores_after(tx: Connection, bundle_id: int, last: int, most: int) -> Seen:
+    """The next scores of a bundle after this row, at most so many; what commits late is passed over."""
+    rows = tx.execute(
+        text(
+            "SELECT id, confidence, label FROM scores WHERE id > :last AND bundle_id = :bundle AND confidence <= 1.001"
+            " ORDER BY id LIMIT :most"  # nan, of a model that broke down, is greater than all numbers here
+        ),
+        {"bundle": bundle_id, "last": last, "most": most},
+    ).all()
+    return Seen([row.confidence for row in rows], [row.label for row in rows], rows[-1].id if rows else last)
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Audits that a guard has not read: whether each misses, its weight, and the row of the last ask."""
+
+    missed: Sequence[bool]
+    weights: Sequence[float]
+    last: int
+
+
+def audits_after(tx: Connection, trial: Trial, last: int, *, of_all: bool) -> Missed:
+    """What a trial read of asks after this row: of kept items, or of all; then those that were asked do not miss."""
+    rows = tx.execute(
+        text(
+            "SELECT ask_id, kept AND said <> truth AS missed, weight FROM trial_answers"
+            " WHERE trial_id = :trial AND ask_id > :last AND (kept OR :of_all) ORDER BY ask_id"
+        ),
+        {"trial": trial.id, "last": last, "of_all": of_all},
+    ).all()
+    return Missed([row.missed for row in rows], [row.weight for row in rows], rows[-1].ask_id if rows else last)

@@ -1,0 +1,107 @@
+"""The drift guard on a real database: it reads scores and audits, and withdraws a promise that lost its ground."""
+
+from __future__ import annotations
+
+import pytest
+from lanes import LABELS, NAME, FakeLLM, World, reply
+from test_certify import certified, certify, kinds, standing, texts, tried, work
+
+from datashunt.drift import AuditGuard, ScoreGuard
+from datashunt.pipeline import guard
+from datashunt.policy import TargetPolicy
+from datashunt.store import guards
+
+__all__ = ["certified", "tried"]  # fixtures
+
+
+def watch(world: World) -> bool:
+    known = world.known()
+    assert isinstance(known.spec.policy, TargetPolicy)
+    with world.store.begin() as tx:
+        return guard.watch(tx, known, known.spec.policy)
+
+
+def state(world: World) -> guards.Stored:
+    with world.store.begin() as tx:
+        found = guards.find(tx, world.one("SELECT max(id) FROM trials"))
+    assert found is not None
+    return found
+
+
+def score(world: World, count: int, confidence: str, start: int) -> None:
+    world.submit(*texts(count, confidence, start=start))
+    list(world.scorer().run(NAME, [row.id for row in world.rows("SELECT id FROM items WHERE state = 'queued'")]))
+
+
+@pytest.fixture
+def watched(certified: World) -> World:
+    """A guard that has begun."""
+    assert watch(certified) is False
+    return certified
+
+
+def test_a_guard_begins_with_the_certificate_and_reads_each_score_once(watched: World) -> None:
+    score(watched, 30, "0.95", 1_000)
+    watch(watched)
+    watch(watched)
+    assert state(watched).scores["items"] == 30
+    assert state(watched).scores["labels"] == [10, 10, 10]
+    assert kinds(watched) == ["trial", "certificate"]
+
+
+def test_without_a_certificate_nothing_is_guarded(tried: World) -> None:
+    assert watch(tried) is False
+    assert tried.one("SELECT count(*) FROM guards") == 0
+
+
+def test_scores_that_change_beyond_doubt_suspend_the_certificate(watched: World) -> None:
+    score(watched, 1_200, "0.95", 1_000)
+    watch(watched)
+    score(watched, 400, "0.7", 3_000)
+    assert watch(watched) is True
+    assert kinds(watched)[-3:] == ["audit_rate_raised", "certificate_suspended", "distillation_wanted"]
+    assert standing(watched) is None
+    assert watched.known().certified is None
+    assert watched.known().audit_rate is None
+    assert watched.one("SELECT ended_why FROM trials") == "drift"
+    certify(watched)  # the same bundle may be proven again, with fresh answers
+    assert watched.one("SELECT count(*) FROM trials WHERE ended_at IS NULL") == 1
+
+
+def test_audits_that_disagree_too_often_suspend_it_too(watched: World) -> None:
+    wrong = FakeLLM([lambda _prompt: reply(LABELS[0])])
+    watched.change("UPDATE classifiers SET audit_rate = 1.0")
+    work(watched, texts(60, start=1_000), llm=wrong)
+    certify(watched)
+    assert watch(watched) is True
+    assert state(watched).audits["misses"] == 40
+    assert kinds(watched)[-2:] == ["certificate_suspended", "distillation_wanted"]
+
+
+def test_an_alarm_raises_the_audit_rate_until_audits_say_that_all_is_well(watched: World) -> None:
+    watched.apply(policy={"mode": "target", "alpha": 0.3, "delta": 0.9, "audit_rate": 0.2, "threshold": 0.8})
+    scores = ScoreGuard.start(len(LABELS), seed=1).to_json()
+    found = state(watched)
+    with watched.store.begin() as tx:
+        alarmed = guards.Stored("calm", {**scores, "evidence": 5.0}, found.audits, found.last_score, found.last_ask)
+        guards.save(tx, watched.one("SELECT max(id) FROM trials"), alarmed)
+    assert watch(watched) is False
+    assert kinds(watched)[-1] == "audit_rate_raised"
+    assert watched.known().audit_rate == pytest.approx(0.8)
+    certify(watched)
+    assert watched.known().audit_rate == pytest.approx(0.8)
+    work(watched, texts(100, start=1_000))
+    certify(watched)
+    watch(watched)
+    assert kinds(watched)[-1] == "calmed"
+    assert watched.known().audit_rate == pytest.approx(0.2)
+    assert state(watched).rung == "calm"
+
+
+def test_a_guard_of_another_version_begins_anew(watched: World) -> None:
+    score(watched, 30, "0.95", 1_000)
+    watch(watched)
+    watched.change("UPDATE guards SET scores = '{}'")
+    watch(watched)
+    assert state(watched).scores["items"] == 0
+    assert AuditGuard.from_json(state(watched).audits).audits == 0
