@@ -24,7 +24,7 @@ from datashunt.pipeline.models import Directory
 from datashunt.pipeline.trouble import after, bill_of, pause_of, verdict_of
 from datashunt.quota import ALONE, STOPPED_S, Health, Limits, Open, Quota, Refused, Slot, Verdict
 from datashunt.settings import Settings
-from datashunt.store import Connection, Store, asks, budgets, reuse, sweeps
+from datashunt.store import Connection, Store, asks, budgets, claims, reuse, sweeps
 from datashunt.telemetry import event
 
 TURN_S = 5.0
@@ -111,7 +111,7 @@ class Asker:
         token = uuid4()
         served = {row: place.known.spec for row, place in places.items()}
         with self._store.single() as tx:
-            ask = asks.claim(tx, served, token, lease_s=self._settings.ask_lease_s)
+            ask = claims.claim(tx, served, token, lease_s=self._settings.ask_lease_s)
             if ask is None:
                 return None
             call = put_to(places[ask.classifier_row], ask, token, 0)

@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from datashunt.items import BatchState, ClaimedAsk, Wake
-from datashunt.store.asks import claimed_ask, columns_of, for_a_batch
+from datashunt.store.claims import claimed_ask, columns_of, for_a_batch
 from datashunt.store.classifiers import Registered
 
 _BEYOND = for_a_batch("CAST(:beyond_s AS float)")

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from datashunt.items import Wake
 from datashunt.store import budgets
-from datashunt.store.asks import for_a_batch
+from datashunt.store.claims import for_a_batch
 
 MOST_ROWS = 1024
 """Most rows of one classifier and lane that one tick publishes again."""
