@@ -130,8 +130,9 @@ class Asker:
 
     def _everybody(self) -> list[Wake]:
         """Messages for what is due now, so that all threads come back at once."""
+        beyond_s = {one.id: one.spec.llm.batch_beyond_s for one in self._directory.everyone()}
         with self._store.begin() as tx:
-            return sweeps.due_asks(tx)
+            return sweeps.due_asks(tx, beyond_s)
 
     def _free(self, call: Call) -> bool:
         """Whether nothing has to be paid for, as far as can be seen without making others wait."""
