@@ -221,9 +221,7 @@ class Asker:
                 reuse.alone(tx, call.reuse_key)
                 if self._spared(tx, call):
                     return None
-            if not secured and not budget.secure(
-                tx, call.known, call.ask, call.token, call.prompt, self._clock, samples=max(1, call.samples)
-            ):
+            if not secured and not budget.secure(tx, call, self._clock):
                 return None
             return self._booked(tx, call)
 

@@ -64,10 +64,7 @@ class Filler:
 
     def _secured(self, tx: Connection, call: Call) -> bool:
         """Whether the day's budget has a place for the call; without one its ask waits for the next day."""
-        known, ask = call.known, call.ask
-        return budget.is_secured(known, ask) or budget.secure(
-            tx, known, ask, call.token, call.prompt, self._clock, samples=max(1, call.samples)
-        )
+        return budget.is_secured(call.known, call.ask) or budget.secure(tx, call, self._clock)
 
     def _to_pay(self, tx: Connection, calls: Sequence[Call]) -> Iterator[Call]:
         """Those that have to be paid for."""
