@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from datashunt import llm
-from datashunt.errors import BrokerError, LLMError, LLMRejected, LLMStopped, StoreError
+from datashunt.errors import BrokerError, LLMError, LLMRejected, LLMStopped, SpecError, StoreError
 from datashunt.items import Reply, Wake
 from datashunt.pipeline import budget, settle
 from datashunt.pipeline.budget import Clock
@@ -159,11 +159,17 @@ class Asker:
             if not isinstance(found, tuple):
                 return found
             call, slot = found
-        row = self._book(call)
-        if row is None:
-            self._settle_slot(call, slot, None)
-            return Worked()
-        return Worked(1, recovered=self._send(call, row, slot))
+        row = None
+        try:
+            row = self._book(call)
+        except SpecError as error:
+            with self._store.begin() as tx:
+                asks.put_back(tx, call.ask, call.token, wait_s=budget.PRICE_WAIT_S)
+                budget.wait_for_a_price(tx, call.known, error)
+        finally:
+            if row is None:
+                self._settle_slot(call, slot, None)
+        return Worked() if row is None else Worked(1, recovered=self._send(call, row, slot))
 
     def _slot(self, quota: Quota, call: Call, stop: Callable[[], bool]) -> tuple[Call, Slot] | Worked:
         """Leave to send now, and to which model; or the ask waits as a row or can never be sent."""
@@ -211,7 +217,11 @@ class Asker:
             return Health()
 
     def _book(self, call: Call) -> int | None:
-        """The row of the call; None: no lease any more, an answer came for free meanwhile, or no budget today."""
+        """The row of the call; None: no lease any more, an answer came for free meanwhile, or no budget today.
+
+        Raises:
+            SpecError: nobody knows what it may cost.
+        """
         secured = budget.is_secured(call.known, call.ask)
         if secured and not call.may_reuse:
             with self._store.single() as tx:

@@ -632,3 +632,21 @@ def test_a_batch_takes_no_more_asks_than_todays_budget_has_places_for(start: Sta
     assert world.one("SELECT count(*) FROM calls") == 4
     assert world.one(waiting) == 2
     assert tuple(world.rows("SELECT spent, reserved FROM budget_days")[0]) == (4, 0)
+
+
+def test_asks_for_a_batch_wait_until_somebody_says_what_they_cost(
+    start: Start, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = start()
+    bench.ask(*DOUBT)
+    usd = {"mode": "budget", "usd_per_day": 5, "audit_rate": 0.0}
+    world.apply(llm={"model": "nobody-knows-it", "input_price": None, "output_price": None}, policy=usd)
+    bench.harvest()
+    assert ended(bench) == [("harvested", "empty")]
+    assert world.calls() == bench.remote() == []
+    assert world.rows("SELECT DISTINCT state, attempts, not_before > now() FROM asks") == [("waiting", 0, True)]
+    assert [record.message for record in caplog.records].count("price_unknown") == 1
+    world.apply(policy=usd)
+    world.change("UPDATE asks SET not_before = now() - interval '1 s'")
+    bench.until(lambda: world.states() == {"done": 6})
+    bench.check_ledger()
