@@ -137,8 +137,9 @@ class Batcher:
         with self._store.begin() as tx:
             if keeps_out(batch):
                 batches.not_again(tx, batch)
+            left = batches.open_ones(tx, batch, known.spec.labels_hash, after=0, most=1)
         lost = False
-        for file_id in batch.files:
+        for file_id in batch.files if left else ():
             try:
                 lines = self._api.results(file_id, known.spec.llm.model)
                 while some := list(islice(lines, SETTLED_AT_ONCE)):
@@ -205,18 +206,20 @@ class Batcher:
                 return True
 
     def _finish(self, batch: ClaimedBatch, known: Registered) -> None:
+        """Everything is settled: whoever dies from here on, the next one has only this left to do."""
+        for file_id in filter(None, (batch.input_file_id, *batch.files)):
+            try:
+                self._api.forget(file_id, known.spec.llm.model)
+            except LLMNotFound:
+                pass  # a first try was here
+            except LLMError as error:
+                event("batch_file_kept", batch=batch.row, file=file_id, error=str(error))
         with self._store.begin() as tx:
             # Asks without a call of their own; if none had one, the answers that they wait for are elsewhere.
             batches.release(tx, batch, wait_s=NOTHING_WAIT_S if batch.ended_as == EMPTY else 0.0)
             done = batches.go_on(tx, batch, BatchState.HARVESTED)
-        if not done:
-            return
-        event("batch_harvested", batch=batch.row, classifier=known.name, ended_as=batch.ended_as)
-        for file_id in filter(None, (batch.input_file_id, *batch.files)):
-            try:
-                self._api.forget(file_id, known.spec.llm.model)
-            except LLMError as error:
-                event("batch_file_kept", batch=batch.row, file=file_id, error=str(error))
+        if done:
+            event("batch_harvested", batch=batch.row, classifier=known.name, ended_as=batch.ended_as)
 
     # what they share
 
