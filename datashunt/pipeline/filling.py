@@ -11,7 +11,6 @@ from datashunt.items import ClaimedAsk
 from datashunt.llm import Batches
 from datashunt.llm.batches import MAX_BYTES, MAX_REQUESTS
 from datashunt.pipeline import budget, settle
-from datashunt.pipeline.budget import Clock
 from datashunt.pipeline.call import Call, put_to
 from datashunt.pipeline.line import Place
 from datashunt.store import Connection, Store, asks, batches, budgets, reuse
@@ -33,10 +32,9 @@ def call_of(tx: Connection, known: Registered, batch: ClaimedBatch, ask: Claimed
 class Filler:
     """Fills batches and makes their files."""
 
-    def __init__(self, store: Store, api: Batches, clock: Clock = budgets.now) -> None:
+    def __init__(self, store: Store, api: Batches) -> None:
         self._store = store
         self._api = api
-        self._clock = clock
 
     def fill(self, batch: ClaimedBatch, known: Registered, *, lease_s: float) -> None:
         """Take asks and book their calls, until none is left or the file is full.
@@ -72,7 +70,7 @@ class Filler:
 
     def _secured(self, tx: Connection, call: Call) -> bool:
         """Whether the day's budget has a place for the call; without one its ask waits for the next day."""
-        return budget.is_secured(call.known, call.ask) or budget.secure(tx, call, self._clock)
+        return budget.is_secured(call.known, call.ask) or budget.secure(tx, call, budgets.now)
 
     def _to_pay(self, tx: Connection, calls: Sequence[Call]) -> Iterator[Call]:
         """Those that have to be paid for."""
