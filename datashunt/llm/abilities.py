@@ -32,7 +32,7 @@ endpoint up for everybody (quota.FAILURES)."""
 
 @dataclass(slots=True)
 class Abilities:
-    """One model's. Used by one thread.
+    """One model's. The client's event loop uses it, and threads that read batches; what gets lost is learned again.
 
     Attributes:
         without: optional parts of a chat request that it refuses.

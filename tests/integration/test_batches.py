@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batching import OPEN, TWO_DAYS_S, Bench, Killed
+from batching import OPEN, TWO_DAYS_S, Bench
 from lanes import NAME, FakeLLM, World
 
 from datashunt.items import Item
@@ -260,19 +260,8 @@ def test_a_worker_that_dies_in_the_middle_of_the_harvest(
     monkeypatch.setattr(lane, "SETTLED_AT_ONCE", 2)
     bench = start()
     bench.ask(*DOUBT)
-    whole, seen = bench.api.reply_of, []
-
-    def dying(*given: Any) -> Any:
-        seen.append(given)
-        if len(seen) == 4:
-            raise Killed
-        return whole(*given)
-
-    bench.api.reply_of = dying  # type: ignore[method-assign]
-    with pytest.raises(Killed):
-        bench.until(lambda: False)
+    bench.dies("reply_of", after=False, at=4)
     assert world.states() == {"done": 2, "asked": 4}
-    bench.lease_over()
     bench.harvest()
     assert world.states() == {"done": 6}
     assert world.one("SELECT count(*) FROM answers") == 6
@@ -285,20 +274,8 @@ def test_a_worker_that_dies_while_a_batch_is_filled_sends_what_it_has(
     monkeypatch.setattr(filling, "CHUNK", 2)
     bench = start()
     bench.ask(*DOUBT)
-    whole, seen = bench.api.request_line, []
-
-    def dying(*given: Any) -> bytes:
-        seen.append(given)
-        if len(seen) == 4:
-            raise Killed
-        return whole(*given)
-
-    bench.api.request_line = dying  # type: ignore[method-assign]
-    with pytest.raises(Killed):
-        bench.tick()
+    bench.dies("request_line", after=False, at=4)
     assert world.states("asks") == {"calling": 2, "waiting": 4}
-    bench.api.request_line = whole  # type: ignore[method-assign]
-    bench.lease_over()
     bench.until(lambda: world.states() == {"done": 6})
     assert len(bench.remote()) == 2
     bench.check_ledger()
