@@ -22,7 +22,7 @@ from datashunt.pipeline.filling import Filler, call_of
 from datashunt.pipeline.trouble import after, backoff, pause_of
 from datashunt.quota import STOPPED_S
 from datashunt.settings import Settings
-from datashunt.store import Connection, Store, batches, classifiers
+from datashunt.store import Connection, Store, asks, batches, classifiers
 from datashunt.store.batches import Booked, ClaimedBatch
 from datashunt.store.classifiers import Registered
 from datashunt.telemetry import event
@@ -158,9 +158,10 @@ class Batcher:
             if not batches.renew(tx, batch, lease_s=self._lease_s):
                 return False
             found = batches.booked(tx, batch, known.spec.labels_hash, list(asked))
-            for ask in sorted(found):  # in the order in which others lock them
-                if found[ask].open:
-                    self._settle(tx, batch, known, found[ask], asked[ask], stale=stale)
+            asks.hold(tx, *(one.ask for one in found.values()))
+            for ask, booked in found.items():
+                if booked.open:
+                    self._settle(tx, batch, known, booked, asked[ask], stale=stale)
         strange = len(lines) - len(found)
         if strange:
             event("batch_lines_unknown", batch=batch.row, lines=strange)
@@ -200,6 +201,7 @@ class Batcher:
                 if not batches.renew(tx, batch, lease_s=self._lease_s):
                     return False
                 rest = batches.open_ones(tx, batch, known.spec.labels_hash, after=0, most=SETTLED_AT_ONCE)
+                asks.hold(tx, *(one.ask for one in rest.values()))
                 for booked in rest.values():
                     self._settle_error(tx, call_of(tx, known, batch, booked.ask), booked.call, error)
             if not rest:

@@ -17,9 +17,11 @@ from datashunt.items import ClaimedAsk, Reply, Usage
 from datashunt.store import budgets
 
 
-def hold(tx: Connection, ask: ClaimedAsk) -> None:
-    """Lock the ask's row: everybody locks rows of days after those of asks and items."""
-    tx.execute(text("SELECT FROM asks WHERE id = :ask FOR UPDATE"), {"ask": ask.row})
+def hold(tx: Connection, *asks: ClaimedAsk) -> None:
+    """Lock the rows of all asks that a transaction changes: everybody locks rows of days after those of asks."""
+    tx.execute(
+        text("SELECT FROM asks WHERE id = ANY(:asks) ORDER BY id FOR UPDATE"), {"asks": [ask.row for ask in asks]}
+    )
 
 
 _BOOK = text(

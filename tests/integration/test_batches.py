@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from batching import OPEN, TWO_DAYS_S, Bench
 from lanes import NAME, FakeLLM, World
+from sqlalchemy import text
 
 from datashunt.items import Item
 from datashunt.llm import batches as api_of_batches
@@ -607,6 +610,25 @@ def test_a_batch_takes_no_more_asks_than_todays_budget_has_places_for(start: Sta
     assert world.one("SELECT count(*) FROM calls") == 4
     assert world.one(waiting) == 2
     assert tuple(world.rows("SELECT spent, reserved FROM budget_days")[0]) == (4, 0)
+
+
+def test_a_harvest_locks_the_days_row_after_every_ask_as_all_others_do(start: Start, world: World) -> None:
+    world.apply(llm={"batch": "only"}, policy={"mode": "budget", "calls_per_day": 9, "audit_rate": 0.0})
+    bench = start()
+    bench.ask(*DOUBT[:2])
+    bench.dies("look_at", after=False)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(1) as pool:
+        with world.store.begin() as person:
+            person.execute(text("SELECT FROM asks ORDER BY id DESC LIMIT 1 FOR UPDATE"))
+            harvest = pool.submit(bench.harvest)
+            end = time.monotonic() + 60
+            while world.one(waits) == 0:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            person.execute(text("SELECT FROM budget_days FOR UPDATE NOWAIT"))
+        harvest.result(timeout=60)
+    assert world.states() == {"done": 2}
 
 
 def test_asks_for_a_batch_wait_until_somebody_says_what_they_cost(
