@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -617,15 +616,11 @@ def test_a_harvest_locks_the_days_row_after_every_ask_as_all_others_do(start: St
     bench = start()
     bench.ask(*DOUBT[:2])
     bench.dies("look_at", after=False)
-    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with ThreadPoolExecutor(1) as pool:
         with world.store.begin() as person:
             person.execute(text("SELECT FROM asks ORDER BY id DESC LIMIT 1 FOR UPDATE"))
             harvest = pool.submit(bench.harvest)
-            end = time.monotonic() + 60
-            while world.one(waits) == 0:
-                assert time.monotonic() < end
-                time.sleep(0.02)
+            world.until_somebody_waits()
             person.execute(text("SELECT FROM budget_days FOR UPDATE NOWAIT"))
         harvest.result(timeout=60)
     assert world.states() == {"done": 2}

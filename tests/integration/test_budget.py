@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -11,16 +12,17 @@ from uuid import uuid4
 
 import pytest
 from lanes import DOWN, NAME, OUTSIDE, PRICE, REJECTED, FakeLLM, FakeQuota, World, reply
-from sqlalchemy import Row
+from sqlalchemy import Row, text
 
 from datashunt import llm
-from datashunt.classifier import LLMSpec
-from datashunt.errors import StoreError
-from datashunt.items import Item
+from datashunt.classifier import NONE_OF_THESE, LLMSpec
+from datashunt.errors import LLMError, StoreError
+from datashunt.items import Item, Reply
 from datashunt.pipeline.ask import Asker
 from datashunt.pipeline.models import Directory
 from datashunt.pipeline.score import Scorer
 from datashunt.policy import BudgetPolicy
+from datashunt.prompts import Prompt
 from datashunt.store import Connection, budgets, people, spend, sweeps
 
 DOUBT, SURE = "negative 0.5", "positive 0.99"
@@ -410,6 +412,32 @@ def test_a_held_item_is_released_by_a_persons_label(spent: World, clock: Clock) 
     with spent.store.begin() as tx:
         people.take(tx, spent.known(), [people.PersonLabel(1, "i2", "neutral", "ann")])
     assert spent.states() == {"done": 22}
+
+
+@pytest.mark.parametrize("answer", [OUTSIDE, DOWN, reply(NONE_OF_THESE)])
+def test_whatever_a_call_brings_its_ask_is_locked_before_the_days_row(
+    world: World, clock: Clock, answer: Reply | LLMError
+) -> None:
+    """Others lock them in this order: two who do not would wait for each other."""
+    budget(world)
+    score(world, clock, DOUBT)
+    asked, go = threading.Event(), threading.Event()
+
+    def say(_: Prompt) -> Reply | LLMError:
+        asked.set()
+        go.wait(60)
+        return answer
+
+    with ThreadPoolExecutor(1) as pool:
+        lane = pool.submit(world.ask_once, FakeLLM([say]))
+        assert asked.wait(60)
+        with world.store.begin() as person:
+            person.execute(text("SELECT FROM asks FOR UPDATE"))
+            go.set()
+            world.until_somebody_waits()
+            person.execute(text("SELECT FROM budget_days FOR UPDATE NOWAIT"))
+        lane.result(timeout=60)
+    assert {call.state for call in world.calls()} <= {"answered", "failed"}
 
 
 def test_samples_of_one_item_each_take_a_place(world: World, clock: Clock) -> None:
