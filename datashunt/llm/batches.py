@@ -197,13 +197,13 @@ class Batches:
 
         return self._do(look, model)
 
-    def cancel(self, remote_id: str, model: str) -> Remote:
+    def cancel(self, remote_id: str, model: str) -> None:
         """Let a batch end with what is done."""
 
-        async def end(client: openai.AsyncOpenAI) -> Remote:
-            return _remote(await client.batches.cancel(remote_id, timeout=self._deadline_s))
+        async def end(client: openai.AsyncOpenAI) -> None:
+            await client.batches.cancel(remote_id, timeout=self._deadline_s)
 
-        return self._do(end, model)
+        self._do(end, model)
 
     def results(self, file_id: str, model: str) -> Iterator[Line]:
         """The lines of a result file. It is fetched whole, onto the disk, before the first is given."""
@@ -238,6 +238,12 @@ class Batches:
             return self._llm.within(limit_s or self._deadline_s, work)
         except openai.OpenAIError as error:
             raise translate(error, None, model, _BATCHES) from None
+        except httpx2.HTTPError as error:
+            # The client translates no error of a body that is read piece by piece.
+            raise LLMUnavailable(
+                f"the connection to the LLM endpoint broke before the file was whole ({type(error).__name__})",
+                kind="connection",
+            ) from None
         except (ValueError, TypeError, AttributeError):
             # The client trusts the endpoint's bodies.
             raise LLMUnavailable(

@@ -314,6 +314,18 @@ def test_a_worker_that_slept_through_its_lease_changes_nothing(start: Start, wor
     assert world.states() == {"done": 6}
 
 
+@pytest.mark.parametrize("fault", ["reset", "half_closed"])
+def test_a_result_file_that_does_not_come_whole_is_fetched_again(start: Start, world: World, fault: str) -> None:
+    bench = start(f"faults: [{{fault: {fault}, at: [files], calls: [2, 2], billed: true}}]")
+    bench.ask(*DOUBT)
+    bench.until(lambda: world.rows("SELECT state, tries, lease_until FROM batches") == [("completed", 1, None)])
+    world.change("UPDATE batches SET due_at = now()")
+    bench.harvest()
+    assert world.states() == {"done": 6}
+    assert world.states("calls") == {"answered": 6}
+    bench.check_ledger()
+
+
 # a batch that ends otherwise
 
 
