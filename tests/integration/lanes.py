@@ -249,9 +249,9 @@ class World:
 
     def until_somebody_waits(self) -> None:
         """Until a transaction waits for what another one has locked."""
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         end = time.monotonic() + 60
-        while self.one(waiting) == 0:
+        while self.one(waits) == 0:
             assert time.monotonic() < end
             time.sleep(0.02)
 
