@@ -132,7 +132,8 @@ class MinRecall:
 
 def _disagreeing(kept: NDArray[np.bool_], answers: Answers) -> NDArray[np.bool_]:
     """(n, t) which of the kept disagree with the LLM."""
-    return kept & (answers.said != answers.truth)[:, None]
+    wrong: NDArray[np.bool_] = answers.said != answers.truth
+    return kept & wrong[:, None]
 
 
 Target = OfKept | OfAll | LabelAlpha | MinRecall
