@@ -145,13 +145,19 @@ class Batches:
         return self._do(send, model, TRANSFER_S)
 
     def find_file(self, name: str, size: int, model: str) -> str | None:
-        """The id of a file of this name and number of bytes that was sent before."""
+        """The id of a file of this name and number of bytes that was sent before; others of this name are deleted."""
 
         async def look(client: openai.AsyncOpenAI) -> str | None:
-            async for file in client.files.list(purpose="batch", timeout=self._deadline_s):
-                if file.filename == name and file.bytes == size:
-                    return file.id
-            return None
+            found = [
+                file
+                async for file in client.files.list(purpose="batch", timeout=self._deadline_s)
+                if file.filename == name
+            ]
+            whole = next((file.id for file in found if file.bytes == size), None)
+            for file in found:
+                if file.id != whole:
+                    await client.files.delete(file.id, timeout=self._deadline_s)
+            return whole
 
         return self._do(look, model)
 

@@ -256,6 +256,17 @@ def test_a_file_that_was_sent_is_not_sent_again(start: Start) -> None:
     assert len(list(bench.client.files.list())) == 1
 
 
+def test_a_file_that_would_be_another_one_by_now_is_replaced(start: Start, world: World) -> None:
+    bench = start()
+    bench.ask(*DOUBT)
+    bench.dies("upload", after=True)
+    bench.llm.abilities("teacher-1").without = frozenset({"temperature"})
+    bench.harvest()
+    assert world.states() == {"done": 6}
+    assert len(bench.remote()) == 1
+    assert list(bench.client.files.list()) == []
+
+
 def test_a_worker_that_dies_in_the_middle_of_the_harvest(
     start: Start, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
