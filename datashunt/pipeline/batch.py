@@ -118,9 +118,13 @@ class Batcher:
         self._go_on(batch, BatchState.SUBMITTED, remote_id=remote)
 
     def _look(self, batch: ClaimedBatch, known: Registered) -> None:
-        """See how far it is; end it when the time for it is over."""
+        """See how far it is; end it when the time for it is nearly over, and give it up when it is."""
         model, window_s = known.spec.llm.model, known.spec.llm.batch_window_s
         remote = self._api.look_at(str(batch.remote_id), model)
+        if remote.status not in ENDED and batch.running_s > window_s:
+            with self._store.begin() as tx:
+                self._end(tx, batch, LOST, f"it was still {remote.status} when all of its time was over")
+            return
         if remote.status not in ENDED:
             if remote.status != "cancelling" and batch.running_s > window_s * (1 - SPARED):
                 self._api.cancel(remote.id, model)

@@ -392,6 +392,21 @@ def test_a_batch_that_takes_too_long_is_cancelled(start: Start, world: World) ->
     assert bench.live() == 6
 
 
+def test_a_batch_that_never_ends_is_given_up(start: Start, world: World) -> None:
+    bench = start(batch_delay_s=3600.0)
+    bench.ask(DOUBT[0])
+    bench.tick()
+    bench.api.cancel = lambda *_: None  # type: ignore[method-assign]
+    world.change("UPDATE batches SET submitted_at = now() - interval '24.9 hours', due_at = now()")
+    bench.tick()
+    assert ended(bench) == [("submitted", None)]
+    world.change("UPDATE batches SET submitted_at = now() - interval '25.1 hours', due_at = now()")
+    bench.harvest()
+    assert ended(bench) == [("harvested", "lost")]
+    assert kinds(bench) == {("unknown", "no_reply")}
+    assert world.rows("SELECT state, attempts FROM asks") == [("waiting", 1)]
+
+
 @pytest.mark.parametrize(("mode", "live"), [("auto", 6), ("only", 0)])
 def test_a_batch_that_is_found_invalid_costs_nothing_and_its_asks_go_another_way(
     start: Start, world: World, monkeypatch: pytest.MonkeyPatch, mode: str, live: int
