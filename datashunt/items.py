@@ -69,6 +69,11 @@ class Role(StrEnum):
     FIT = "fit"
     JUDGE = "judge"
 
+    @property
+    def may_fall_back(self) -> bool:
+        """Whether another model than the first may give it: what judges or calibrates speaks of the first alone."""
+        return self is Role.TRAIN
+
 
 class ProbabilitySource(StrEnum):
     """Where the label probabilities of an answer come from.

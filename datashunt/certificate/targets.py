@@ -48,7 +48,7 @@ class OfKept:
     def tally(self, answers: Answers, thresholds: NDArray[np.float64]) -> Tally:
         """Scope: what is kept."""
         kept = answers.kept(thresholds)
-        return Tally(kept, kept & (answers.said != answers.truth)[:, None])
+        return Tally(kept, _disagreeing(kept, answers))
 
     def __str__(self) -> str:
         return f"at most {self.alpha:g} of the kept disagree"
@@ -73,7 +73,7 @@ class OfAll:
     def tally(self, answers: Answers, thresholds: NDArray[np.float64]) -> Tally:
         """Scope: everything."""
         kept = answers.kept(thresholds)
-        return Tally(np.ones_like(kept), kept & (answers.said != answers.truth)[:, None])
+        return Tally(np.ones_like(kept), _disagreeing(kept, answers))
 
     def __str__(self) -> str:
         return f"at most {self.alpha:g} of all are kept and disagree"
@@ -128,6 +128,12 @@ class MinRecall:
 
     def __str__(self) -> str:
         return f"at least {self.recall:g} of label {self.label} are found"
+
+
+def _disagreeing(kept: NDArray[np.bool_], answers: Answers) -> NDArray[np.bool_]:
+    """(n, t) which of the kept disagree with the LLM."""
+    wrong: NDArray[np.bool_] = answers.said != answers.truth
+    return kept & wrong[:, None]
 
 
 Target = OfKept | OfAll | LabelAlpha | MinRecall

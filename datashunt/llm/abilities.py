@@ -1,7 +1,8 @@
 """What one model of one endpoint has shown that it can, and so how it is asked next. No I/O: replies teach it.
 
 With `llm.api: auto` the Decisions API is tried first: it gives probabilities. A server that does not have it says so
-at no cost, once; then it is asked for chat completions, and if it does not have these either, for systemone.
+at no cost, once; then it is asked for chat completions, and if it does not have these either, for systemone. Some
+gateways say no more than 500 of a path that they do not have: after a few of these chat has its chance, too.
 """
 
 from __future__ import annotations
@@ -23,17 +24,22 @@ _ADAPTERS = {adapter.name: adapter for adapter in (CHAT, DECISIONS, SYSTEMONE)}
 _NO_SUCH_API = {404, 405, 410, 501}
 _NOT_FOR_THIS_KEY = {401, 403}  # or for no key at all: then chat says so, too
 _NOT_THIS_QUESTION = {400, 422}
+_NO_REASON = 500  # as an outage says 502 and 503, which teach nothing
+MOST_FAILURES = 3
+"""So many, before a first answer, are taken for an API that is not there, if another one answers. Fewer than give the
+endpoint up for everybody (quota.FAILURES)."""
 
 
 @dataclass(slots=True)
 class Abilities:
-    """One model's. Used by one thread.
+    """One model's. The client's event loop uses it, and threads that read batches; what gets lost is learned again.
 
     Attributes:
         without: optional parts of a chat request that it refuses.
         logprobs: whether its chat replies have log probabilities; None: nobody knows yet.
         most_decided: the most options of a question that its Decisions API answered.
         fewest_refused: the fewest that it refused; 0: it takes none.
+        failures: 500s of it before its first answer.
         chat_missing: whether it has no chat completions.
         answered: names of the APIs that have answered.
     """
@@ -42,6 +48,7 @@ class Abilities:
     logprobs: bool | None = None
     most_decided: int = 0
     fewest_refused: int = MAX_CHOICES + 1
+    failures: int = 0
     chat_missing: bool = False
     answered: set[str] = field(default_factory=set)
 
@@ -49,7 +56,7 @@ class Abilities:
         """Which API is asked a question with so many options."""
         if api != "auto":
             return _ADAPTERS[api]
-        if options < self.fewest_refused:
+        if options < self.fewest_refused and self.failures < MOST_FAILURES:
             return DECISIONS
         return SYSTEMONE if self.chat_missing else CHAT
 
@@ -78,7 +85,10 @@ class Abilities:
         if missing and adapter.name not in self.answered:
             # Of an endpoint that has neither of the two nothing is remembered: it may not be there yet.
             self.chat_missing = adapter is CHAT
-        return missing and adapter is CHAT and self.chat_missing
+        again = missing and adapter is CHAT and self.chat_missing
+        if not again and adapter.name not in self.answered:
+            self.failures = 0  # it is the whole endpoint that fails
+        return again
 
     def learn_reply(self, body: object, adapter: Adapter, api: Api) -> bool:
         """Learn from a page that is no reply of this API; True when another one shall be asked."""
@@ -97,6 +107,9 @@ class Abilities:
 
     def _decisions_refused(self, status: int, options: int) -> bool:
         """Whether the status says that this question had better go to another API."""
+        if status == _NO_REASON and DECISIONS.name not in self.answered:
+            self.failures += 1
+            return self.failures >= MOST_FAILURES
         if status in _NO_SUCH_API | _NOT_FOR_THIS_KEY and DECISIONS.name not in self.answered:
             self.fewest_refused = 0
         elif status in _NOT_THIS_QUESTION and options > self.most_decided:

@@ -145,13 +145,19 @@ class Batches:
         return self._do(send, model, TRANSFER_S)
 
     def find_file(self, name: str, size: int, model: str) -> str | None:
-        """The id of a file of this name and number of bytes that was sent before."""
+        """The id of a file of this name and number of bytes that was sent before; others of this name are deleted."""
 
         async def look(client: openai.AsyncOpenAI) -> str | None:
-            async for file in client.files.list(purpose="batch", timeout=self._deadline_s):
-                if file.filename == name and file.bytes == size:
-                    return file.id
-            return None
+            found = [
+                file
+                async for file in client.files.list(purpose="batch", timeout=self._deadline_s)
+                if file.filename == name
+            ]
+            whole = next((file.id for file in found if file.bytes == size), None)
+            for file in found:
+                if file.id != whole:
+                    await client.files.delete(file.id, timeout=self._deadline_s)
+            return whole
 
         return self._do(look, model)
 
@@ -197,13 +203,13 @@ class Batches:
 
         return self._do(look, model)
 
-    def cancel(self, remote_id: str, model: str) -> Remote:
+    def cancel(self, remote_id: str, model: str) -> None:
         """Let a batch end with what is done."""
 
-        async def end(client: openai.AsyncOpenAI) -> Remote:
-            return _remote(await client.batches.cancel(remote_id, timeout=self._deadline_s))
+        async def end(client: openai.AsyncOpenAI) -> None:
+            await client.batches.cancel(remote_id, timeout=self._deadline_s)
 
-        return self._do(end, model)
+        self._do(end, model)
 
     def results(self, file_id: str, model: str) -> Iterator[Line]:
         """The lines of a result file. It is fetched whole, onto the disk, before the first is given."""
@@ -238,6 +244,12 @@ class Batches:
             return self._llm.within(limit_s or self._deadline_s, work)
         except openai.OpenAIError as error:
             raise translate(error, None, model, _BATCHES) from None
+        except httpx2.HTTPError as error:
+            # The client translates no error of a body that is read piece by piece.
+            raise LLMUnavailable(
+                f"the connection to the LLM endpoint broke before the file was whole ({type(error).__name__})",
+                kind="connection",
+            ) from None
         except (ValueError, TypeError, AttributeError):
             # The client trusts the endpoint's bodies.
             raise LLMUnavailable(

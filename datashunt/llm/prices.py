@@ -19,17 +19,17 @@ def cost(model: str, usage: Usage, prices: LLMSpec) -> Decimal | None:
 
     None is not zero: give `llm.input_price` and `llm.output_price` in the classifier file, 0 for a model that
     costs nothing. Cached tokens cost `llm.cached_price`, or the input price where the file has none;
-    genai-prices has its own price for them.
+    genai-prices has its own price for them. The file's prices are those of the first of `llm.models`; another one
+    costs what genai-prices says, or as much as the first.
 
     Args:
         model: the model asked for, or the one that the response names.
         usage: as the endpoint counted it.
         prices: the `llm` part of the spec.
     """
-    if model in prices.models[1:]:  # the file's prices are those of the first
+    if model in prices.all_models[1:]:
         known = _listed(model, usage)
-        if known is not None:
-            return known
+        return cost(prices.model, usage, prices) if known is None else known
     if prices.input_price is not None and prices.output_price is not None:
         cached = min(usage.cached, usage.prompt)
         cached_price = prices.input_price if prices.cached_price is None else prices.cached_price

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from datashunt import llm
-from datashunt.errors import BrokerError, LLMError, LLMRejected, LLMStopped, StoreError
+from datashunt.errors import BrokerError, LLMError, LLMRejected, LLMStopped, SpecError, StoreError
 from datashunt.items import Reply, Wake
 from datashunt.pipeline import budget, settle
 from datashunt.pipeline.budget import Clock
@@ -24,7 +24,7 @@ from datashunt.pipeline.models import Directory
 from datashunt.pipeline.trouble import after, bill_of, pause_of, verdict_of
 from datashunt.quota import ALONE, STOPPED_S, Health, Limits, Open, Quota, Refused, Slot, Verdict
 from datashunt.settings import Settings
-from datashunt.store import Connection, Store, asks, budgets, reuse, sweeps
+from datashunt.store import Connection, Store, asks, budgets, claims, reuse, sweeps
 from datashunt.telemetry import event
 
 TURN_S = 5.0
@@ -111,7 +111,7 @@ class Asker:
         token = uuid4()
         served = {row: place.known.spec for row, place in places.items()}
         with self._store.single() as tx:
-            ask = asks.claim(tx, served, token, lease_s=self._settings.ask_lease_s)
+            ask = claims.claim(tx, served, token, lease_s=self._settings.ask_lease_s)
             if ask is None:
                 return None
             call = put_to(places[ask.classifier_row], ask, token, 0)
@@ -130,8 +130,9 @@ class Asker:
 
     def _everybody(self) -> list[Wake]:
         """Messages for what is due now, so that all threads come back at once."""
+        beyond_s = {one.id: one.spec.llm.batch_beyond_s for one in self._directory.everyone()}
         with self._store.begin() as tx:
-            return sweeps.due_asks(tx)
+            return sweeps.due_asks(tx, beyond_s)
 
     def _free(self, call: Call) -> bool:
         """Whether nothing has to be paid for, as far as can be seen without making others wait."""
@@ -158,11 +159,17 @@ class Asker:
             if not isinstance(found, tuple):
                 return found
             call, slot = found
-        row = self._book(call)
-        if row is None:
-            self._settle_slot(call, slot, None)
-            return Worked()
-        return Worked(1, recovered=self._send(call, row, slot))
+        row = None
+        try:
+            row = self._book(call)
+        except SpecError as error:
+            with self._store.begin() as tx:
+                asks.put_back(tx, call.ask, call.token, wait_s=budget.PRICE_WAIT_S)
+                budget.wait_for_a_price(tx, call.known, error)
+        finally:
+            if row is None:
+                self._settle_slot(call, slot, None)
+        return Worked() if row is None else Worked(1, recovered=self._send(call, row, slot))
 
     def _slot(self, quota: Quota, call: Call, stop: Callable[[], bool]) -> tuple[Call, Slot] | Worked:
         """Leave to send now, and to which model; or the ask waits as a row or can never be sent."""
@@ -210,7 +217,11 @@ class Asker:
             return Health()
 
     def _book(self, call: Call) -> int | None:
-        """The row of the call; None: no lease any more, an answer came for free meanwhile, or no budget today."""
+        """The row of the call; None: no lease any more, an answer came for free meanwhile, or no budget today.
+
+        Raises:
+            SpecError: nobody knows what it may cost.
+        """
         secured = budget.is_secured(call.known, call.ask)
         if secured and not call.may_reuse:
             with self._store.single() as tx:
@@ -220,9 +231,7 @@ class Asker:
                 reuse.alone(tx, call.reuse_key)
                 if self._spared(tx, call):
                     return None
-            if not secured and not budget.secure(
-                tx, call.known, call.ask, call.token, call.prompt, self._clock, samples=max(1, call.samples)
-            ):
+            if not secured and not budget.secure(tx, call, self._clock):
                 return None
             return self._booked(tx, call)
 

@@ -22,7 +22,7 @@ from datashunt.pipeline.filling import Filler, call_of
 from datashunt.pipeline.trouble import after, backoff, pause_of
 from datashunt.quota import STOPPED_S
 from datashunt.settings import Settings
-from datashunt.store import Connection, Store, batches, classifiers
+from datashunt.store import Connection, Store, asks, batches, classifiers
 from datashunt.store.batches import Booked, ClaimedBatch
 from datashunt.store.classifiers import Registered
 from datashunt.telemetry import event
@@ -118,9 +118,13 @@ class Batcher:
         self._go_on(batch, BatchState.SUBMITTED, remote_id=remote)
 
     def _look(self, batch: ClaimedBatch, known: Registered) -> None:
-        """See how far it is; end it when the time for it is over."""
+        """See how far it is; end it when the time for it is nearly over, and give it up when it is."""
         model, window_s = known.spec.llm.model, known.spec.llm.batch_window_s
         remote = self._api.look_at(str(batch.remote_id), model)
+        if remote.status not in ENDED and batch.running_s > window_s:
+            with self._store.begin() as tx:
+                self._end(tx, batch, LOST, f"it was still {remote.status} when all of its time was over")
+            return
         if remote.status not in ENDED:
             if remote.status != "cancelling" and batch.running_s > window_s * (1 - SPARED):
                 self._api.cancel(remote.id, model)
@@ -137,8 +141,9 @@ class Batcher:
         with self._store.begin() as tx:
             if keeps_out(batch):
                 batches.not_again(tx, batch)
+            left = batches.open_ones(tx, batch, known.spec.labels_hash, after=0, most=1)
         lost = False
-        for file_id in batch.files:
+        for file_id in batch.files if left else ():
             try:
                 lines = self._api.results(file_id, known.spec.llm.model)
                 while some := list(islice(lines, SETTLED_AT_ONCE)):
@@ -157,9 +162,10 @@ class Batcher:
             if not batches.renew(tx, batch, lease_s=self._lease_s):
                 return False
             found = batches.booked(tx, batch, known.spec.labels_hash, list(asked))
-            for ask in sorted(found):  # in the order in which others lock them
-                if found[ask].open:
-                    self._settle(tx, batch, known, found[ask], asked[ask], stale=stale)
+            asks.hold(tx, *(one.ask for one in found.values()))
+            for ask, booked in found.items():
+                if booked.open:
+                    self._settle(tx, batch, known, booked, asked[ask], stale=stale)
         strange = len(lines) - len(found)
         if strange:
             event("batch_lines_unknown", batch=batch.row, lines=strange)
@@ -199,24 +205,27 @@ class Batcher:
                 if not batches.renew(tx, batch, lease_s=self._lease_s):
                     return False
                 rest = batches.open_ones(tx, batch, known.spec.labels_hash, after=0, most=SETTLED_AT_ONCE)
+                asks.hold(tx, *(one.ask for one in rest.values()))
                 for booked in rest.values():
                     self._settle_error(tx, call_of(tx, known, batch, booked.ask), booked.call, error)
             if not rest:
                 return True
 
     def _finish(self, batch: ClaimedBatch, known: Registered) -> None:
+        """Everything is settled: whoever dies from here on, the next one has only this left to do."""
+        for file_id in filter(None, (batch.input_file_id, *batch.files)):
+            try:
+                self._api.forget(file_id, known.spec.llm.model)
+            except LLMNotFound:
+                pass  # a first try was here
+            except LLMError as error:
+                event("batch_file_kept", batch=batch.row, file=file_id, error=str(error))
         with self._store.begin() as tx:
             # Asks without a call of their own; if none had one, the answers that they wait for are elsewhere.
             batches.release(tx, batch, wait_s=NOTHING_WAIT_S if batch.ended_as == EMPTY else 0.0)
             done = batches.go_on(tx, batch, BatchState.HARVESTED)
-        if not done:
-            return
-        event("batch_harvested", batch=batch.row, classifier=known.name, ended_as=batch.ended_as)
-        for file_id in filter(None, (batch.input_file_id, *batch.files)):
-            try:
-                self._api.forget(file_id, known.spec.llm.model)
-            except LLMError as error:
-                event("batch_file_kept", batch=batch.row, file=file_id, error=str(error))
+        if done:
+            event("batch_harvested", batch=batch.row, classifier=known.name, ended_as=batch.ended_as)
 
     # what they share
 

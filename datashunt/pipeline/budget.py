@@ -5,11 +5,12 @@ The decisions are `pacing`'s; here they meet the day's row, under its lock, in t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import ROUND_UP, Decimal
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,7 +26,13 @@ from datashunt.store import Connection, asks, budgets, scores
 from datashunt.store.budgets import OpenDay
 from datashunt.store.classifiers import Registered
 from datashunt.store.scores import Scored, Settled
+from datashunt.telemetry import event
 
+if TYPE_CHECKING:
+    from datashunt.pipeline.call import Call
+
+PRICE_WAIT_S = 30.0
+"""How long asks wait for somebody to say what they cost."""
 Clock = Callable[[Connection], datetime]
 """Says which day it is; the database's clock, but for a simulated day."""
 _SMALLEST = Decimal("1e-9")
@@ -131,24 +138,35 @@ def is_secured(known: Registered, ask: ClaimedAsk) -> bool:
     return ask.reserved or not isinstance(known.spec.policy, BudgetPolicy)
 
 
-def secure(
-    tx: Connection, known: Registered, ask: ClaimedAsk, token: UUID, prompt: Prompt, clock: Clock, *, samples: int
-) -> bool:
-    """Reserve for a call out of what is free now; if nothing is, the ask waits as a row until the next day begins.
+def secure(tx: Connection, call: Call, clock: Clock) -> bool:
+    """Reserve for a call out of what is free now; if nothing is, its ask waits as a row until the next day begins.
 
     For asks with no place yet: those that waited for this day, and those whose paid call brought no answer.
+
+    Raises:
+        SpecError: the budget is in USD, and nobody knows the price; see `wait_for_a_price`.
     """
-    policy = known.spec.policy
+    known, policy = call.known, call.known.spec.policy
     if not isinstance(policy, BudgetPolicy):
         return True
-    asks.hold(tx, ask)
+    amount = price(known.spec, policy, call.prompt, max(1, call.samples), call.models)
+    asks.hold(tx, call.ask)
     day, moment = _today(tx, policy, clock)
     opened = _open(tx, known.id, policy, day)
-    if budgets.reserve(tx, opened, ask.row, token, price(known.spec, policy, prompt, samples)):
+    if budgets.reserve(tx, opened, call.ask.row, call.token, amount):
         return True
-    asks.put_back(tx, ask, token, wait_s=day.left_s(moment))
+    asks.put_back(tx, call.ask, call.token, wait_s=day.left_s(moment))
     budgets.put_off(tx, known.id, day.left_s(moment))
     return False
+
+
+def wait_for_a_price(tx: Connection, known: Registered, error: SpecError) -> None:
+    """Raise an alarm, and let every ask wait that has no place in the budget yet: only a person can help.
+
+    The file was checked when it was applied, but perhaps by a program that knows other prices than this one does.
+    """
+    event("price_unknown", level=logging.ERROR, classifier=known.name, what=str(error))
+    budgets.put_off(tx, known.id, PRICE_WAIT_S)
 
 
 def amounts_of(
@@ -168,13 +186,14 @@ def amounts_of(
             policy,
             prompts.render(spec, item.text, candidates=one.offered, prior=one.prior),
             spec.llm.samples,
+            spec.llm.all_models if one.role.may_fall_back else spec.llm.all_models[:1],
         )
         for item, one in zip(batch, drafts, strict=True)
     ]
 
 
-def price(spec: Spec, policy: BudgetPolicy, prompt: Prompt, samples: int) -> Decimal:
-    """What one call for so many samples costs at most, in the budget's unit.
+def price(spec: Spec, policy: BudgetPolicy, prompt: Prompt, samples: int, models: Sequence[str]) -> Decimal:
+    """What one call for so many samples costs at most, in the budget's unit, by the dearest of these models.
 
     Raises:
         SpecError: the budget is in USD, and nobody knows the price.
@@ -183,13 +202,14 @@ def price(spec: Spec, policy: BudgetPolicy, prompt: Prompt, samples: int) -> Dec
         return Decimal(1)
     from datashunt import llm  # the endpoint's client comes with it, and a score worker has no other use for that
 
-    most = llm.reserve(spec.llm.model, prompt, spec.llm, samples)
-    if most is None:
+    most = [llm.reserve(model, prompt, spec.llm, samples) for model in models]
+    told = [usd for usd in most if usd is not None]
+    if len(told) < len(most):  # then that of the first is unknown, too
         raise SpecError(
             f"{spec.name}: policy.usd_per_day needs the price of {spec.llm.model}, and nobody knows it:"
             " set llm.input_price and llm.output_price, or give policy.calls_per_day instead"
         )
-    return most.quantize(_SMALLEST, ROUND_UP)
+    return max(told).quantize(_SMALLEST, ROUND_UP)
 
 
 def check_price(spec: Spec) -> None:
@@ -199,7 +219,7 @@ def check_price(spec: Spec) -> None:
         SpecError: it says what to set.
     """
     if isinstance(spec.policy, BudgetPolicy):
-        price(spec, spec.policy, prompts.render(spec, "any text"), 1)
+        price(spec, spec.policy, prompts.render(spec, "any text"), 1, spec.llm.all_models)
 
 
 def _today(tx: Connection, policy: BudgetPolicy, clock: Clock) -> tuple[Day, datetime]:

@@ -76,8 +76,14 @@ class Call:
     @property
     def others(self) -> range:
         """The models that may be asked in this one's stead: none for what judges or calibrates."""
-        last = len(self.known.spec.llm.all_models) if self.ask.role is Role.TRAIN else 0
+        last = len(self.known.spec.llm.all_models) if self.ask.role.may_fall_back else 0
         return range(self.model_no + 1, last)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of this one and of those."""
+        every = self.known.spec.llm.all_models
+        return (self.model, *(every[other] for other in self.others))
 
 
 def put_to(place: Place, ask: ClaimedAsk, token: UUID, model_no: int) -> Call:

@@ -7,8 +7,8 @@ from datashunt.items import BatchState
 from datashunt.store.batches import ClaimedBatch
 
 REFUSED, LOST, LATE, EMPTY = "refused", "lost", "late", "empty"
-"""How a batch ends that the endpoint does not take, does not know any more, or did not take in time; or that had
-nothing to ask."""
+"""How a batch ends that the endpoint does not take, does not know any more or never ends, or did not take in time; or
+that had nothing to ask."""
 CROWDED_WAIT_S = 900.0
 """How long asks wait when the endpoint holds as many tokens of batches as it will."""
 _CROWDED = "token_limit_exceeded"

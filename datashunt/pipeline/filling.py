@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
+from datashunt.errors import SpecError
 from datashunt.items import ClaimedAsk
 from datashunt.llm import Batches
 from datashunt.llm.batches import MAX_BYTES, MAX_REQUESTS
 from datashunt.pipeline import budget, settle
-from datashunt.pipeline.budget import Clock
 from datashunt.pipeline.call import Call, put_to
 from datashunt.pipeline.line import Place
 from datashunt.store import Connection, Store, asks, batches, budgets, reuse
@@ -32,22 +32,29 @@ def call_of(tx: Connection, known: Registered, batch: ClaimedBatch, ask: Claimed
 class Filler:
     """Fills batches and makes their files."""
 
-    def __init__(self, store: Store, api: Batches, clock: Clock = budgets.now) -> None:
+    def __init__(self, store: Store, api: Batches) -> None:
         self._store = store
         self._api = api
-        self._clock = clock
 
-    def fill(self, batch: ClaimedBatch, known: Registered, *, lease_s: float) -> int:
-        """Take asks and book their calls, until none is left or the file is full; returns how many calls.
+    def fill(self, batch: ClaimedBatch, known: Registered, *, lease_s: float) -> None:
+        """Take asks and book their calls, until none is left or the file is full.
 
-        An ask for which today's budget has no place waits. One whose question was answered before ends at once. One
-        whose question is under way comes along without a call of its own: when the batch ends, the answer is there.
+        An ask for which today's budget has no place waits, and so does each that needs one if nobody knows the price.
+        One whose question was answered before ends at once. One whose question is under way comes along without a call
+        of its own: when the batch ends, the answer is there.
         """
+        try:
+            self._fill(batch, known, lease_s)
+        except SpecError as error:  # nothing of the last chunk was taken
+            with self._store.begin() as tx:
+                budget.wait_for_a_price(tx, known, error)
+
+    def _fill(self, batch: ClaimedBatch, known: Registered, lease_s: float) -> None:
         size, count, more = 0, 0, True
         while more and count < MAX_REQUESTS:
             with self._store.begin() as tx:
                 if not batches.renew(tx, batch, lease_s=lease_s):
-                    return count
+                    return
                 taken = batches.take(tx, batch, known, most=min(CHUNK, MAX_REQUESTS - count))
                 calls = self._to_pay(tx, [call_of(tx, known, batch, ask) for ask in taken])
                 fitting: list[Call] = []
@@ -60,14 +67,10 @@ class Filler:
                 batches.book(tx, batch, known, [_booking(call) for call in fitting])
                 count += len(fitting)
                 more = bool(taken) and size <= MAX_BYTES
-        return count
 
     def _secured(self, tx: Connection, call: Call) -> bool:
         """Whether the day's budget has a place for the call; without one its ask waits for the next day."""
-        known, ask = call.known, call.ask
-        return budget.is_secured(known, ask) or budget.secure(
-            tx, known, ask, call.token, call.prompt, self._clock, samples=max(1, call.samples)
-        )
+        return budget.is_secured(call.known, call.ask) or budget.secure(tx, call, budgets.now)
 
     def _to_pay(self, tx: Connection, calls: Sequence[Call]) -> Iterator[Call]:
         """Those that have to be paid for."""

@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from datashunt.items import BatchState, ClaimedAsk, Wake
-from datashunt.store.asks import claimed_ask, columns_of, for_a_batch
+from datashunt.store.claims import claimed_ask, columns_of, for_a_batch
 from datashunt.store.classifiers import Registered
 
 _BEYOND = for_a_batch("CAST(:beyond_s AS float)")
@@ -249,8 +249,8 @@ _BOOKED = f"""
 
 
 def booked(tx: Connection, batch: ClaimedBatch, labels_hash: str, asks: Sequence[int]) -> dict[int, Booked]:
-    """Those requests of a batch that are about these asks, by ask."""
-    return _booked(tx, batch, labels_hash, "AND calls.ask_id = ANY(:asks)", asks=list(asks))
+    """Those requests of a batch that are about these asks, by ask and in its order."""
+    return _booked(tx, batch, labels_hash, "AND calls.ask_id = ANY(:asks) ORDER BY calls.ask_id", asks=list(asks))
 
 
 def open_ones(tx: Connection, batch: ClaimedBatch, labels_hash: str, *, after: int, most: int) -> dict[int, Booked]:

@@ -42,9 +42,9 @@ _ADD = text("""
             AS t (id bigint, key text, text_hash text, text text, meta jsonb, deadline_s float,
                   deadline timestamptz)),
     added AS (
-        INSERT INTO items (id, classifier_id, key, text_hash, submission_id, priority, deadline)
+        INSERT INTO items (id, classifier_id, key, text_hash, submission_id, deadline)
         OVERRIDING SYSTEM VALUE
-        SELECT id, :classifier, key, decode(text_hash, 'hex'), :submission, :priority,
+        SELECT id, :classifier, key, decode(text_hash, 'hex'), :submission,
                coalesce(deadline, now() + make_interval(secs => deadline_s)) FROM incoming
         ON CONFLICT (classifier_id, key) DO NOTHING
         RETURNING id, key),
@@ -55,9 +55,7 @@ _ADD = text("""
 """)
 
 
-def add_items(
-    tx: Connection, classifier_id: int, submission_id: str, entries: Sequence[Entry], *, priority: int = 0
-) -> Added:
+def add_items(tx: Connection, classifier_id: int, submission_id: str, entries: Sequence[Entry]) -> Added:
     """Store the entries whose key is new; keys must be distinct.
 
     Rows are numbered in the order of submission, in which they will be scored, and inserted in the order of
@@ -67,7 +65,7 @@ def add_items(
     ordered = sorted(zip(ids, entries, strict=True), key=lambda pair: pair[1].item.id)
     new: set[str] = set()
     for chunk in _chunks(ordered):
-        new |= _add_chunk(tx, classifier_id, submission_id, chunk, priority)
+        new |= _add_chunk(tx, classifier_id, submission_id, chunk)
     present = [entry for entry in entries if entry.item.id not in new]
     conflicts = _conflicts(tx, classifier_id, present)
     return Added(
@@ -96,13 +94,7 @@ def _chunks(pairs: Sequence[tuple[int, Entry]]) -> Iterator[Sequence[tuple[int, 
         yield pairs[start:]
 
 
-def _add_chunk(
-    tx: Connection,
-    classifier_id: int,
-    submission_id: str,
-    pairs: Sequence[tuple[int, Entry]],
-    priority: int,
-) -> set[str]:
+def _add_chunk(tx: Connection, classifier_id: int, submission_id: str, pairs: Sequence[tuple[int, Entry]]) -> set[str]:
     """The keys that were new."""
     document = [
         {
@@ -120,7 +112,6 @@ def _add_chunk(
         {
             "classifier": classifier_id,
             "submission": submission_id,
-            "priority": priority,
             "document": json.dumps(document, ensure_ascii=False, default=dict),
         },
     )

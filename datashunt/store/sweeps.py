@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from datashunt.items import Wake
 from datashunt.store import budgets
-from datashunt.store.asks import for_a_batch
+from datashunt.store.claims import for_a_batch
 
 MOST_ROWS = 1024
 """Most rows of one classifier and lane that one tick publishes again."""
@@ -158,19 +158,27 @@ _STANDING_ASKS = text(f"""
       FROM announced JOIN classifiers ON classifiers.id = classifier_id GROUP BY name ORDER BY name
 """)  # noqa: S608 - our own words
 
-_DUE_ASKS = text("""
+_DUE_ASKS = text(f"""
     WITH due AS (
-        SELECT id FROM asks WHERE state = 'waiting' AND not_before <= now()
-         ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED),
+        SELECT asks.id FROM unnest(CAST(:classifiers AS int[]), CAST(:beyond_s AS float[])) AS known (id, beyond_s)
+          JOIN asks ON asks.classifier_id = known.id
+         WHERE state = 'waiting' AND not_before <= now() AND {for_a_batch("known.beyond_s")} IS NOT TRUE
+         ORDER BY asks.id LIMIT :most FOR UPDATE OF asks SKIP LOCKED),
     announced AS (
         UPDATE asks SET announced_at = now() FROM due WHERE asks.id = due.id RETURNING asks.classifier_id, asks.id)
     SELECT name, announced.id FROM announced JOIN classifiers ON classifiers.id = classifier_id ORDER BY announced.id
-""")
+""")  # noqa: S608 - our own words
 
 
-def due_asks(tx: Connection) -> list[Wake]:
-    """A message for each ask that is due, as many as set all threads to work; they count as announced."""
-    return [Wake("llm", row.name, (row.id,)) for row in tx.execute(_DUE_ASKS, {"most": MOST_ASKS})]
+def due_asks(tx: Connection, beyond_s: Mapping[int, float | None]) -> list[Wake]:
+    """A message for each ask that is due, as many as set all threads to work; they count as announced.
+
+    Args:
+        tx: a transaction.
+        beyond_s: of each classifier the `llm.batch_beyond_s`: asks for a batch wait for that, and wake nobody.
+    """
+    values = {"classifiers": list(beyond_s), "beyond_s": list(beyond_s.values()), "most": MOST_ASKS}
+    return [Wake("llm", row.name, (row.id,)) for row in tx.execute(_DUE_ASKS, values)]
 
 
 _STANDING_RUNS = text("""

@@ -163,20 +163,30 @@ def hook() -> dict[str, Callable[[Request], Response | None]]:
 
 
 @pytest.fixture
+def faults() -> str | None:
+    """What goes wrong at the simulated LLM by itself, as a file of faults; a module may have its own."""
+    return None
+
+
+@pytest.fixture
 def system(
     database_url: str,
     broker: Broker,
     tmp_path: Path,
     hook: dict[str, Callable[[Request], Response | None]],
+    faults: str | None,
 ) -> Iterator[System]:
     answers = tmp_path / "answers.csv"
     rows = [f"{item['id']},{item['text']},{LABELS[n % 3]}" for n, item in enumerate(plain_items(2_000))]
     answers.write_text("\n".join(["id,text,label", *rows]) + "\n")
     logs = tmp_path / "logs"
     logs.mkdir()
+    rules = tmp_path / "faults.yaml"
+    rules.write_text(faults or "")
+    options = Options(answers, faults=rules if faults else None)
     with ExitStack() as stack:
         simulator = stack.enter_context(
-            Simulator(Options(answers), on_request=lambda request: hook["on"](request) if "on" in hook else None)
+            Simulator(options, on_request=lambda request: hook["on"](request) if "on" in hook else None)
         )
         made = System(
             Settings(
@@ -188,6 +198,8 @@ def system(
                 llm_deadline_s=20.0,
                 score_lease_s=3.0,
                 distil_lease_s=20.0,  # a busy machine may starve a training for as long
+                batch_gather_s=1.0,
+                batch_poll_s=0.5,
                 stand_still_s=2.0,
                 tick_every_s=0.5,
                 reload_every_s=1.0,

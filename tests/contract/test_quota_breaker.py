@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
@@ -13,18 +12,6 @@ from datashunt.quota import FAILURES, Health, Limits, Open, Quota, Slot, Verdict
 
 OPENED, STILL_OPEN = Health(open=True, news=True), Health(open=True)
 CLOSED, STILL_CLOSED = Health(news=True), Health()
-
-
-@pytest.fixture
-def quota(valkey_url: str) -> Iterator[Quota]:
-    quota = Quota(valkey_url)
-    yield quota
-    quota.close()
-
-
-@pytest.fixture
-def key() -> str:
-    return uuid4().hex
 
 
 def acquired(quota: Quota, key: str) -> Slot | Open:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from uuid import uuid4
 
 import pytest
 import redis
@@ -16,23 +15,11 @@ HOUR_S = 3600.0
 
 
 @pytest.fixture
-def quota(valkey_url: str) -> Iterator[Quota]:
-    quota = Quota(valkey_url)
-    yield quota
-    quota.close()
-
-
-@pytest.fixture
 def other(valkey_url: str) -> Iterator[Quota]:
     """Another process."""
     other = Quota(valkey_url)
     yield other
     other.close()
-
-
-@pytest.fixture
-def key() -> str:
-    return uuid4().hex
 
 
 def slot_of(quota: Quota, key: str, limits: Limits, *, tokens: int = 1, wait_s: float = HOUR_S) -> Slot:

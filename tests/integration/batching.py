@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -79,11 +80,16 @@ class Bench:
         self.tick()
         self.until(lambda: self.world.one(OPEN) == 0)
 
-    def dies(self, name: str, *, after: bool) -> None:
-        """Tick until a worker dies just before, or just after, this request to the endpoint; then its lease is over."""
-        whole = getattr(self.api, name)
+    def dies(self, name: str, *, after: bool, at: int = 1) -> None:
+        """Tick until a worker dies just before, or just after, the n-th call of this method of the endpoint's client.
+
+        Then its lease is over.
+        """
+        whole, calls = getattr(self.api, name), itertools.count(1)
 
         def dying(*given: Any) -> Any:
+            if next(calls) < at:
+                return whole(*given)
             if after:
                 whole(*given)
             raise Killed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -245,6 +246,14 @@ class World:
         """Let time pass, or something go wrong, by hand."""
         with self.store.begin() as tx:
             tx.execute(text(statement), values)
+
+    def until_somebody_waits(self) -> None:
+        """Until a transaction waits for what another one has locked."""
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        end = time.monotonic() + 60
+        while self.one(waits) == 0:
+            assert time.monotonic() < end
+            time.sleep(0.02)
 
     def calls(self) -> Sequence[Row[Any]]:
         """Every call, oldest first."""

@@ -162,6 +162,16 @@ def test_the_slot_is_settled_before_the_answer_is_stored(world: World) -> None:
     assert seen == [{"calling": 1}]
 
 
+def test_an_endpoint_that_works_again_wakes_what_is_asked_live_and_nothing_that_waits_for_a_batch(world: World) -> None:
+    world.apply(name="patient", llm={"batch": "only"})
+    _, wakes = world.submit(Item("p", DOUBT), name="patient")
+    for _ in world.scorer().run("patient", wakes[0].ids):
+        pass
+    made = world.score(*doubts(3))
+    served = world.asker(FakeLLM(), FakeQuota(health=Health(news=True))).run("sentiment", [])
+    assert served.wakes == [Wake("llm", "sentiment", (row,)) for row in made[1:]]
+
+
 def test_limits_that_a_reply_names_are_told_to_everybody(world: World) -> None:
     world.score(DOUBT)
     quota = FakeQuota()

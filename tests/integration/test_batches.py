@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from batching import OPEN, TWO_DAYS_S, Bench, Killed
+from batching import OPEN, TWO_DAYS_S, Bench
 from lanes import NAME, FakeLLM, World
+from sqlalchemy import text
 
 from datashunt.items import Item
 from datashunt.llm import batches as api_of_batches
@@ -242,9 +244,7 @@ def test_a_worker_that_dies_at_a_step_costs_time_and_nothing_else(
     assert len(bench.remote()) == 1
     assert world.states("calls") == {"answered": 6}
     assert world.one("SELECT count(*) FROM answers") == 6
-    assert {file.filename for file in bench.client.files.list() if file.purpose == "batch"} <= {
-        f"datashunt-{row.key}.jsonl" for row in world.rows("SELECT key FROM batches")
-    }
+    assert list(bench.client.files.list()) == []
     bench.check_ledger()
 
 
@@ -256,25 +256,25 @@ def test_a_file_that_was_sent_is_not_sent_again(start: Start) -> None:
     assert len(list(bench.client.files.list())) == 1
 
 
+def test_a_file_that_would_be_another_one_by_now_is_replaced(start: Start, world: World) -> None:
+    bench = start()
+    bench.ask(*DOUBT)
+    bench.dies("upload", after=True)
+    bench.llm.abilities("teacher-1").without = frozenset({"temperature"})
+    bench.harvest()
+    assert world.states() == {"done": 6}
+    assert len(bench.remote()) == 1
+    assert list(bench.client.files.list()) == []
+
+
 def test_a_worker_that_dies_in_the_middle_of_the_harvest(
     start: Start, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lane, "SETTLED_AT_ONCE", 2)
     bench = start()
     bench.ask(*DOUBT)
-    whole, seen = bench.api.reply_of, []
-
-    def dying(*given: Any) -> Any:
-        seen.append(given)
-        if len(seen) == 4:
-            raise Killed
-        return whole(*given)
-
-    bench.api.reply_of = dying  # type: ignore[method-assign]
-    with pytest.raises(Killed):
-        bench.until(lambda: False)
+    bench.dies("reply_of", after=False, at=4)
     assert world.states() == {"done": 2, "asked": 4}
-    bench.lease_over()
     bench.harvest()
     assert world.states() == {"done": 6}
     assert world.one("SELECT count(*) FROM answers") == 6
@@ -287,20 +287,8 @@ def test_a_worker_that_dies_while_a_batch_is_filled_sends_what_it_has(
     monkeypatch.setattr(filling, "CHUNK", 2)
     bench = start()
     bench.ask(*DOUBT)
-    whole, seen = bench.api.request_line, []
-
-    def dying(*given: Any) -> bytes:
-        seen.append(given)
-        if len(seen) == 4:
-            raise Killed
-        return whole(*given)
-
-    bench.api.request_line = dying  # type: ignore[method-assign]
-    with pytest.raises(Killed):
-        bench.tick()
+    bench.dies("request_line", after=False, at=4)
     assert world.states("asks") == {"calling": 2, "waiting": 4}
-    bench.api.request_line = whole  # type: ignore[method-assign]
-    bench.lease_over()
     bench.until(lambda: world.states() == {"done": 6})
     assert len(bench.remote()) == 2
     bench.check_ledger()
@@ -335,6 +323,18 @@ def test_a_worker_that_slept_through_its_lease_changes_nothing(start: Start, wor
     bench.lease_over()
     bench.harvest()
     assert world.states() == {"done": 6}
+
+
+@pytest.mark.parametrize("fault", ["reset", "half_closed"])
+def test_a_result_file_that_does_not_come_whole_is_fetched_again(start: Start, world: World, fault: str) -> None:
+    bench = start(f"faults: [{{fault: {fault}, at: [files], calls: [2, 2], billed: true}}]")
+    bench.ask(*DOUBT)
+    bench.until(lambda: world.rows("SELECT state, tries, lease_until FROM batches") == [("completed", 1, None)])
+    world.change("UPDATE batches SET due_at = now()")
+    bench.harvest()
+    assert world.states() == {"done": 6}
+    assert world.states("calls") == {"answered": 6}
+    bench.check_ledger()
 
 
 # a batch that ends otherwise
@@ -390,6 +390,21 @@ def test_a_batch_that_takes_too_long_is_cancelled(start: Start, world: World) ->
     bench.harvest()
     assert ended(bench) == [("harvested", "cancelled")]
     assert bench.live() == 6
+
+
+def test_a_batch_that_never_ends_is_given_up(start: Start, world: World) -> None:
+    bench = start(batch_delay_s=3600.0)
+    bench.ask(DOUBT[0])
+    bench.tick()
+    bench.api.cancel = lambda *_: None  # type: ignore[method-assign]
+    world.change("UPDATE batches SET submitted_at = now() - interval '24.9 hours', due_at = now()")
+    bench.tick()
+    assert ended(bench) == [("submitted", None)]
+    world.change("UPDATE batches SET submitted_at = now() - interval '25.1 hours', due_at = now()")
+    bench.harvest()
+    assert ended(bench) == [("harvested", "lost")]
+    assert kinds(bench) == {("unknown", "no_reply")}
+    assert world.rows("SELECT state, attempts FROM asks") == [("waiting", 1)]
 
 
 @pytest.mark.parametrize(("mode", "live"), [("auto", 6), ("only", 0)])
@@ -632,3 +647,36 @@ def test_a_batch_takes_no_more_asks_than_todays_budget_has_places_for(start: Sta
     assert world.one("SELECT count(*) FROM calls") == 4
     assert world.one(waiting) == 2
     assert tuple(world.rows("SELECT spent, reserved FROM budget_days")[0]) == (4, 0)
+
+
+def test_a_harvest_locks_the_days_row_after_every_ask_as_all_others_do(start: Start, world: World) -> None:
+    world.apply(llm={"batch": "only"}, policy={"mode": "budget", "calls_per_day": 9, "audit_rate": 0.0})
+    bench = start()
+    bench.ask(*DOUBT[:2])
+    bench.dies("look_at", after=False)
+    with ThreadPoolExecutor(1) as pool:
+        with world.store.begin() as person:
+            person.execute(text("SELECT FROM asks ORDER BY id DESC LIMIT 1 FOR UPDATE"))
+            harvest = pool.submit(bench.harvest)
+            world.until_somebody_waits()
+            person.execute(text("SELECT FROM budget_days FOR UPDATE NOWAIT"))
+        harvest.result(timeout=60)
+    assert world.states() == {"done": 2}
+
+
+def test_asks_for_a_batch_wait_until_somebody_says_what_they_cost(
+    start: Start, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = start()
+    bench.ask(*DOUBT)
+    usd = {"mode": "budget", "usd_per_day": 5, "audit_rate": 0.0}
+    world.apply(llm={"model": "nobody-knows-it", "input_price": None, "output_price": None}, policy=usd)
+    bench.harvest()
+    assert ended(bench) == [("harvested", "empty")]
+    assert world.calls() == bench.remote() == []
+    assert world.rows("SELECT DISTINCT state, attempts, not_before > now() FROM asks") == [("waiting", 0, True)]
+    assert [record.message for record in caplog.records].count("price_unknown") == 1
+    world.apply(policy=usd)
+    world.change("UPDATE asks SET not_before = now() - interval '1 s'")
+    bench.until(lambda: world.states() == {"done": 6})
+    bench.check_ledger()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -10,16 +11,19 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from lanes import DOWN, NAME, OUTSIDE, PRICE, FakeLLM, World, reply
-from sqlalchemy import Row
+from lanes import DOWN, NAME, OUTSIDE, PRICE, REJECTED, FakeLLM, FakeQuota, World, reply
+from sqlalchemy import Row, text
 
-from datashunt.errors import StoreError
-from datashunt.items import Item
+from datashunt import llm
+from datashunt.classifier import NONE_OF_THESE, LLMSpec
+from datashunt.errors import LLMError, StoreError
+from datashunt.items import Item, Reply
 from datashunt.pipeline.ask import Asker
 from datashunt.pipeline.models import Directory
 from datashunt.pipeline.score import Scorer
 from datashunt.policy import BudgetPolicy
-from datashunt.store import Connection, budgets, people, sweeps
+from datashunt.prompts import Prompt
+from datashunt.store import Connection, budgets, people, spend, sweeps
 
 DOUBT, SURE = "negative 0.5", "positive 0.99"
 MIDNIGHT = datetime(2031, 5, 5, tzinfo=UTC)
@@ -319,6 +323,64 @@ def test_a_lost_lease_reserves_nothing(world: World, clock: Clock) -> None:
     assert booked(world) == (0, 1)
 
 
+# prices
+
+
+def test_a_price_that_nobody_knows_any_more_stops_only_its_own_classifier(
+    world: World, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = world.score(*[f"{DOUBT} {n}" for n in range(3)])
+    world.apply(name="other")
+    _, wakes = world.submit(Item("o", DOUBT), name="other")
+    list(world.scorer().run("other", wakes[0].ids))
+    unknown = {"model": "nobody-knows-it", "input_price": None, "output_price": None}
+    world.apply(policy={"mode": "budget", "usd_per_day": 5}, llm=unknown)
+    quota = FakeQuota()
+    assert world.asker(FakeLLM(), quota).run(NAME, mine).calls == 1
+    assert world.one("SELECT state FROM items WHERE key = 'o'") == "done"
+    assert sorted(quota.settled, key=str) == [110, None]  # what was not sent is given back
+    waiting = "SELECT DISTINCT state, attempts, not_before > now() AS later FROM asks WHERE id = ANY(:mine)"
+    assert world.rows(waiting, mine=mine) == [("waiting", 0, True)]
+    alarms = [record for record in caplog.records if record.message == "price_unknown"]
+    assert [(alarm.levelname, alarm.__dict__["fields"]["classifier"]) for alarm in alarms] == [("ERROR", NAME)]
+    budget(world, usd_per_day=5)
+    world.change("UPDATE asks SET not_before = now()")
+    assert ask(world, clock, FakeLLM()) == 3
+    assert world.states() == {"done": 4}
+
+
+def test_a_dearer_fallback_is_reserved_for_from_the_first_and_booked_at_its_own_price(
+    world: World, clock: Clock
+) -> None:
+    world.bundle()
+    usd = {"mode": "budget", "usd_per_day": 5, "audit_rate": 0.0}
+    world.apply(policy=usd, llm={"models": ["teacher-1", "gpt-4.1"]})
+    score(world, clock, DOUBT)
+    _, reserved = booked(world)
+    ask(world, clock, FakeLLM([REJECTED, reply()]))
+    first, second = world.calls()
+    assert (first.model, first.cost_usd, second.model) == ("teacher-1", 0, "gpt-4.1")
+    assert second.cost_usd == llm.cost("gpt-4.1", reply().usage, LLMSpec()) > PRICE
+    assert first.reserved_usd < second.reserved_usd == reserved
+    assert booked(world) == (second.cost_usd, 0)
+    with world.store.begin() as tx:
+        by_model = {row.group: row.usd for row in spend.spent(tx, "model")}
+    assert by_model == {"teacher-1": 0, "gpt-4.1": second.cost_usd}
+
+
+def test_a_call_of_a_fallback_that_has_no_place_yet_takes_one_at_its_own_price(world: World, clock: Clock) -> None:
+    world.bundle()
+    world.score(DOUBT)  # asked under a fixed policy: nothing is reserved
+    world.change("UPDATE asks SET fallback = 1")
+    usd = {"mode": "budget", "usd_per_day": 5, "audit_rate": 0.0}
+    world.apply(policy=usd, llm={"models": ["teacher-1", "gpt-4.1-nano"]})
+    ask(world, clock, FakeLLM())
+    (call,) = world.calls()
+    assert call.model == "gpt-4.1-nano"
+    assert day(world).granted == call.reserved_usd > 0
+    assert call.cost_usd == llm.cost("gpt-4.1-nano", reply().usage, LLMSpec())
+
+
 # what ends an ask without a call
 
 
@@ -350,6 +412,32 @@ def test_a_held_item_is_released_by_a_persons_label(spent: World, clock: Clock) 
     with spent.store.begin() as tx:
         people.take(tx, spent.known(), [people.PersonLabel(1, "i2", "neutral", "ann")])
     assert spent.states() == {"done": 22}
+
+
+@pytest.mark.parametrize("answer", [OUTSIDE, DOWN, reply(NONE_OF_THESE)])
+def test_whatever_a_call_brings_its_ask_is_locked_before_the_days_row(
+    world: World, clock: Clock, answer: Reply | LLMError
+) -> None:
+    """Others lock them in this order: two who do not would wait for each other."""
+    budget(world)
+    score(world, clock, DOUBT)
+    asked, go = threading.Event(), threading.Event()
+
+    def say(_: Prompt) -> Reply | LLMError:
+        asked.set()
+        go.wait(60)
+        return answer
+
+    with ThreadPoolExecutor(1) as pool:
+        lane = pool.submit(world.ask_once, FakeLLM([say]))
+        assert asked.wait(60)
+        with world.store.begin() as person:
+            person.execute(text("SELECT FROM asks FOR UPDATE"))
+            go.set()
+            world.until_somebody_waits()
+            person.execute(text("SELECT FROM budget_days FOR UPDATE NOWAIT"))
+        lane.result(timeout=60)
+    assert {call.state for call in world.calls()} <= {"answered", "failed"}
 
 
 def test_samples_of_one_item_each_take_a_place(world: World, clock: Clock) -> None:

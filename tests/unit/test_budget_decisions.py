@@ -87,12 +87,24 @@ def test_a_call_counts_as_one_or_at_most_as_what_it_may_cost() -> None:
     calls = spec(policy={"mode": "budget", "calls_per_day": 5})
     assert isinstance(calls.policy, BudgetPolicy)
     prompt = prompts.render(calls, "text")
-    assert budget.price(calls, calls.policy, prompt, 3) == 1
+    assert budget.price(calls, calls.policy, prompt, 3, calls.llm.all_models) == 1
     money = spec(policy={"mode": "budget", "usd_per_day": 5}, llm={"input_price": 1, "output_price": 3})
     assert isinstance(money.policy, BudgetPolicy)
     expected = Decimal(prompt.tokens() + 3 * prompt.max_tokens) / 1_000_000
-    assert budget.price(money, money.policy, prompt, 1) == expected
-    assert budget.price(money, money.policy, prompt, 3) > expected
+    assert budget.price(money, money.policy, prompt, 1, money.llm.all_models) == expected
+    assert budget.price(money, money.policy, prompt, 3, money.llm.all_models) > expected
+
+
+def test_what_may_be_put_to_several_models_is_reserved_for_at_the_dearest() -> None:
+    models = ["ours", "gpt-4.1", "gpt-4.1-nano"]
+    several = spec(
+        policy={"mode": "budget", "usd_per_day": 5}, llm={"models": models, "input_price": 1, "output_price": 1}
+    )
+    assert isinstance(several.policy, BudgetPolicy)
+    prompt = prompts.render(several, "text")
+    each = {model: budget.price(several, several.policy, prompt, 1, [model]) for model in models}
+    assert each["gpt-4.1-nano"] < each["ours"] < each["gpt-4.1"]
+    assert budget.price(several, several.policy, prompt, 1, models) == each["gpt-4.1"]
 
 
 def test_a_budget_in_usd_needs_a_price() -> None:

@@ -22,10 +22,12 @@ from datashunt.errors import (
 )
 from datashunt.items import Usage
 from datashunt.llm import LLM
+from datashunt.llm.abilities import MOST_FAILURES
 from datashunt.llm.adapter import Manner
 from datashunt.llm.decisions import DECISIONS
 from datashunt.llm.systemone import SYSTEMONE
 from datashunt.prompts import Prompt, render
+from datashunt.quota import FAILURES
 
 SPEC = parse_spec(
     {"name": "n", "labels": {"good": "likes it", "bad": None, "odd": None}, "instruction": "How does it feel?"}
@@ -268,6 +270,57 @@ def test_what_says_nothing_of_the_api_teaches_nothing(connect: Connect, answer: 
     endpoint.paths["decisions"] = decision()
     assert ask(llm).label == "good"
     assert endpoint.seen == ["decisions", "decisions"]
+
+
+def fail(llm: LLM, times: int) -> None:
+    for _ in range(times):
+        with pytest.raises(LLMUnavailable):
+            ask(llm)
+
+
+def test_a_decisions_api_that_has_only_ever_failed_gives_way_to_chat(connect: Connect) -> None:
+    endpoint = Endpoint(decisions=(500, refused()), chat=chat())
+    llm = connect(endpoint)
+    fail(llm, MOST_FAILURES - 1)
+    assert ask(llm).label == ask(llm).label == "bad"
+    assert endpoint.seen == ["decisions"] * MOST_FAILURES + ["chat", "chat"]
+
+
+def test_an_endpoint_that_fails_altogether_keeps_its_decisions_api(connect: Connect) -> None:
+    endpoint = Endpoint(decisions=(500, refused()), chat=(500, refused()))
+    llm = connect(endpoint)
+    fail(llm, 2 * MOST_FAILURES)
+    assert endpoint.seen == [*["decisions"] * MOST_FAILURES, "chat"] * 2
+    endpoint.paths["decisions"] = decision()
+    assert ask(llm).label == "good"
+
+
+@pytest.mark.parametrize("status", [502, 503])
+def test_an_outage_of_the_decisions_api_is_waited_for(connect: Connect, status: int) -> None:
+    endpoint = Endpoint(decisions=(status, refused()), chat=chat())
+    fail(connect(endpoint), 2 * MOST_FAILURES)
+    assert set(endpoint.seen) == {"decisions"}
+
+
+def test_a_decisions_api_that_has_answered_once_may_fail_for_as_long_as_it_likes(connect: Connect) -> None:
+    endpoint = Endpoint(decisions=decision(), chat=chat())
+    llm = connect(endpoint)
+    ask(llm)
+    endpoint.paths["decisions"] = (500, refused())
+    fail(llm, 2 * MOST_FAILURES)
+    assert set(endpoint.seen) == {"decisions"}
+
+
+def test_chat_has_its_chance_before_the_endpoint_is_given_up() -> None:
+    assert MOST_FAILURES < FAILURES
+
+
+def test_systemone_has_its_chance_too_where_there_is_no_chat(connect: Connect) -> None:
+    endpoint = Endpoint(decisions=(500, refused()), systemone=systemone())
+    llm = connect(endpoint)
+    fail(llm, MOST_FAILURES - 1)
+    assert ask(llm).fingerprint == ask(llm).fingerprint == "systemone"
+    assert endpoint.seen[MOST_FAILURES:] == ["chat", "systemone", "systemone"]
 
 
 def test_a_question_with_more_options_than_it_takes_goes_to_chat(connect: Connect) -> None:

@@ -68,3 +68,11 @@ def test_prices_of_the_classifier_file_are_those_of_the_first_model() -> None:
     prices = LLMSpec(models=("ours", "gpt-4.1-mini", "theirs"), input_price=Decimal(1), output_price=Decimal(1))
     assert cost("ours", USAGE, prices) == cost("theirs", USAGE, prices) == Decimal("1.1")
     assert cost("gpt-4.1-mini", USAGE, prices) == cost("gpt-4.1-mini", USAGE, LLMSpec())
+
+
+def test_a_fallback_that_nobody_knows_costs_as_much_as_the_first() -> None:
+    known = LLMSpec(model="gpt-4.1-mini", models=("gpt-4.1-mini", "theirs"))
+    assert cost("theirs", USAGE, known) == cost("gpt-4.1-mini", USAGE, LLMSpec())
+    unknown = LLMSpec(model="ours", models=("ours", "theirs", "gpt-4.1-mini"))
+    assert cost("theirs", USAGE, unknown) is None
+    assert cost("gpt-4.1-mini", USAGE, unknown) == cost("gpt-4.1-mini", USAGE, LLMSpec())

@@ -17,7 +17,8 @@ class BatchRow(Base):
 
     `key` names it at the endpoint, and is the token of the leases of its asks. `spec_version` is the one that its
     questions are put by. `remote_id`: the endpoint's id of it. `tries`: how often the present step was begun.
-    `ended_as`: what the endpoint says it ended as, or `refused`, `lost` or `late` (never begun).
+    `ended_as`: what the endpoint says it ended as, or `refused`, `lost`, `late` (never begun) or `empty`
+    (nothing to ask).
     """
 
     __tablename__ = "batches"
