@@ -50,8 +50,9 @@ class Client:
 
         Args:
             classifier: name of an applied classifier.
-            items: `Item`s, or mappings with `id`, `text` and perhaps `meta` and `deadline`; other keys are not kept. A
-                deadline is a number of seconds from now, a datetime with its time zone, or one as ISO 8601.
+            items: `Item`s, or mappings with `id`, `text` and perhaps `meta`, `deadline` and `priority`; other keys are
+                not kept. A deadline is a number of seconds from now, a datetime with its time zone, or one as ISO 8601.
+                Lower priorities come first, −100 to 100.
             submission_id: names this call; give it to make the receipt readable again. Default: a new one.
 
         Raises:

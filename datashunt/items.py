@@ -100,12 +100,14 @@ class Item:
         meta: kept beside the text.
         deadline: when its outcome is wanted: seconds from when it is accepted, or a moment with its time zone. What
             can wait is asked at a lower price; what is late is still asked.
+        priority: what has a lower one is scored and asked first, as with `nice`; −100 to 100.
     """
 
     id: str
     text: str
     meta: Mapping[str, Any] | None = None
     deadline: float | datetime | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from datashunt.day import day_at
 from datashunt.errors import UsageError
 from datashunt.items import Item, Refusal
 from datashunt.pipeline import promise, standing
-from datashunt.pipeline.submit import deadline_of
+from datashunt.pipeline.submit import deadline_of, fault_of_priority
 from datashunt.policy import BudgetPolicy
 from datashunt.store import batches, budgets, classifiers, results
 from datashunt.streams import BadRow, Row
@@ -54,6 +54,7 @@ def submit(
     deadline_column: str | None = typer.Option(
         None, "--deadline-column", help="Field or column that holds a deadline of the item's own."
     ),
+    priority: int = typer.Option(0, "--priority", help="Lower ones are scored and asked first: -100 to 100."),
     wait_: bool = typer.Option(False, "--wait", help="Wait until every item is done."),
 ) -> None:
     """Submit the items of a .jsonl, .csv or .parquet file (the first two also .gz); accepted means committed."""
@@ -61,13 +62,16 @@ def submit(
         wanted = deadline_of(deadline)
     except ValueError as error:
         raise UsageError(f"--deadline: {error}") from None
+    fault = fault_of_priority(priority)
+    if fault is not None:
+        raise UsageError(f"--priority: {fault[1]}")
     columns_ = () if deadline_column is None else (deadline_column,)
     rows = streams.read(file, id_column=id_column, text_column=text_column, columns=columns_)
     calls = accepted = known = refused = 0
     broken_off = True
     try:
         with Client(load()) as client:
-            for lines, entries in _calls(rows, wanted, deadline_column):
+            for lines, entries in _calls(rows, wanted, deadline_column, priority):
                 receipt = client.submit(name, entries)
                 calls += 1
                 accepted += receipt.accepted
@@ -94,20 +98,26 @@ def _complain(line: int, entry: Refusal) -> None:
 
 
 def _calls(
-    rows: Iterable[Row | BadRow], deadline: float | datetime | None = None, column: str | None = None
+    rows: Iterable[Row | BadRow],
+    deadline: float | datetime | None = None,
+    column: str | None = None,
+    priority: int = 0,
 ) -> Iterator[tuple[list[int], list[Item | Refusal]]]:
     """Submissions of bounded size, with the line of each entry; a deadline of its own comes before the common one."""
     stream = iter(rows)
     while chunk := list(islice(stream, CALL)):
-        yield [row.line for row in chunk], [_entry(n, row, deadline, column) for n, row in enumerate(chunk)]
+        entries = [_entry(n, row, deadline, column, priority) for n, row in enumerate(chunk)]
+        yield [row.line for row in chunk], entries
 
 
-def _entry(position: int, row: Row | BadRow, deadline: float | datetime | None, column: str | None) -> Item | Refusal:
+def _entry(
+    position: int, row: Row | BadRow, deadline: float | datetime | None, column: str | None, priority: int
+) -> Item | Refusal:
     if isinstance(row, BadRow):
         return Refusal(position, row.id, row.reason, f"line {row.line}: {row.detail}")
     own = row.fields[column] if column is not None else None
     try:
-        return Item(row.id, row.text, row.meta, deadline_of(own or None) or deadline)
+        return Item(row.id, row.text, row.meta, deadline_of(own or None) or deadline, priority)
     except ValueError as error:
         return Refusal(position, row.id, "bad_deadline", f"line {row.line}: {error}")
 

@@ -15,6 +15,7 @@ from datashunt.items import Item, Receipt, Refusal, Wake
 from datashunt.store import Connection, Store, classifiers, intake
 from datashunt.store.intake import Entry
 
+MOST_PRIORITY = 100
 MAX_ID_BYTES = 512
 MAX_DEADLINE_S = 10 * 365 * 86_400.0
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -36,7 +37,7 @@ class Intake:
 
         Args:
             classifier: name of an applied classifier.
-            entries: items, mappings with `id`, `text` and perhaps `meta` and `deadline`, or refusals found by a reader.
+            entries: items, mappings with `id`, `text` and perhaps `meta`, `deadline`, `priority`, or refusals found by a reader.
             submission_id: names this call, for its receipt.
 
         Raises:
@@ -104,6 +105,8 @@ def sort_out(
             payload.update(checked.item.id.encode() + b"\0" + checked.text_hash)
             if checked.item.deadline is not None:
                 payload.update(f"deadline {checked.item.deadline}".encode())
+            if checked.item.priority:
+                payload.update(f"priority {checked.item.priority}".encode())
     return good, refused, payload.digest()
 
 
@@ -112,7 +115,7 @@ def check(position: int, entry: object, max_text_bytes: int) -> Entry | Refusal:
     if isinstance(entry, Refusal):
         return entry
     if isinstance(entry, Item):
-        key, text, meta, deadline = entry.id, entry.text, entry.meta, entry.deadline
+        key, text, meta, deadline, priority = entry.id, entry.text, entry.meta, entry.deadline, entry.priority
     elif isinstance(entry, Mapping):
         missing = [name for name in ("id", "text") if name not in entry]
         if missing:
@@ -124,15 +127,22 @@ def check(position: int, entry: object, max_text_bytes: int) -> Entry | Refusal:
                 f"expected the fields id and text, found no {missing[0]}",
             )
         key, text, meta, deadline = entry["id"], entry["text"], entry.get("meta"), entry.get("deadline")
+        priority = entry.get("priority", 0)
     else:
         return Refusal(position, None, "not_an_item", f"expected id and text, found {type(entry).__name__}")
     fault = fault_of_id(key)
     if fault is not None:
         return Refusal(position, None, *fault)
-    fault = fault_of_text(text, max_text_bytes) or fault_of_meta(meta, max_text_bytes) or fault_of_deadline(deadline)
+    fault = (
+        fault_of_text(text, max_text_bytes)
+        or fault_of_meta(meta, max_text_bytes)
+        or fault_of_deadline(deadline)
+        or fault_of_priority(priority)
+    )
     if fault is not None:
         return Refusal(position, key, *fault)
-    return Entry(position, Item(key, text, meta, deadline_of(deadline)), hashlib.sha256(text.encode()).digest())
+    item = Item(key, text, meta, deadline_of(deadline), priority)
+    return Entry(position, item, hashlib.sha256(text.encode()).digest())
 
 
 def fault_of_id(key: object) -> tuple[str, str] | None:
@@ -182,6 +192,14 @@ def fault_of_meta(meta: object, max_bytes: int) -> tuple[str, str] | None:
         return "bad_meta", "meta holds a character that JSON in PostgreSQL cannot hold"
     if len(stored) > max_bytes:
         return "too_large", f"meta has {len(stored)} bytes as JSON, at most {max_bytes} are allowed"
+    return None
+
+
+def fault_of_priority(value: object) -> tuple[str, str] | None:
+    """Reason and detail if this cannot be a priority, else None."""
+    if isinstance(value, bool) or not isinstance(value, int) or not -MOST_PRIORITY <= value <= MOST_PRIORITY:
+        found = f"{value!r:.40}"
+        return "bad_priority", f"expected a priority of -{MOST_PRIORITY} (first) to {MOST_PRIORITY}, found {found}"
     return None
 
 

@@ -40,11 +40,11 @@ _ADD = text("""
     WITH incoming AS (
         SELECT * FROM json_to_recordset(CAST(:document AS json))
             AS t (id bigint, key text, text_hash text, text text, meta jsonb, deadline_s float,
-                  deadline timestamptz)),
+                  deadline timestamptz, priority smallint)),
     added AS (
-        INSERT INTO items (id, classifier_id, key, text_hash, submission_id, deadline)
+        INSERT INTO items (id, classifier_id, key, text_hash, submission_id, priority, deadline)
         OVERRIDING SYSTEM VALUE
-        SELECT id, :classifier, key, decode(text_hash, 'hex'), :submission,
+        SELECT id, :classifier, key, decode(text_hash, 'hex'), :submission, coalesce(priority, 0),
                coalesce(deadline, now() + make_interval(secs => deadline_s)) FROM incoming
         ON CONFLICT (classifier_id, key) DO NOTHING
         RETURNING id, key),
@@ -103,7 +103,7 @@ def _add_chunk(tx: Connection, classifier_id: int, submission_id: str, pairs: Se
             "text_hash": entry.text_hash.hex(),
             "text": entry.item.text,
             "meta": entry.item.meta,
-            **_deadline(entry.item),
+            **_urgency(entry.item),
         }
         for row, entry in pairs
     ]
@@ -116,6 +116,12 @@ def _add_chunk(tx: Connection, classifier_id: int, submission_id: str, pairs: Se
         },
     )
     return set(rows.scalars())
+
+
+def _urgency(item: Item) -> dict[str, float | str]:
+    """Priority and deadline, as far as the item has them."""
+    priority = {"priority": item.priority} if item.priority else {}
+    return {**priority, **_deadline(item)}
 
 
 def _deadline(item: Item) -> dict[str, float | str]:

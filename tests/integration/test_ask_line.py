@@ -37,8 +37,9 @@ def test_priority_comes_before_reason_and_reason_before_age(world: World) -> Non
     world.apply(policy={"audit_rate": 1.0})
     world.bundle()
     entries = {"old audit": 0.95, "old": 0.5, "young": 0.5, "urgent": 0.5}
-    _, wakes = world.submit(*[Item(key, f"negative {sure} {key}") for key, sure in entries.items()])
-    world.change("UPDATE items SET priority = -1 WHERE key = 'urgent'")
+    _, wakes = world.submit(
+        *[Item(key, f"negative {sure} {key}", priority=-(key == "urgent")) for key, sure in entries.items()]
+    )
     for _ in world.scorer().run("sentiment", wakes[0].ids):
         pass
     world.ask(FakeLLM())

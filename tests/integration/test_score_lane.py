@@ -325,8 +325,7 @@ def test_two_workers_share_a_backlog_without_meeting(world: World) -> None:
 def test_a_smaller_priority_number_goes_first(world: World) -> None:
     world.bundle()
     model = FakeModel()
-    _, wakes = world.submit(*[Item(f"k{n}", f"positive 0.95 {n}") for n in range(257)])
-    world.change("UPDATE items SET priority = -1 WHERE key = 'k256'")
+    _, wakes = world.submit(*[Item(f"k{n}", f"positive 0.95 {n}", priority=-(n == 256)) for n in range(257)])
     list(world.scorer(FakeModels(model)).run(NAME, wakes[0].ids))
     assert "positive 0.95 256" in model.batches[0]
     assert model.batches[1] == ["positive 0.95 255"]

@@ -1,4 +1,4 @@
-"""When an outcome is wanted, as producers may write it."""
+"""When an outcome is wanted and what comes first, as producers may write it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from datashunt.items import Item, Refusal
 from datashunt.pipeline.submit import MAX_DEADLINE_S, check, deadline_of, sort_out
+from datashunt.store.intake import Entry
 
 NOON = datetime(2026, 5, 4, 10, 0, tzinfo=UTC)
 
@@ -55,6 +56,27 @@ def test_every_deadline_is_taken_or_refused(written: Any) -> None:
     except ValueError:
         return
     assert isinstance(meant, datetime) or 0 < meant <= MAX_DEADLINE_S  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("written", [0, -100, 100, 7])
+def test_a_priority_is_a_small_number(written: int) -> None:
+    checked = check(0, {"id": "a", "text": "x", "priority": written}, 10)
+    assert checked == check(0, Item("a", "x", priority=written), 10)
+    assert isinstance(checked, Entry)
+    assert checked.item.priority == written
+
+
+@pytest.mark.parametrize("written", [101, -101, 1.0, True, "1", None, [1]])
+def test_what_is_no_priority_is_refused_with_the_reason(written: Any) -> None:
+    refused = check(3, {"id": "a", "text": "x", "priority": written}, 10)
+    assert isinstance(refused, Refusal)
+    assert (refused.position, refused.id, refused.reason) == (3, "a", "bad_priority")
+    assert "expected a priority of -100 (first) to 100, found" in refused.detail
+
+
+def test_a_resend_with_another_priority_is_another_payload() -> None:
+    payloads = {sort_out([Item("a", "x", priority=one)], 10)[2] for one in (0, 1, 2)}
+    assert len(payloads) == 3
 
 
 def test_a_resend_with_another_deadline_is_another_payload() -> None:
