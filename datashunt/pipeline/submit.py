@@ -37,7 +37,8 @@ class Intake:
 
         Args:
             classifier: name of an applied classifier.
-            entries: items, mappings with `id`, `text` and perhaps `meta`, `deadline`, `priority`, or refusals found by a reader.
+            entries: items, mappings with `id`, `text` and perhaps `meta`, `deadline`, `priority`, or refusals that a
+                reader found.
             submission_id: names this call, for its receipt.
 
         Raises:
