@@ -25,6 +25,11 @@ WARM_UP_CALLS = 400
 USED, THROTTLED, CPU_MS, QUEUED_MS = 0.98, 0.001, 3.0, 50.0
 CROWD, CROWD_LATENCY_MS = 300, 3_000
 """Calls in flight in one process, and how long each takes."""
+WAYS = {
+    "ours": "threads before one event loop",
+    "sync": "a synchronous client in threads",
+    "tasks": "tasks of one event loop, no threads",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,7 @@ def _of_overhead(counts: Counts) -> list[Measure]:
         running.until(lambda: running.count(done) == len(items), "all calls")
         lane_ms = (running.cpu_s() - before) / counts.calls * 1e3
         calls_s = counts.calls / (time.monotonic() - at)
-        http_ms = llm_calls.cpu_ms(running.llm_url, counts.calls)
+        http_ms = llm_calls.cost(running.llm_url, counts.calls).cpu_ms
     queued = sorted(_queued(counts))
     return [
         Measure("lane_cpu_ms", "CPU of the lane for a call, without its HTTP", lane_ms - http_ms, "ms", CPU_MS, True),
@@ -174,11 +179,22 @@ def _of_crowd(counts: Counts) -> list[Measure]:
             peak_mib = max(peak_mib, running.memory_mib())
             time.sleep(0.1)
         connections = running.count("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'datashunt'")
+        running.end(signal.SIGTERM)
+        ways = {how: llm_calls.cost(running.llm_url, counts.calls, how=how, at_once=CROWD) for how in WAYS}
     return [
         Measure("crowd", "most calls in flight in one process", most, "", float(CROWD)),
         Measure("crowd_mib", "memory for each of them", (peak_mib - alone_mib) / max(most, 1), "MiB"),
         Measure("crowd_peak_mib", "most memory of that process", peak_mib, "MiB"),
         Measure("crowd_connections", "connections to PostgreSQL at its end, all processes", connections),
+        *(measure for how, one in ways.items() for measure in _of_way(how, one)),
+    ]
+
+
+def _of_way(how: str, found: llm_calls.Cost) -> list[Measure]:
+    what = f"HTTP of {CROWD} calls at once, {WAYS[how]}"
+    return [
+        Measure(f"crowd_{how}_cpu_ms", f"{what}: CPU of a call", found.cpu_ms, "ms"),
+        Measure(f"crowd_{how}_mib", f"{what}: most memory", found.peak_mib, "MiB"),
     ]
 
 
