@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -52,11 +52,11 @@ def recorded(name: str, seed: int) -> Scored:
     order = np.random.default_rng(seed).permutation(len(answers))
     learned, rest = order[:LEARNED], order[LEARNED:]
     labels = int(answers.max()) + 1
-    confidence, wrong = _judged(_fitted(features[learned], answers[learned], labels), features[rest], answers[rest])
+    confidence, wrong = _judged(fitted(features[learned], answers[learned], labels), features[rest], answers[rest])
     fit_confidence, fit_wrong = np.empty(LEARNED), np.empty(LEARNED, dtype=bool)
     for fold in range(FOLDS):
         held = np.arange(LEARNED) % FOLDS == fold
-        head = _fitted(features[learned[~held]], answers[learned[~held]], labels)
+        head = fitted(features[learned[~held]], answers[learned[~held]], labels)
         fit_confidence[held], fit_wrong[held] = _judged(head, features[learned[held]], answers[learned[held]])
     return Scored(name, confidence, wrong, fit_confidence, fit_wrong)
 
@@ -75,26 +75,37 @@ SCORED: dict[str, Callable[[str, int], Scored]] = {"isear": recorded, "headlines
 @cache
 def _embedded(name: str) -> tuple[Any, NDArray[np.intp]]:
     """Features (n, d) and the LLM's labels (n,) of a recording, in its order."""
+    stream = STREAMS[name]
+    answered = [item for item in stream.read().items if item.teacher is not None]
+    features = embedded([item.text for item in answered], stream.labels)
+    return features, np.array([stream.labels.index(item.teacher) for item in answered])
+
+
+def embedded(texts: Sequence[str], labels: Sequence[str]) -> Any:
+    """The packaged encoder's features (n, d) of these texts.
+
+    Raises:
+        ModelError: the packaged encoder is not installed.
+    """
     import torch
 
     from datashunt.small import SequenceClassifier
     from datashunt.small.batching import pad, token_batches
     from datashunt.small.network import encode, load_tokenizer
 
-    stream = STREAMS[name]
-    answered = [item for item in stream.read().items if item.teacher is not None]
     tokenizer = load_tokenizer("auto", MAX_TOKENS)
-    network = SequenceClassifier.of_base("auto", stream.labels)
-    rows = encode(tokenizer, [item.text for item in answered])
+    network = SequenceClassifier.of_base("auto", labels)
+    rows = encode(tokenizer, texts)
     features = torch.empty((len(rows), network.head.in_features))
     for batch in token_batches([len(row) for row in rows], PASS_TOKENS):
         ids, mask = pad([rows[place] for place in batch], tokenizer.pad_token_id or 0, "cpu")
         with torch.inference_mode():
             features[torch.from_numpy(batch)] = network.pooled(ids, mask)
-    return features, np.array([stream.labels.index(item.teacher) for item in answered])
+    return features
 
 
-def _fitted(features: Any, answers: NDArray[np.intp], labels: int) -> Any:
+def fitted(features: Any, answers: NDArray[np.intp], labels: int) -> Any:
+    """A linear head on these features (n, d) that says the labels of these answers (n,)."""
     import torch
 
     from datashunt.distil.corpus import Answers

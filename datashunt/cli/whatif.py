@@ -132,8 +132,7 @@ def _about(found: Past) -> list[str]:
 
 
 def _show(found: Past, answered: Answered, of: Scope, days: int) -> None:
-    share = "of the kept differ" if of is Scope.KEPT else "of all are kept and differ"
-    shown = columns("threshold", "", "kept", "calls/day", "USD/day", share, "95 % interval", "audits")
+    shown = columns("threshold", "", "kept", "calls/day", "USD/day", "differ", "95 % interval", "audits")
     for point in answered.points:
         shown.add_row(
             f"{point.threshold:.4f}" if math.isfinite(point.threshold) else "ask all",
@@ -142,10 +141,12 @@ def _show(found: Past, answered: Answered, of: Scope, days: int) -> None:
             f"{point.calls:,.1f}",
             usd(point.usd),
             f"{point.disagreement:.1%}" if point.audited else "–",
-            f"{point.low:.1%} to {point.high:.1%}",
-            f"{point.differ} of {point.audited}",
+            f"{100 * point.low:.1f} to {point.high:.1%}",
+            f"{point.differ}/{point.audited}",
         )
     out.print(shown)
+    share = "of the kept items" if of is Scope.KEPT else "of all items, those kept"
+    print(f"differ: {share} on which the LLM says another label, as so many audits show")
     print(f"past traffic of at most {days} days: {', '.join(_about(found))}")
     if found.left_out:
         print(f"{found.left_out} audits drawn at a higher rate are left out, so that all had one chance")

@@ -21,7 +21,7 @@ NOTHING = -1e9
 """The logarithm of no wealth, which JSON can hold."""
 
 BINS = 16
-ODDS = (1 / 3, 2 / 3, 3 / 2, 3.0)
+ODDS = (1 / 2, 4 / 5, 5 / 4, 2.0)
 RAMPS = (-0.9, -0.5, 0.5, 0.9)
 
 Floats = NDArray[np.float64]

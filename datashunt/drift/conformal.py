@@ -31,7 +31,7 @@ def confidence_cells(confidence: NDArray[np.floating]) -> Cells:
     """(n,) cells from 0, the least sure, to CONFIDENCE_CELLS − 1, of confidences in [0, 1]."""
     doubt = np.maximum(1.0 - confidence.astype(np.float64), 10.0**-DECADES)
     place = np.floor(-PER_DECADE * np.log10(doubt)).astype(np.intp)
-    return np.minimum(place, CONFIDENCE_CELLS - 1)
+    return np.asarray(np.minimum(place, CONFIDENCE_CELLS - 1), dtype=np.intp)
 
 
 def ranked(before: Counts, cells: Cells, uniforms: Floats) -> tuple[Floats, Counts]:

@@ -100,7 +100,7 @@ class ScoreGuard:
         wealth, counts, highest = [], [], self.evidence
         for stream, before in enumerate((self.confidence, self.labels)):
             p, after = ranked(np.array(before, dtype=np.int64), cells[stream], draws[:, stream])
-            made = staked(np.array(self.wealth[stream]), _BETS[(p * BINS).astype(np.intp)], began)
+            made = staked(np.array(self.wealth[stream]), _BETS[np.minimum((p * BINS).astype(np.intp), BINS - 1)], began)
             # each stream has a half of what may be risked: their p-values are not independent of each other
             highest = max(highest, float(mean(made).max()) - float(np.log(_STREAMS)))
             wealth.append(tuple(made[-1].tolist()))

@@ -57,7 +57,7 @@ def test_past_traffic_is_shown_at_several_thresholds(run: Run, busy: World) -> N
     shown = run("what-if", NAME)
     assert shown.code == 0
     assert "in force" in shown.out
-    assert "of the kept differ" in shown.out
+    assert "differ: of the kept items" in shown.out
     assert "bundle 1 of sentiment, 80 items in 1.0 days" in shown.out
     assert "hypothetical" not in shown.out
 
@@ -98,7 +98,7 @@ def test_too_few_audits_say_how_many_are_missing(run: Run, busy: World) -> None:
 def test_of_all_is_a_share_of_all_items(run: Run, busy: World) -> None:
     found = looked(run, "--of", "all")
     assert {one["audited"] for one in found["points"]} == {found["audits"]}
-    assert "of all are kept and differ" in run("what-if", NAME, "--of", "all").out
+    assert "differ: of all items, those kept" in run("what-if", NAME, "--of", "all").out
 
 
 def test_a_budget_finds_the_threshold_that_spends_it(run: Run, busy: World) -> None:
