@@ -17,8 +17,10 @@ from uuid import UUID, uuid4
 from datashunt import certificate
 from datashunt.errors import BundleError, DatashuntError, StoreError
 from datashunt.pipeline import lesson as lessons
+from datashunt.pipeline import pruning
 from datashunt.pipeline.lesson import DELTA, Judgement, Lesson
 from datashunt.pipeline.models import Models
+from datashunt.pipeline.pruning import Calibration
 from datashunt.registry import Registry
 from datashunt.settings import Settings
 from datashunt.store import Connection, Store, bundles, classifiers, distillations
@@ -27,7 +29,7 @@ from datashunt.store.distillations import Claim
 from datashunt.telemetry import event
 
 if TYPE_CHECKING:
-    from datashunt.distil import Challenger
+    from datashunt.distil import Challenger, Progress
     from datashunt.small import SmallModel
 
 MOST_REPLAYED = 2_000
@@ -156,11 +158,14 @@ class Distiller:
             run.known.spec, stored, replay, incumbent, learned_up_to=learned_up_to, seed=run.row, first=first
         )
         challenger = lessons.teach(lesson, self._settings, run.bundle, beat, run.folder)
-        judgement = lessons.judge(lesson, challenger, self._load(challenger.folder), beat)
+        model = self._load(challenger.folder)
+        judgement = lessons.judge(lesson, challenger, model, beat)
+        cuts = self._cuts(run, lesson, model, judgement, beat)
         key = f"{run.key}{run.token.hex[:8]}"
         try:
             published = self._registry.publish(challenger.folder, key)
-            return self._commit(run, lesson, challenger, judgement, published, max(answer.id for answer in stored))
+            newest = max(answer.id for answer in stored)
+            return self._commit(run, lesson, challenger, judgement, cuts, published, newest)
         except (LeaseLost, BundleError):
             self._discard(key)
             raise
@@ -171,11 +176,13 @@ class Distiller:
         lesson: Lesson,
         challenger: Challenger,
         judgement: Judgement,
+        cuts: tuple[Calibration | None, Calibration | None],
         published: tuple[str, str],
         learned_up_to: int,
     ) -> str:
         """Write down the published challenger, switch to it if it won, and end the run, all or nothing."""
         uri, content_hash = published
+        cut, standing = cuts
         with self._store.begin() as tx:
             bundle = bundles.add(
                 tx,
@@ -183,9 +190,11 @@ class Distiller:
                 uri=uri,
                 content_hash=content_hash,
                 recipe=challenger.recipe,
-                prune_cut=judgement.prune_cut,
-                evaluation=judgement.evaluation,
+                prune_cut=cut.cut if cut else None,
+                evaluation=pruning.noted(judgement.evaluation, cut),
             )
+            if standing and run.known.incumbent:
+                pruning.write(tx, run.known.incumbent.id, standing)
             state = self._switch(tx, run, bundle, lesson, judgement)
             if not distillations.finish(
                 tx,
@@ -199,6 +208,18 @@ class Distiller:
             ):
                 raise LeaseLost(f"distillation {run.row} was taken over")
         return state
+
+    def _cuts(
+        self, run: _Run, lesson: Lesson, model: SmallModel, judgement: Judgement, beat: Progress
+    ) -> tuple[Calibration | None, Calibration | None]:
+        """How prompts are pruned from now on: by the challenger, and by the incumbent if that serves on."""
+        known, fit = run.known, lesson.answers.fit
+        threshold = known.spec.policy.threshold
+        stays = None if judgement.verdict.promote else lesson.incumbent
+        return (
+            pruning.calibrate(known, model, fit, threshold, beat),
+            None if stays is None else pruning.calibrate(known, stays, fit, threshold, beat),
+        )
 
     def _load(self, folder: Path) -> SmallModel:
         from datashunt.small import SmallModel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -12,13 +13,13 @@ import numpy as np
 from datashunt import prune, shunt
 from datashunt.errors import ModelError
 from datashunt.items import ClaimedItem, Wake
-from datashunt.pipeline import budget
+from datashunt.pipeline import budget, pruning
 from datashunt.pipeline.budget import Clock
 from datashunt.pipeline.models import Directory, Models
 from datashunt.policy import BudgetPolicy
 from datashunt.settings import Settings
 from datashunt.store import Store, budgets, dead, scores
-from datashunt.store.classifiers import Bundle, Registered
+from datashunt.store.classifiers import Registered
 from datashunt.store.scores import Scored, Settled
 from datashunt.telemetry import event
 
@@ -175,37 +176,40 @@ def decide(
         probabilities: (n, k), rows in the order of `batch`, columns in label order.
         draft: every item as it is if it escalates, whatever its confidence: a budget decides later.
     """
-    spec = known.spec
+    spec, names = known.spec, known.spec.label_names
     indices, confidences, kept = shunt.decide(probabilities, spec.policy.threshold)
     if draft:
         kept = np.zeros_like(kept)
     rate = spec.policy.audit_rate
+    cut = pruning.cut_of(known, spec.policy.threshold)
+    nothing: list[None] = [None] * len(batch)
+    offers = nothing if cut is None else _offers(names, probabilities, cut)
+    priors = prune.priors(probabilities, names) if spec.prompt.soft else nothing
+    # a model that broke down says nan: nothing that a prompt could be pruned by, nor told
+    prunable = (~kept & np.isfinite(confidences)).tolist()
+    labels, sure, keeps, vectors = indices.tolist(), confidences.tolist(), kept.tolist(), probabilities.tolist()
     scored = []
     for row, item in enumerate(batch):
         audited = shunt.audit(known.draw_key, item.id, rate)
-        # a model that broke down says nan: nothing that a prompt could be pruned by, nor told
-        prunable = not kept[row] and not audited and bool(np.isfinite(confidences[row]))
+        pruned = prunable[row] and not audited
         scored.append(
             Scored(
                 row=item.row,
-                keep=bool(kept[row]),
-                label=spec.label_names[indices[row]],
-                confidence=float(confidences[row]),
-                probabilities=probabilities[row].tolist(),
+                keep=keeps[row],
+                label=names[labels[row]],
+                confidence=sure[row],
+                probabilities=vectors[row],
                 role=shunt.role(known.draw_key, item.id, audited),
                 propensity=rate if audited else None,
-                offered=_offered(known, probabilities[row]) if prunable and spec.prompt.hard else None,
-                prior=prune.prior(probabilities[row], spec.label_names) if prunable and spec.prompt.soft else None,
+                offered=offers[row] if pruned else None,
+                prior=priors[row] if pruned else None,
             )
         )
     return scored
 
 
-def _offered(known: Registered, probabilities: NDArray[np.float32]) -> tuple[str, ...] | None:
-    bundle: Bundle | None = known.incumbent
-    if bundle is None or bundle.prune_cut is None:
-        return None
-    indices = prune.candidates(probabilities, bundle.prune_cut)
-    if indices is None or len(indices) == len(known.spec.label_names):
-        return None
-    return tuple(known.spec.label_names[index] for index in indices)
+def _offers(names: Sequence[str], probabilities: NDArray[np.float32], cut: float) -> list[tuple[str, ...] | None]:
+    """The labels that each item's prompt offers, in their order; None: all of them."""
+    sets = prune.offered(probabilities, cut)
+    whole = sets.all(axis=1).tolist()
+    return [None if full else tuple(compress(names, row)) for full, row in zip(whole, sets.tolist(), strict=True)]

@@ -56,7 +56,7 @@ def asked(stream: Sequence[Recorded]) -> list[Decision]:
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
     """A student of a stream that is decided, whose challengers all win."""
-    monkeypatch.setattr(lessons, "judge", lambda *_: SimpleNamespace(verdict=VERDICT, prune_cut=None, evaluation={}))
+    monkeypatch.setattr(lessons, "judge", lambda *_: SimpleNamespace(verdict=VERDICT, evaluation={}))
     opened: list[Ledger] = []
 
     def student(*says: Says, stream: Sequence[Recorded] | None = None, rate: float = RATE, **options: Any) -> Student:

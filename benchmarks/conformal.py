@@ -1,0 +1,36 @@
+"""Adaptive prediction sets, which hard pruning is compared with: by the mass of the labels that are more probable.
+
+Sources: Romano, Sesia, Candès, *Classification with valid and adaptive coverage* (NeurIPS 2020), APS; Angelopoulos,
+Bates, Malik, Jordan, *Uncertainty sets for image classifiers using conformal prediction* (ICLR 2021), RAPS, which is
+APS for a penalty of 0. Without their random draw: a question must not depend on chance.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datashunt import prune
+
+Floats = NDArray[np.floating]
+
+
+def scores(probabilities: Floats, penalty: float, free: int) -> NDArray[np.float64]:
+    """(n, k): the mass of each label and of all that are more probable, and a penalty for each rank beyond `free`."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    mass = np.take_along_axis(probabilities, order, axis=1).astype(np.float64).cumsum(axis=1)
+    mass += penalty * np.maximum(np.arange(1, mass.shape[1] + 1) - free, 0)
+    made = np.empty_like(mass)
+    np.put_along_axis(made, order, mass, axis=1)
+    return made
+
+
+def calibrate(of_labels: NDArray[np.float64], labels: NDArray[np.integer], coverage: float) -> float:
+    """The largest score that is offered. `of_labels`: (n, k) scores; `labels`: (n,) what the LLM said; n is enough."""
+    of_answers = np.sort(of_labels[np.arange(len(labels)), labels])
+    return float(of_answers[-prune.missed(len(labels), coverage)])
+
+
+def offered(probabilities: Floats, of_labels: NDArray[np.float64], cut: float) -> NDArray[np.bool_]:
+    """(n, k): which labels are offered; at least two of each item, as in `prune.offered`."""
+    return (of_labels <= cut) | prune.offered(probabilities, np.inf)
