@@ -2,7 +2,8 @@
 
 Sources: Romano, Sesia, Candès, *Classification with valid and adaptive coverage* (NeurIPS 2020), APS; Angelopoulos,
 Bates, Malik, Jordan, *Uncertainty sets for image classifiers using conformal prediction* (ICLR 2021), RAPS, which is
-APS for a penalty of 0. Without their random draw: a question must not depend on chance.
+APS for a penalty of 0. Both count a random part of the label's own mass; a question must not depend on chance, so none
+of it is counted, which gives smaller sets on the recorded streams than half or all of it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ Floats = NDArray[np.floating]
 
 
 def scores(probabilities: Floats, penalty: float, free: int) -> NDArray[np.float64]:
-    """(n, k): the mass of each label and of all that are more probable, and a penalty for each rank beyond `free`."""
+    """(n, k): the mass of the labels that are more probable than each, and a penalty for each rank beyond `free`."""
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    mass = np.take_along_axis(probabilities, order, axis=1).astype(np.float64).cumsum(axis=1)
+    own = np.take_along_axis(probabilities, order, axis=1).astype(np.float64)
+    mass = own.cumsum(axis=1) - own
     mass += penalty * np.maximum(np.arange(1, mass.shape[1] + 1) - free, 0)
     made = np.empty_like(mass)
     np.put_along_axis(made, order, mass, axis=1)

@@ -29,9 +29,9 @@ def beliefs(n: int, seed: int, k: int = 4) -> tuple[np.ndarray, np.ndarray]:
 
 
 class TestSets:
-    def test_a_score_is_the_mass_of_what_is_no_less_probable_and_a_penalty(self) -> None:
+    def test_a_score_is_the_mass_of_what_is_more_probable_and_a_penalty(self) -> None:
         made = conformal.scores(np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]]), 0.25, 1)
-        assert made == pytest.approx(np.array([[1.5, 0.5, 1.05], [1.15, 1.5, 0.8]]))
+        assert made == pytest.approx(np.array([[1.3, 0.0, 0.75], [1.05, 1.4, 0.0]]))
 
     @pytest.mark.parametrize("method", METHODS)
     def test_all_cover_what_they_promise_and_offer_two_at_least(self, method: str) -> None:
