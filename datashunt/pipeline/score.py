@@ -181,17 +181,15 @@ def decide(
     if draft:
         kept = np.zeros_like(kept)
     rate = spec.policy.audit_rate
-    cut = pruning.cut_of(known, spec.policy.threshold)
-    nothing: list[None] = [None] * len(batch)
-    offers = nothing if cut is None else _offers(names, probabilities, cut)
-    priors = prune.priors(probabilities, names) if spec.prompt.soft else nothing
     # a model that broke down says nan: nothing that a prompt could be pruned by, nor told
-    prunable = (~kept & np.isfinite(confidences)).tolist()
+    prunable = np.flatnonzero(~kept & np.isfinite(confidences))
+    offers, priors = _pruned(known, probabilities[prunable])
+    places = {row: place for place, row in enumerate(prunable.tolist())}
     labels, sure, keeps, vectors = indices.tolist(), confidences.tolist(), kept.tolist(), probabilities.tolist()
     scored = []
     for row, item in enumerate(batch):
         audited = shunt.audit(known.draw_key, item.id, rate)
-        pruned = prunable[row] and not audited
+        place = None if audited else places.get(row)
         scored.append(
             Scored(
                 row=item.row,
@@ -201,15 +199,23 @@ def decide(
                 probabilities=vectors[row],
                 role=shunt.role(known.draw_key, item.id, audited),
                 propensity=rate if audited else None,
-                offered=offers[row] if pruned else None,
-                prior=priors[row] if pruned else None,
+                offered=None if place is None else offers[place],
+                prior=None if place is None else priors[place],
             )
         )
     return scored
 
 
-def _offers(names: Sequence[str], probabilities: NDArray[np.float32], cut: float) -> list[tuple[str, ...] | None]:
-    """The labels that each item's prompt offers, in their order; None: all of them."""
+def _pruned(
+    known: Registered, probabilities: NDArray[np.float32]
+) -> tuple[Sequence[tuple[str, ...] | None], Sequence[dict[str, float] | None]]:
+    """What the prompts of n items offer, in the labels' order, and what they tell; None: all labels, and nothing."""
+    names, nothing = known.spec.label_names, [None] * len(probabilities)
+    cut = pruning.cut_of(known, known.spec.policy.threshold)
+    priors = prune.priors(probabilities, names) if known.spec.prompt.soft else nothing
+    if cut is None:
+        return nothing, priors
     sets = prune.offered(probabilities, cut)
     whole = sets.all(axis=1).tolist()
-    return [None if full else tuple(compress(names, row)) for full, row in zip(whole, sets.tolist(), strict=True)]
+    offers = [None if full else tuple(compress(names, row)) for full, row in zip(whole, sets.tolist(), strict=True)]
+    return offers, priors
