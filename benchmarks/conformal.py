@@ -16,12 +16,16 @@ from datashunt import prune
 Floats = NDArray[np.floating]
 
 
-def scores(probabilities: Floats, penalty: float, free: int) -> NDArray[np.float64]:
-    """(n, k): the mass of the labels that are more probable than each, and a penalty for each rank beyond `free`."""
+def scores(probabilities: Floats, penalty: float) -> NDArray[np.float64]:
+    """(n, k): the mass of the labels that are more probable than each, and a penalty for each rank beyond the second.
+
+    The two most probable labels are always offered, as in `prune.offered`: -inf.
+    """
     order = np.argsort(-probabilities, axis=1, kind="stable")
     own = np.take_along_axis(probabilities, order, axis=1).astype(np.float64)
     mass = own.cumsum(axis=1) - own
-    mass += penalty * np.maximum(np.arange(1, mass.shape[1] + 1) - free, 0)
+    mass += penalty * np.arange(-1, mass.shape[1] - 1)
+    mass[:, :2] = -np.inf
     made = np.empty_like(mass)
     np.put_along_axis(made, order, mass, axis=1)
     return made
@@ -31,8 +35,3 @@ def calibrate(of_labels: NDArray[np.float64], labels: NDArray[np.integer], cover
     """The largest score that is offered. `of_labels`: (n, k) scores; `labels`: (n,) what the LLM said; n is enough."""
     of_answers = np.sort(of_labels[np.arange(len(labels)), labels])
     return float(of_answers[-prune.missed(len(labels), coverage)])
-
-
-def offered(probabilities: Floats, of_labels: NDArray[np.float64], cut: float) -> NDArray[np.bool_]:
-    """(n, k): which labels are offered; at least two of each item, as in `prune.offered`."""
-    return (of_labels <= cut) | prune.offered(probabilities, np.inf)

@@ -53,9 +53,8 @@ def adaptive(
     items: NDArray[np.float32],
     coverage: float,
 ) -> Flags:
-    """What RAPS offers, with a penalty for each label after the second."""
-    cut = conformal.calibrate(conformal.scores(fit, penalty, 2), said, coverage)
-    return conformal.offered(items, conformal.scores(items, penalty, 2), cut)
+    """What RAPS offers, with a penalty for each label after the second; APS for a penalty of 0."""
+    return conformal.scores(items, penalty) <= conformal.calibrate(conformal.scores(fit, penalty), said, coverage)
 
 
 METHODS: dict[str, Sets] = {"p(label)": ours, "APS": partial(adaptive, 0.0), "RAPS": partial(adaptive, 0.1)}

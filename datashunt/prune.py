@@ -2,7 +2,7 @@
 
 Hard pruning offers a split-conformal label set with the score 1 − p(label) (Sadinle, Lei & Wasserman, JASA 2019, "Least
 ambiguous set-valued classifiers"). It adapts to each item: few labels where the small model is nearly sure, many where
-it is not; and it is one number, the `cut`: every label that is at least so probable is offered.
+it is not; and it is one number, the `cut`: every label that is at least so probable is offered, and two in any case.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+_ALWAYS = 2.0  # above every probability: a label that is offered whatever the cut
 _ROUNDING = 1e-9  # 1 / (1 - 0.9) is 10.000000000000002 in floating point, and must count as 10
 
 
@@ -37,7 +38,9 @@ def calibrate(probabilities: NDArray[np.floating], labels: NDArray[np.integer], 
 
     The promise is marginal, for items exchangeable with the calibration ones (split conformal prediction:
     Vovk, Gammerman & Shafer 2005; Sadinle et al. 2019). So calibrate on what will be pruned: items that
-    this bundle at this threshold escalates.
+    this bundle at this threshold escalates. The score of an answer is the largest cut at which it is offered (nested
+    sets: Gupta, Kuchibhotla & Ramdas 2022), which for the two most probable labels is any: the cut pays for the rest
+    alone, and lies above 1 where two labels are enough.
 
     Args:
         probabilities: (n, k) the small model's calibrated probabilities.
@@ -49,15 +52,17 @@ def calibrate(probabilities: NDArray[np.floating], labels: NDArray[np.integer], 
     """
     if len(labels) < needed(coverage):
         return None
-    of_answers = np.sort(probabilities[np.arange(len(labels)), labels].astype(np.float64))
-    return float(of_answers[missed(len(labels), coverage) - 1])
+    rows = np.arange(len(labels))
+    always = offered(probabilities, np.inf)[rows, labels]
+    of_answers = np.where(always, _ALWAYS, probabilities[rows, labels].astype(np.float64))
+    return float(np.sort(of_answers)[missed(len(labels), coverage) - 1])
 
 
 def offered(probabilities: NDArray[np.floating], cut: float) -> NDArray[np.bool_]:
     """Which labels the LLM is offered: (n, k), True where it is.
 
-    Never fewer than two, the most probable ones, which only adds coverage: a question with one answer would be none,
-    and a label that nobody was asked about must not stand in for an answer.
+    Never fewer than two, the most probable ones: a question with one answer would be none, and a label that nobody was
+    asked about must not stand in for an answer.
 
     Args:
         probabilities: (n, k).

