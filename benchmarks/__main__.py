@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import budget, command, distil, figures, llm_faults, llm_lane, memory, score_lane, submit
+from benchmarks import budget, command, decision, distil, figures, llm_faults, llm_lane, memory, score_lane, submit
 
 ALL: tuple[command.Benchmark, ...] = (
     submit.benchmark,
@@ -15,6 +15,7 @@ ALL: tuple[command.Benchmark, ...] = (
     memory.benchmark,
     distil.benchmark,
     budget.benchmark,
+    decision.benchmark,
 )
 
 

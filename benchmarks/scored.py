@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.recorded import STREAMS
+from datashunt.backtest.recording import Recorded
 from datashunt.confidence import softmax
 
 LEARNED = 2_000
@@ -41,6 +42,29 @@ class Scored:
     fit_wrong: Flags
 
 
+@dataclass(frozen=True, slots=True)
+class Opinions:
+    """A stream with what a head that has not seen it says: `texts` (n), `logits` (n, k), the LLM's labels (n,)."""
+
+    texts: tuple[str, ...]
+    logits: NDArray[np.float32]
+    answers: NDArray[np.intp]
+
+
+def opinions(name: str, seed: int) -> Opinions:
+    """A recorded stream in the order of the seed: 2,000 answers learned, the rest looked at, before calibration.
+
+    Raises:
+        UsageError: the recording is not there.
+        ModelError: the packaged encoder is not installed.
+    """
+    features, answers = _embedded(name)
+    learned, rest = _parted(len(answers), seed)
+    head = fitted(features[learned], answers[learned], int(answers.max()) + 1)
+    texts = [item.text for item in _answered(name)]
+    return Opinions(tuple(texts[place] for place in rest), head.logits(features[rest]).numpy(), answers[rest])
+
+
 def recorded(name: str, seed: int) -> Scored:
     """A recorded stream in the order of the seed: 2,000 answers learned, the rest scored.
 
@@ -49,8 +73,7 @@ def recorded(name: str, seed: int) -> Scored:
         ModelError: the packaged encoder is not installed.
     """
     features, answers = _embedded(name)
-    order = np.random.default_rng(seed).permutation(len(answers))
-    learned, rest = order[:LEARNED], order[LEARNED:]
+    learned, rest = _parted(len(answers), seed)
     labels = int(answers.max()) + 1
     confidence, wrong = _judged(fitted(features[learned], answers[learned], labels), features[rest], answers[rest])
     fit_confidence, fit_wrong = np.empty(LEARNED), np.empty(LEARNED, dtype=bool)
@@ -72,11 +95,20 @@ def synthetic(name: str, seed: int, *, items: int = 10_000) -> Scored:
 SCORED: dict[str, Callable[[str, int], Scored]] = {"isear": recorded, "headlines": recorded, "synthetic": synthetic}
 
 
+def _parted(answers: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Places of what is learned, and of the rest."""
+    order = np.random.default_rng(seed).permutation(answers)
+    return order[:LEARNED], order[LEARNED:]
+
+
+def _answered(name: str) -> list[Recorded]:
+    return [item for item in STREAMS[name].read().items if item.teacher is not None]
+
+
 @cache
 def _embedded(name: str) -> tuple[Any, NDArray[np.intp]]:
     """Features (n, d) and the LLM's labels (n,) of a recording, in its order."""
-    stream = STREAMS[name]
-    answered = [item for item in stream.read().items if item.teacher is not None]
+    stream, answered = STREAMS[name], _answered(name)
     features = embedded([item.text for item in answered], stream.labels)
     return features, np.array([stream.labels.index(item.teacher) for item in answered])
 

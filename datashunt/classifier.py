@@ -128,9 +128,13 @@ class LLMSpec(Part):
 
 
 class PromptSpec(Part):
-    """Prompt pruning: `hard` offers fewer labels, `soft` tells the small model's probabilities."""
+    """Prompt pruning: `hard` offers fewer labels, `soft` tells the small model's probabilities.
+
+    `coverage`: how often the label that the LLM would give among all labels must still be offered by `hard`.
+    """
 
     pruning: Literal["off", "soft", "hard", "both"] = "off"
+    coverage: Annotated[Real, Field(gt=0.0, lt=1.0)] = 0.99
 
     @field_validator("pruning", mode="before")
     @classmethod

@@ -1,8 +1,8 @@
 """Prompt pruning: which labels the LLM is offered, and what it is told. Pure; imports nothing of datashunt.
 
-Hard pruning offers a split-conformal label set with the score 1 − p(label), which gives the smallest sets on
-average at a given coverage (Sadinle, Lei & Wasserman, JASA 2019, "Least ambiguous set-valued classifiers").
-Such a set is one number, the `cut`: every label that is at least so probable is offered.
+Hard pruning offers a split-conformal label set with the score 1 − p(label) (Sadinle, Lei & Wasserman, JASA 2019, "Least
+ambiguous set-valued classifiers"). It adapts to each item: few labels where the small model is nearly sure, many where
+it is not; and it is one number, the `cut`: every label that is at least so probable is offered, and two in any case.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-COVERAGE = 0.99
-"""How often the label that the LLM would give among all labels must still be offered."""
-
+_ALWAYS = 2.0  # above every probability: a label that is offered whatever the cut
 _ROUNDING = 1e-9  # 1 / (1 - 0.9) is 10.000000000000002 in floating point, and must count as 10
 
 
-def needed(coverage: float = COVERAGE) -> int:
+def needed(coverage: float) -> int:
     """How many calibration answers a cut takes: ⌈1 / (1 − coverage)⌉.
 
     Raises:
@@ -30,49 +28,61 @@ def needed(coverage: float = COVERAGE) -> int:
     return math.ceil(1.0 / (1.0 - coverage) - _ROUNDING)
 
 
-def calibrate(
-    probabilities: NDArray[np.floating], labels: NDArray[np.integer], coverage: float = COVERAGE
-) -> float | None:
+def missed(n: int, coverage: float) -> int:
+    """How many of n calibration answers a set may miss so that a fresh one is covered as promised; 0: n is too few."""
+    return math.floor((n + 1) * (1.0 - coverage) + _ROUNDING)
+
+
+def calibrate(probabilities: NDArray[np.floating], labels: NDArray[np.integer], coverage: float) -> float | None:
     """The cut that offers the LLM's own label with probability ≥ coverage, or None with too few answers.
 
     The promise is marginal, for items exchangeable with the calibration ones (split conformal prediction:
     Vovk, Gammerman & Shafer 2005; Sadinle et al. 2019). So calibrate on what will be pruned: items that
-    this bundle at this threshold escalates.
+    this bundle at this threshold escalates. The score of an answer is the largest cut at which it is offered (nested
+    sets: Gupta, Kuchibhotla & Ramdas 2022), which for the two most probable labels is any: the cut pays for the rest
+    alone, and lies above 1 where two labels are enough.
 
     Args:
         probabilities: (n, k) the small model's calibrated probabilities.
         labels: (n,) index of the label the LLM gave among all labels.
         coverage: inside (0, 1).
+
+    Raises:
+        ValueError: the coverage is not inside (0, 1).
     """
     if len(labels) < needed(coverage):
         return None
-    of_answers = np.sort(probabilities[np.arange(len(labels)), labels].astype(np.float64))
-    missed = math.floor((len(labels) + 1) * (1.0 - coverage) + _ROUNDING)
-    return float(of_answers[missed - 1])
+    rows = np.arange(len(labels))
+    always = offered(probabilities, np.inf)[rows, labels]
+    of_answers = np.where(always, _ALWAYS, probabilities[rows, labels].astype(np.float64))
+    return float(np.sort(of_answers)[missed(len(labels), coverage) - 1])
 
 
-def candidates(probabilities: NDArray[np.floating], cut: float | None) -> tuple[int, ...] | None:
-    """The labels to offer, in the classifier's order; None: all of them.
+def offered(probabilities: NDArray[np.floating], cut: float) -> NDArray[np.bool_]:
+    """Which labels the LLM is offered: (n, k), True where it is.
 
-    Never fewer than two, which only adds coverage: a question with one answer would be none.
+    Never fewer than two, the most probable ones: a question with one answer would be none, and a label that nobody was
+    asked about must not stand in for an answer.
 
     Args:
-        probabilities: (k,) of one item.
+        probabilities: (n, k).
         cut: what `calibrate` returned.
     """
-    if cut is None:
-        return None
-    offered = set(np.flatnonzero(probabilities >= cut)) | set(np.argsort(-probabilities, kind="stable")[:2])
-    if len(offered) == len(probabilities):
-        return None
-    return tuple(sorted(int(index) for index in offered))
+    rows = np.arange(len(probabilities))
+    chosen = probabilities >= cut
+    first = probabilities.argmax(axis=1)
+    others = probabilities.copy()
+    others[rows, first] = -np.inf
+    chosen[rows, first] = chosen[rows, others.argmax(axis=1)] = True
+    return np.asarray(chosen)
 
 
-def prior(probabilities: NDArray[np.floating], labels: Sequence[str]) -> dict[str, float]:
-    """Soft pruning: what the LLM is told, label → probability with two decimals.
+def priors(probabilities: NDArray[np.floating], labels: Sequence[str]) -> list[dict[str, float]]:
+    """Soft pruning: what the LLM is told of each of n items, label → probability with two decimals.
 
     Args:
-        probabilities: (k,) of one item.
+        probabilities: (n, k).
         labels: the k label names, in the classifier's order.
     """
-    return {label: round(float(p), 2) for label, p in zip(labels, probabilities, strict=True)}
+    rounded = np.round(probabilities.astype(np.float64), 2).tolist()
+    return [dict(zip(labels, row, strict=True)) for row in rounded]

@@ -49,7 +49,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A distillation that ended, and the folder of its bundle relative to the run's folder."""
+    """A distillation that ended, and the folder of its bundle relative to the run's folder.
+
+    `recut`: the cut of the bundle that serves on, calibrated anew with the answers of this distillation.
+    """
 
     number: int
     at_item: int
@@ -64,6 +67,7 @@ class Trained:
     seconds: float
     certificate: dict[str, Any] | None
     evaluation: dict[str, Any]
+    recut: dict[str, Any] | None = None
 
 
 class Ledger:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datashunt import certificate, shunt
+from datashunt import certificate, prompts, shunt
 from datashunt.backtest.ledger import Decision, Ledger, Trained
 from datashunt.backtest.options import Options
 from datashunt.backtest.recording import Recorded
 from datashunt.classifier import Spec
 from datashunt.items import Reason, Role
 from datashunt.pipeline import lesson as lessons
+from datashunt.pipeline import pruning
 from datashunt.pipeline.distil import MOST_REPLAYED
+from datashunt.pipeline.lesson import Lesson
+from datashunt.pipeline.pruning import Calibration
 from datashunt.settings import Settings
-from datashunt.store.classifiers import Bundle
+from datashunt.store.classifiers import Bundle, Registered
 from datashunt.store.distillations import StoredAnswer
 
 if TYPE_CHECKING:
@@ -55,6 +59,10 @@ class Student:
         one = self._incumbent
         if one is None:
             return None
+        cut, evaluation = one.prune_cut, one.evaluation
+        for later in self._ledger.trained[one.number :]:
+            if later.recut is not None:
+                cut, evaluation = later.recut["cut"], {**evaluation, "pruning": later.recut}
         return Bundle(
             id=one.number,
             version=one.number,
@@ -65,8 +73,8 @@ class Student:
             labels_hash=self._spec.labels_hash,
             spec_version=1,
             recipe=one.recipe,
-            prune_cut=one.prune_cut,
-            evaluation={},
+            prune_cut=cut,
+            evaluation=evaluation,
             parent_id=None,
             created_at=datetime.now(UTC),
         )
@@ -151,6 +159,9 @@ class Student:
         promoted = wins and (
             self._options.alpha is None or certified is not None or self.certified_threshold() == _NOTHING
         )
+        cut = self._cut(model, lesson, certified)
+        stays = None if promoted else incumbent
+        stays_cut = None if stays is None else self._cut(self._model(stays), lesson, stays.certificate)
         verdict = judgement.verdict.to_json()
         if wins and not promoted:
             verdict["reason"] = f"has no certificate, unlike the bundle that serves; {verdict['reason']}"
@@ -161,14 +172,24 @@ class Student:
             state="promoted" if promoted else "rejected",
             folder=str(folder.relative_to(self._folder)),
             recipe=challenger.recipe,
-            prune_cut=judgement.prune_cut,
+            prune_cut=cut.cut if cut else None,
             threshold=self._spec.policy.threshold,
             verdict=verdict,
             counts={str(role): n for role, n in lesson.answers.counts.items()},
             seconds=time.monotonic() - started,
             certificate=certified,
-            evaluation=judgement.evaluation,
+            evaluation=pruning.noted(judgement.evaluation, cut),
+            recut=None if stays_cut is None else asdict(stays_cut),
         )
+
+    def _cut(self, model: SmallModel, lesson: Lesson, certified: dict[str, Any] | None) -> Calibration | None:
+        """How prompts of what this bundle escalates are pruned, at the threshold that it would serve at."""
+        spec = self._spec
+        known = Registered(0, spec.name, 1, spec, prompts.prompt_hash(spec), self._key, None)
+        threshold = spec.policy.threshold
+        if self._options.alpha is not None:
+            threshold = certified["threshold"] if certified else _NOTHING
+        return pruning.calibrate(known, model, lesson.answers.fit, threshold)
 
     def _stored(self, decision: Decision) -> StoredAnswer:
         return StoredAnswer(

@@ -21,7 +21,7 @@ from datashunt.client import Client
 from datashunt.day import day_at
 from datashunt.errors import UsageError
 from datashunt.items import Item, Refusal
-from datashunt.pipeline import promise, standing
+from datashunt.pipeline import promise, pruning, standing
 from datashunt.pipeline.submit import deadline_of, fault_of_priority
 from datashunt.policy import BudgetPolicy
 from datashunt.store import batches, budgets, classifiers, results
@@ -201,12 +201,15 @@ def status(
             print(f"{one}: {_proof(state['promise'])}")
         if state["budget"]:
             print(f"{one}: {_spending(state['budget'])}")
+        if state["pruning"]:
+            print(f"{one}: {_pruning(state['pruning'])}")
         for batch in state["batches"]:
             age = f"{batch['age_s'] / 3600:.1f} h old"
             print(f"{one}: batch {batch['id']}: {batch['requests']} asks, {batch['state']}, {age}")
 
 
 def _status(tx: Any, known: classifiers.Registered) -> dict[str, Any]:
+    found = pruning.report(tx, known, promise.stand(known).threshold)
     return {
         "classifier": known.name,
         "spec_version": known.version,
@@ -215,6 +218,7 @@ def _status(tx: Any, known: classifiers.Registered) -> dict[str, Any]:
         "promise": _promise(tx, known),
         **results.status(tx, known.id),
         "budget": _budget(tx, known),
+        "pruning": None if found is None else asdict(found),
         "batches": [asdict(batch) for batch in batches.in_flight(tx, known.id)],
     }
 
@@ -272,4 +276,26 @@ def _spending(state: dict[str, Any]) -> str:
     return (
         f"budget of {state['day']} ({state['timezone']}): {used} of {per_day}{calls} used, {reserved} reserved,"
         f" threshold {threshold}"
+    )
+
+
+def _pruning(state: dict[str, Any]) -> str:
+    """One line about hard pruning: what is missing, or how often the LLM's label is offered and what it saves."""
+    if not state["active"]:
+        if state["missing"]:
+            return (
+                f"pruning: {state['missing']:,} more fit answers to escalated items are missing; no label is left out"
+            )
+        return "pruning: no label is left out until the next distillation"
+    told = f"pruning: no audited item has escalated yet; target {state['target']:g}"
+    if state["audited"]:
+        told = (
+            f"pruning: {state['coverage']:.1%} of {state['audited']:,} audited items that escalate are covered"
+            f" (95 %: {state['low']:.1%} to {state['high']:.1%}), target {state['target']:g}"
+        )
+    if not state["asks"]:
+        return told
+    return (
+        f"{told}; {state['asks']:,} pruned, of which {state['fell_back']:,} asked again over all labels:"
+        f" {state['tokens'] / state['tokens_full']:.1%} of the tokens"
     )

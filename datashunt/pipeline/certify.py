@@ -17,7 +17,7 @@ from datashunt.certificate import Answers, Certificate, Finding, NotYet
 from datashunt.classifier import Spec
 from datashunt.drift import Rung
 from datashunt.items import Role
-from datashunt.pipeline import promise
+from datashunt.pipeline import promise, pruning
 from datashunt.pipeline.models import Models
 from datashunt.policy import TargetPolicy
 from datashunt.settings import Settings
@@ -44,7 +44,7 @@ class Certifier:
         self._settings = settings
 
     def run(self, name: str) -> None:
-        """Begin the trials that are due, and look at those under way.
+        """Begin the trials that are due, look at those under way, and calibrate pruning for the threshold in force.
 
         Raises:
             UnknownClassifier, BundleError, ModelError, StoreError: nothing is lost; tick comes again.
@@ -55,6 +55,11 @@ class Certifier:
             wanted = trials.to_prove(tx, known) if isinstance(known.spec.policy, TargetPolicy) else []
         for bundle in wanted:
             self._prove(known, bundle)
+        with self._store.begin() as tx:
+            known = classifiers.current(tx, name)
+        threshold = promise.stand(known).threshold
+        if known.incumbent is not None and pruning.is_due(known, threshold):
+            pruning.recalibrate(self._store, known, self._models.get(known.incumbent), threshold)
 
     def _prove(self, known: Registered, bundle: Bundle) -> None:
         policy = known.spec.policy

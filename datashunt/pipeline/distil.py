@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -17,8 +17,10 @@ from uuid import UUID, uuid4
 from datashunt import certificate
 from datashunt.errors import BundleError, DatashuntError, StoreError
 from datashunt.pipeline import lesson as lessons
+from datashunt.pipeline import promise, pruning
 from datashunt.pipeline.lesson import DELTA, Judgement, Lesson
 from datashunt.pipeline.models import Models
+from datashunt.pipeline.pruning import Calibration
 from datashunt.policy import TargetPolicy
 from datashunt.registry import Registry
 from datashunt.settings import Settings
@@ -28,7 +30,7 @@ from datashunt.store.distillations import Claim
 from datashunt.telemetry import event
 
 if TYPE_CHECKING:
-    from datashunt.distil import Challenger
+    from datashunt.distil import Challenger, Progress
     from datashunt.small import SmallModel
 
 MOST_REPLAYED = 2_000
@@ -154,11 +156,14 @@ class Distiller:
         incumbent = self._models.get(run.known.incumbent) if run.known.incumbent else None
         lesson = lessons.prepare(run.known.spec, stored, replay, incumbent, learned_up_to=learned_up_to, seed=run.row)
         challenger = lessons.teach(lesson, self._settings, run.bundle, beat, run.folder)
-        judgement = lessons.judge(lesson, challenger, self._load(challenger.folder), beat)
+        model = self._load(challenger.folder)
+        judgement = lessons.judge(lesson, challenger, model, beat)
+        cuts = self._cuts(run, lesson, model, judgement, beat)
         key = f"{run.key}{run.token.hex[:8]}"
         try:
             published = self._registry.publish(challenger.folder, key)
-            return self._commit(run, lesson, challenger, judgement, published, max(answer.id for answer in stored))
+            newest = max(answer.id for answer in stored)
+            return self._commit(run, lesson, challenger, judgement, cuts, published, newest)
         except (LeaseLost, BundleError):
             self._discard(key)
             raise
@@ -169,11 +174,13 @@ class Distiller:
         lesson: Lesson,
         challenger: Challenger,
         judgement: Judgement,
+        cuts: tuple[Calibration | None, Calibration | None],
         published: tuple[str, str],
         learned_up_to: int,
     ) -> str:
         """Write down the published challenger, switch to it if it won, and end the run, all or nothing."""
         uri, content_hash = published
+        cut, standing = cuts
         with self._store.begin() as tx:
             bundle = bundles.add(
                 tx,
@@ -181,9 +188,11 @@ class Distiller:
                 uri=uri,
                 content_hash=content_hash,
                 recipe=challenger.recipe,
-                prune_cut=judgement.prune_cut,
-                evaluation=judgement.evaluation,
+                prune_cut=cut.cut if cut else None,
+                evaluation=pruning.noted(judgement.evaluation, cut),
             )
+            if standing and run.known.incumbent:
+                pruning.write(tx, run.known.incumbent.id, standing)
             state = self._switch(tx, run, bundle, lesson, judgement)
             if not distillations.finish(
                 tx,
@@ -197,6 +206,18 @@ class Distiller:
             ):
                 raise LeaseLost(f"distillation {run.row} was taken over")
         return state
+
+    def _cuts(
+        self, run: _Run, lesson: Lesson, model: SmallModel, judgement: Judgement, beat: Progress
+    ) -> tuple[Calibration | None, Calibration | None]:
+        """How prompts are pruned from now on: by the challenger, and by the incumbent if that serves on."""
+        known, fit = run.known, lesson.answers.fit
+        unproven = promise.stand(replace(known, certified=None))
+        stays = None if judgement.verdict.promote else lesson.incumbent
+        return (
+            pruning.calibrate(known, model, fit, unproven.threshold, beat),
+            None if stays is None else pruning.calibrate(known, stays, fit, promise.stand(known).threshold, beat),
+        )
 
     def _load(self, folder: Path) -> SmallModel:
         from datashunt.small import SmallModel

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datashunt import evaluate, prune
+from datashunt import evaluate
 from datashunt.classifier import Spec
 from datashunt.errors import ModelError
 from datashunt.evaluate import Verdict
@@ -35,7 +35,6 @@ FRESH = 3_000
 goes on from an incumbent that was fine-tuned over that base, so that its cost stays bounded."""
 MARGIN = 0.01
 DELTA = 0.10
-COVERAGE = 0.99
 CHUNK = 64
 """Texts that are judged between two reports of progress: seconds, however long they are."""
 
@@ -90,14 +89,12 @@ class Judgement:
         verdict: whether it may serve.
         probabilities: (n, k) of the judge answers' texts. labels: (n,) what the LLM said of them.
         evaluation: for the card, on fit and judge answers.
-        prune_cut: of the conformal label set, or None.
     """
 
     verdict: Verdict
     probabilities: NDArray[np.float32]
     labels: NDArray[np.int64]
     evaluation: dict[str, Any]
-    prune_cut: float | None
 
 
 def prepare(
@@ -186,11 +183,11 @@ def teach(
     )
 
 
-def _silent(_stage: str, _share: float) -> None:
+def silent(_stage: str, _share: float) -> None:
     """Nobody listens."""
 
 
-def judge(lesson: Lesson, challenger: Challenger, model: SmallModel, progress: Progress = _silent) -> Judgement:
+def judge(lesson: Lesson, challenger: Challenger, model: SmallModel, progress: Progress = silent) -> Judgement:
     """Compare the challenger, loaded as `model`, with the incumbent on the judge answers.
 
     Raises:
@@ -198,12 +195,12 @@ def judge(lesson: Lesson, challenger: Challenger, model: SmallModel, progress: P
     """
     spec, answers = lesson.spec, lesson.answers
     labels, threshold = spec.label_names, spec.policy.threshold
-    said = _indices(answers.judge, labels)
+    said = indices(answers.judge, labels)
     texts = [answer.text for answer in answers.judge]
-    probabilities = _scored(model, texts, progress, "judge")
+    probabilities = scored(model, texts, progress, "judge")
     verdict = evaluate.judge(
         probabilities,
-        None if lesson.incumbent is None else _scored(lesson.incumbent, texts, progress, "judge incumbent"),
+        None if lesson.incumbent is None else scored(lesson.incumbent, texts, progress, "judge incumbent"),
         said,
         labels,
         majority=majority(answers.train, labels),
@@ -218,11 +215,10 @@ def judge(lesson: Lesson, challenger: Challenger, model: SmallModel, progress: P
             **challenger.evaluation,
             "judge": evaluate.evaluation(probabilities, said, labels, threshold),
         },
-        prune_cut=_prune_cut(spec, model, answers.fit, progress),
     )
 
 
-def _scored(model: SmallModel, texts: Sequence[str], progress: Progress, stage: str) -> NDArray[np.float32]:
+def scored(model: SmallModel, texts: Sequence[str], progress: Progress, stage: str) -> NDArray[np.float32]:
     """Calibrated probabilities (n, k) of n texts."""
     parts = []
     for start in range(0, max(len(texts), 1), CHUNK):
@@ -231,16 +227,8 @@ def _scored(model: SmallModel, texts: Sequence[str], progress: Progress, stage: 
     return np.concatenate(parts)
 
 
-def _prune_cut(spec: Spec, model: SmallModel, fit: Sequence[StoredAnswer], progress: Progress) -> float | None:
-    """The cut of the conformal label set, from fit answers that this bundle escalates."""
-    if not spec.prompt.hard or not fit:
-        return None
-    probabilities = _scored(model, [answer.text for answer in fit], progress, "prune")
-    escalated = probabilities.max(axis=1) < spec.policy.threshold
-    return prune.calibrate(probabilities[escalated], _indices(fit, spec.label_names)[escalated], COVERAGE)
-
-
-def _indices(answers: Sequence[StoredAnswer], labels: Sequence[str]) -> NDArray[np.int64]:
+def indices(answers: Sequence[StoredAnswer], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Which label each of n answers gives: (n,)."""
     return np.array([labels.index(answer.label) for answer in answers], dtype=np.int64)
 
 

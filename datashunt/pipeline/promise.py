@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datashunt import certificate, prune, shunt
+import numpy as np
+from numpy.typing import NDArray
+
+from datashunt import certificate, shunt
 from datashunt.certificate import LabelAlpha, MinRecall, OfAll, OfKept, Target
 from datashunt.classifier import Spec
 from datashunt.errors import SpecError
@@ -32,6 +35,12 @@ class Stand:
     holds: bool = False
     never: Sequence[int] = ()
     watched: Sequence[int] = ()
+
+    def rates(self, probabilities: NDArray[np.floating]) -> list[float]:
+        """How often each of n items (n, k) is audited."""
+        if not self.watched:
+            return [self.rate] * len(probabilities)
+        return shunt.rates(probabilities, self.rate, self.watched).tolist()
 
     @property
     def shown(self) -> float | None:
@@ -132,7 +141,7 @@ def _of_all(spec: Spec, policy: TargetPolicy) -> float:
             f"{spec.name}: policy.of: all counts what is asked as right, and nobody measures how often the fallbacks of"
             " llm.models are; give one llm.model, or promise of: kept"
         )
-    missed = 1.0 - prune.COVERAGE if spec.prompt.hard else 0.0
+    missed = 1.0 - spec.prompt.coverage if spec.prompt.hard else 0.0
     if policy.alpha <= missed:
         raise SpecError(
             f"{spec.name}: policy.alpha is {policy.alpha:g} of all items, and pruned prompts may miss {missed:g}: raise"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -12,13 +13,14 @@ import numpy as np
 from datashunt import prune, shunt
 from datashunt.errors import ModelError
 from datashunt.items import ClaimedItem, Wake
-from datashunt.pipeline import budget, promise
+from datashunt.pipeline import budget, promise, pruning
 from datashunt.pipeline.budget import Clock
 from datashunt.pipeline.models import Directory, Models
+from datashunt.pipeline.promise import Stand
 from datashunt.policy import BudgetPolicy
 from datashunt.settings import Settings
 from datashunt.store import Store, budgets, dead, scores
-from datashunt.store.classifiers import Bundle, Registered
+from datashunt.store.classifiers import Registered
 from datashunt.store.scores import Scored, Settled
 from datashunt.telemetry import event
 
@@ -175,40 +177,46 @@ def decide(
         probabilities: (n, k), rows in the order of `batch`, columns in label order.
         draft: every item as it is if it escalates, whatever its confidence: a budget decides later.
     """
-    spec, stand = known.spec, promise.stand(known)
+    names, stand = known.spec.label_names, promise.stand(known)
     indices, confidences, kept = shunt.decide(probabilities, stand.threshold, stand.never)
     if draft:
         kept = np.zeros_like(kept)
-    rates = shunt.rates(probabilities, stand.rate, stand.watched) if stand.watched else np.full(len(batch), stand.rate)
+    held = ~kept & stand.holds
+    # a model that broke down says nan: nothing that a prompt could be pruned by, nor told
+    prunable = np.flatnonzero(~kept & ~held & np.isfinite(confidences))
+    offers, priors = _pruned(known, stand, probabilities[prunable])
+    places = {row: place for place, row in enumerate(prunable.tolist())}
+    labels, sure, keeps, vectors = indices.tolist(), confidences.tolist(), kept.tolist(), probabilities.tolist()
+    holds, rates = held.tolist(), stand.rates(probabilities)
     scored = []
-    for row, item in enumerate(batch):
-        rate = float(rates[row])
+    for row, (item, rate) in enumerate(zip(batch, rates, strict=True)):
         audited = shunt.audit(known.draw_key, item.id, rate)
-        # a model that broke down says nan: nothing that a prompt could be pruned by, nor told
-        held = stand.holds and not kept[row]
-        prunable = not kept[row] and not audited and not held and bool(np.isfinite(confidences[row]))
+        place = None if audited else places.get(row)
         scored.append(
             Scored(
                 row=item.row,
-                keep=bool(kept[row]),
-                label=spec.label_names[indices[row]],
-                confidence=float(confidences[row]),
-                probabilities=probabilities[row].tolist(),
+                keep=keeps[row],
+                label=names[labels[row]],
+                confidence=sure[row],
+                probabilities=vectors[row],
                 role=shunt.role(known.draw_key, item.id, audited),
                 propensity=rate if audited else None,
-                offered=_offered(known, probabilities[row]) if prunable and spec.prompt.hard else None,
-                prior=prune.prior(probabilities[row], spec.label_names) if prunable and spec.prompt.soft else None,
-                held=held,
+                offered=None if place is None else offers[place],
+                prior=None if place is None else priors[place],
+                held=holds[row],
             )
         )
     return scored
 
 
-def _offered(known: Registered, probabilities: NDArray[np.float32]) -> tuple[str, ...] | None:
-    bundle: Bundle | None = known.incumbent
-    if bundle is None or bundle.prune_cut is None:
-        return None
-    indices = prune.candidates(probabilities, bundle.prune_cut)
-    if indices is None or len(indices) == len(known.spec.label_names):
-        return None
-    return tuple(known.spec.label_names[index] for index in indices)
+def _pruned(
+    known: Registered, stand: Stand, probabilities: NDArray[np.float32]
+) -> tuple[Sequence[tuple[str, ...] | None], Sequence[dict[str, float] | None]]:
+    """What the prompts of n items offer, in the labels' order, and what they tell; None: all labels, and nothing."""
+    names, nothing = known.spec.label_names, [None] * len(probabilities)
+    cut = pruning.cut_of(known, stand.threshold)
+    priors = prune.priors(probabilities, names) if known.spec.prompt.soft else nothing
+    if cut is None:
+        return nothing, priors
+    sets = prune.offered(probabilities, cut).tolist()
+    return [None if all(row) else tuple(compress(names, row)) for row in sets], priors

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from datashunt.items import FEWEST_JUDGES, Wake
-from datashunt.pipeline import guard
 from datashunt.policy import TargetPolicy
 from datashunt.settings import Settings
 from datashunt.store import Store, batches, classifiers, distillations, sweeps
@@ -83,15 +82,21 @@ class Ticker:
         return wakes
 
     def _certify(self, known: Sequence[Registered]) -> list[Wake]:
+        """Proofs and label sets are looked at where there are any; the guards of what is proven, here."""
         wakes = []
         for classifier in known:
             policy = classifier.spec.policy
-            if not isinstance(policy, TargetPolicy) or classifier.incumbent is None:
+            target = isinstance(policy, TargetPolicy)
+            if classifier.incumbent is None or not (target or classifier.spec.prompt.hard):
                 continue
+            from datashunt.pipeline import guard, promise, pruning  # scipy comes with them, and few workers need it
+
             with self._store.begin() as tx:
                 if not sweeps.take_due(tx, f"certify:{classifier.id}", every_s=self._settings.certify_every_s):
                     continue
-                wanted = guard.watch(tx, classifier, policy)
+                if not target and not pruning.is_due(classifier, promise.stand(classifier).threshold):
+                    continue
+                wanted = guard.watch(tx, classifier, policy) if isinstance(policy, TargetPolicy) else False
                 row = distillations.make_due(tx, classifier, judges=FEWEST_JUDGES, needed=1) if wanted else None
             wakes.append(Wake("certify", classifier.name, (classifier.id,)))
             if row is not None:

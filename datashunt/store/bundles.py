@@ -49,6 +49,17 @@ def add(
     return bundle_of(row)
 
 
+def set_cut(tx: Connection, bundle_id: int, cut: float | None, calibrated: Mapping[str, Any]) -> None:
+    """Give a bundle another cut of its label sets, with what it was calibrated for."""
+    tx.execute(
+        text(
+            "UPDATE bundles SET prune_cut = :cut,"
+            " evaluation = evaluation || jsonb_build_object('pruning', CAST(:calibrated AS jsonb)) WHERE id = :id"
+        ),
+        {"id": bundle_id, "cut": cut, "calibrated": json.dumps(dict(calibrated))},
+    )
+
+
 def listed(tx: Connection, classifier_id: int) -> list[Bundle]:
     """All bundles of a classifier, oldest first."""
     rows = tx.execute(text("SELECT * FROM bundles WHERE classifier_id = :id ORDER BY version"), {"id": classifier_id})

@@ -189,8 +189,10 @@ class StoredAnswer:
     fingerprint: str
 
 
-def answers(tx: Connection, classifier: Registered, *, up_to: int) -> list[StoredAnswer]:
-    """The newest answers under the current labels with ids up to this one, oldest first.
+def answers(
+    tx: Connection, classifier: Registered, *, up_to: int | None = None, role: Role | None = None
+) -> list[StoredAnswer]:
+    """The newest answers under the current labels with ids up to this one, of this role, oldest first; None: all.
 
     Held-out answers must be of the LLM and the prompt that are in force. Those given under a soft prior are
     left out: they would teach the small model its own opinion. So are reused ones: they say nothing new, and
@@ -205,7 +207,8 @@ def answers(tx: Connection, classifier: Registered, *, up_to: int) -> list[Store
             "  FROM answers a JOIN texts ON texts.item_id = a.item_id"
             "  LEFT JOIN items said ON said.id = a.item_id AND said.source = 'human' AND a.role = 'train'"
             "        AND said.label = ANY(:names)"
-            " WHERE a.classifier_id = :classifier AND a.labels_hash = :labels AND a.id <= :up_to"
+            " WHERE a.classifier_id = :classifier AND a.labels_hash = :labels"
+            "   AND a.id <= coalesce(CAST(:up_to AS bigint), a.id) AND a.role = coalesce(CAST(:role AS text), a.role)"
             "   AND (NOT a.had_prior AND a.reused_from IS NULL AND NOT a.fallback OR said.label IS NOT NULL)"
             "   AND (a.role = 'train' OR (a.requested_model = :model AND a.prompt_hash = :prompt))"
             " ORDER BY a.id DESC LIMIT :most"
@@ -217,6 +220,7 @@ def answers(tx: Connection, classifier: Registered, *, up_to: int) -> list[Store
             "model": classifier.spec.llm.model,
             "prompt": classifier.prompt_hash,
             "up_to": up_to,
+            "role": role,
             "most": MAX_ANSWERS,
         },
     ).all()

@@ -19,13 +19,15 @@ import pytest
 import yaml
 from tiny import LABELS, texts, tiny_base
 
-from datashunt import classifier
+from datashunt import classifier, prompts
 from datashunt.backtest.engine import Engine
 from datashunt.backtest.ledger import DECISIONS, STATE, Decision, Trained
 from datashunt.backtest.options import Options
 from datashunt.backtest.recording import Recorded, Recording
 from datashunt.backtest.student import Student
 from datashunt.classifier import Spec
+from datashunt.pipeline import pruning
+from datashunt.pipeline.pruning import Calibration
 from datashunt.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -140,15 +142,17 @@ def test_the_second_call_of_a_pruned_question_counts(
     document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = classifier.parse({**document, "prompt": {"pruning": "hard"}})
+    cut = Calibration(SERVING.prune_cut, 100, 0, 0, 0.7, 0.99, prompts.prompt_hash(spec))
     vectors = np.array([[0.5 + n / 100, 0.49 - n / 100, 0.01] for n in range(5)], dtype=np.float32)
     model = SimpleNamespace(probabilities=lambda texts: vectors[: len(texts)])
     monkeypatch.setattr(Student, "_model", lambda self, one: model)
     items = tuple(Recorded(n, f"i{n}", f"text {n}", LABELS[2], None) for n in range(5))
     engine = Engine(spec, Recording(items, 0, (), "0" * 16), Options(max_calls=3), SETTINGS, tmp_path)
-    engine.ledger.commit([], [SERVING])
+    engine.ledger.commit([], [replace(SERVING, evaluation=pruning.noted({}, cut))])
     engine.run(lambda *_: None)
     engine.ledger.close()
     assert 2 <= engine.ledger.calls <= 3
+    assert any(decision.offered is not None for decision in engine.ledger.decisions)
     sources = [decision.source for decision in engine.ledger.decisions]
     assert set(sources) == {"llm", "small"}  # with no call left, what the bundle says is kept
 

@@ -19,8 +19,10 @@ from datashunt.bootstrap import Runtime
 from datashunt.classifier import Spec
 from datashunt.errors import LLMError, LLMRejected, LLMThrottled, LLMUnavailable, LLMUnusable
 from datashunt.items import Item, Receipt, Reply, Usage, Wake
+from datashunt.pipeline import pruning
 from datashunt.pipeline.ask import Asker
 from datashunt.pipeline.models import Directory
+from datashunt.pipeline.pruning import Calibration
 from datashunt.pipeline.score import Scorer
 from datashunt.prompts import Prompt
 from datashunt.quota import ALONE, Busy, Health, Limits, Open, Refused, Slot, Turn, Verdict, in_turn
@@ -209,9 +211,12 @@ class World:
                 return calls
 
     def bundle(self, *, serve: bool = True, prune_cut: float | None = None) -> Bundle:
-        """Write down a bundle, and let it serve."""
+        """Write down a bundle, and let it serve; a cut is one for the classifier as it stands."""
         with self.store.begin() as tx:
             known = classifiers.current(tx, NAME)
+            evaluation = {"judge": {"agreement": 0.9, "coverage": 0.5, "n": 40}}
+            threshold, coverage = known.spec.policy.threshold, known.spec.prompt.coverage
+            cut = Calibration(prune_cut, 100, 0, 0, threshold, coverage, known.prompt_hash)
             made = bundles.add(
                 tx,
                 known,
@@ -219,7 +224,7 @@ class World:
                 content_hash=uuid4().hex,
                 recipe="head",
                 prune_cut=prune_cut,
-                evaluation={"judge": {"agreement": 0.9, "coverage": 0.5, "n": 40}},
+                evaluation=evaluation if prune_cut is None else pruning.noted(evaluation, cut),
             )
             if serve:
                 bundles.promote_by_hand(tx, known, made.version)

@@ -13,6 +13,7 @@ import tiny
 from lanes import LABELS, NAME, OUTSIDE, Answer, FakeLLM, World, reply
 from numpy.typing import NDArray
 
+from datashunt import prompts
 from datashunt.backtest.engine import Engine
 from datashunt.backtest.ledger import Decision, Trained
 from datashunt.backtest.options import Options, draw_key
@@ -22,7 +23,9 @@ from datashunt.backtest.student import Student
 from datashunt.classifier import NONE_OF_THESE, Spec
 from datashunt.distil import Plan, distil
 from datashunt.items import Item, ItemState
+from datashunt.pipeline import pruning
 from datashunt.pipeline.models import Models
+from datashunt.pipeline.pruning import Calibration
 from datashunt.prompts import Prompt
 from datashunt.registry import Registry
 from datashunt.settings import Settings
@@ -81,7 +84,11 @@ def vectors(texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
     return dict(zip(texts, made, strict=True))
 
 
-def incumbent(folder: str, prune_cut: float | None) -> Trained:
+def calibrated(spec: Spec) -> Calibration:
+    return Calibration(CUT, 100, 0, 0, spec.policy.threshold, spec.prompt.coverage, prompts.prompt_hash(spec))
+
+
+def incumbent(folder: str, spec: Spec) -> Trained:
     """A bundle that serves from the first item on."""
     return Trained(
         number=1,
@@ -90,13 +97,13 @@ def incumbent(folder: str, prune_cut: float | None) -> Trained:
         state="promoted",
         folder=folder,
         recipe="head",
-        prune_cut=prune_cut,
+        prune_cut=CUT,
         threshold=POLICY["threshold"],
         verdict={},
         counts={},
         seconds=0.0,
         certificate=None,
-        evaluation={},
+        evaluation=pruning.noted({}, calibrated(spec)),
     )
 
 
@@ -177,7 +184,7 @@ def test_stored_scores_and_answers_lead_to_the_same_decisions(
     world.bundle(prune_cut=CUT)
     monkeypatch.setattr(Student, "_model", lambda self, one: model)
 
-    decisions = backtest(spec, recorded, tmp_path, world.settings, incumbent("nowhere", CUT))
+    decisions = backtest(spec, recorded, tmp_path, world.settings, incumbent("nowhere", spec))
     assert {decision.id: expected(decision) for decision in decisions} == live(world, recorded, model)
     fell_back = [one for one in decisions if one.answer and one.offered and one.answer not in one.offered]
     assert bool(fell_back) == (pruning == "hard")
@@ -209,7 +216,7 @@ def test_a_real_bundle_in_fp32_decides_alike_but_for_ties(world: World, tmp_path
     written, _ = tiny.texts(ITEMS, seed=9)
     recorded = recording([f"{text} {place:04}" for place, text in enumerate(written)], tiny.LABELS)
 
-    decisions = backtest(spec, recorded, tmp_path / "run", settings, incumbent("bundles/1", CUT))
+    decisions = backtest(spec, recorded, tmp_path / "run", settings, incumbent("bundles/1", spec))
     registry = Registry(str(tmp_path / "models"), tmp_path / "cache")
     serve(world, registry, folder)
     found = live(world, recorded, Models(registry, settings))
@@ -246,8 +253,9 @@ def serve(world: World, registry: Registry, folder: Path) -> None:
     uri, content_hash = registry.publish(folder, "sentiment/1")
     with world.store.begin() as tx:
         known = classifiers.current(tx, NAME)
+        evaluation = pruning.noted({"judge": {}}, calibrated(known.spec))
         made = bundles.add(
-            tx, known, uri=uri, content_hash=content_hash, recipe="head", prune_cut=CUT, evaluation={"judge": {}}
+            tx, known, uri=uri, content_hash=content_hash, recipe="head", prune_cut=CUT, evaluation=evaluation
         )
         bundles.promote_by_hand(tx, known, made.version)
 

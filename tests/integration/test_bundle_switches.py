@@ -10,7 +10,7 @@ import pytest
 from lanes import World
 
 from datashunt.errors import BundleError
-from datashunt.store import bundles, classifiers
+from datashunt.store import bundles, certificates, classifiers
 from datashunt.store.classifiers import Bundle
 
 
@@ -21,10 +21,11 @@ def serving(world: World) -> int | None:
 
 def certify(world: World, bundle: Bundle) -> None:
     with world.store.begin() as tx:
-        bundles.certify(
+        certificates.grant(
             tx,
             world.known(),
             bundle,
+            trial_id=None,
             threshold=0.9,
             alpha=0.05,
             delta=0.1,
@@ -201,12 +202,8 @@ def test_another_bundle_ends_the_certificate_of_the_one_before(world: World) -> 
     assert world.rows("SELECT revoked_why FROM certificates") == [("another bundle serves",)]
 
 
-def test_a_certificate_spends_from_the_ledger(world: World) -> None:
-    bundle = world.bundle()
-    certify(world, bundle)
-    assert world.rows("SELECT kind, delta, bundle_id FROM delta_ledger") == [
-        ("certificate", pytest.approx(0.1), bundle.id)
-    ]
+def test_a_certificate_names_each_fingerprint_once(world: World) -> None:
+    certify(world, world.bundle())
     assert world.one("SELECT fingerprints FROM certificates") == ["fp_1"]
 
 

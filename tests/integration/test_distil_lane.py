@@ -343,8 +343,9 @@ def test_judging_many_answers_keeps_the_lease(due: World, training: Training, mo
 
     monkeypatch.setattr(distillations, "heartbeat", seen)
     incumbent = FakeModel()
-    distil(due, incumbent)
-    assert beats == ["absorb", *["judge"] * 3, *["judge incumbent"] * 3, *["prune"] * 3]
+    training.model = Wrong()
+    assert distil(due, incumbent) == "rejected"
+    assert beats == ["absorb", *["judge"] * 3, *["judge incumbent"] * 3, *["prune"] * 6]
     assert max(map(len, incumbent.batches)) == 10
 
 
@@ -361,13 +362,35 @@ def test_a_failure_is_written_down_and_nothing_serves(due: World, training: Trai
     assert due.one("SELECT count(*) FROM bundles") == 0
 
 
-def test_hard_pruning_gets_a_cut_from_the_fit_answers_that_escalate(
-    due: World, training: Training, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    due.apply(distil={"min_new_answers": 1}, prompt={"pruning": "hard"}, policy={"threshold": 0.99})
+HARD: dict[str, Any] = {"distil": {"min_new_answers": 1}, "policy": {"threshold": 0.99}}
+
+
+def test_hard_pruning_gets_a_cut_from_the_fit_answers_that_escalate(due: World, training: Training) -> None:
+    due.apply(prompt={"pruning": "hard"}, **HARD)
     distil(due)
     assert due.one("SELECT prune_cut FROM bundles") is None  # 30 are too few for a coverage of 99 %
-    monkeypatch.setattr(lesson, "COVERAGE", 0.9)
+    assert due.one("SELECT evaluation -> 'pruning' ->> 'missing' FROM bundles") == "70"
+    due.apply(prompt={"pruning": "hard", "coverage": 0.9}, **HARD)
     make_due_again(due)
     distil(due)
-    assert due.one("SELECT prune_cut FROM bundles ORDER BY id DESC LIMIT 1") == pytest.approx(0.95)
+    assert due.one("SELECT prune_cut FROM bundles ORDER BY id DESC LIMIT 1") > 1  # two labels hold every answer
+    due.score(Item("new", "positive 0.98"))
+    assert due.one("SELECT offered FROM asks ORDER BY id DESC LIMIT 1") == ["negative", "positive"]
+
+
+def test_the_bundle_that_serves_on_is_calibrated_anew(due: World, training: Training) -> None:
+    due.apply(prompt={"pruning": "hard", "coverage": 0.9}, **HARD)
+    due.bundle()
+    training.model = Wrong()
+    assert distil(due) == "rejected"
+    incumbent = due.known().incumbent
+    assert incumbent is not None
+    assert incumbent.version == 1
+    assert incumbent.prune_cut is not None
+    assert incumbent.evaluation["pruning"]["answers"] == 30
+    assert incumbent.evaluation["judge"]["n"] == 40
+
+
+def test_without_hard_pruning_nothing_is_calibrated(due: World, training: Training) -> None:
+    distil(due)
+    assert due.rows("SELECT prune_cut, evaluation -> 'pruning' FROM bundles") == [(None, None)]

@@ -62,13 +62,14 @@ class School:
         return Bundle(self._says[min(number, len(self._says)) - 1] if self._says else honest)
 
 
-def spec(*, threshold: float = 0.8, audit_rate: float = 0.2, min_new_answers: int = 100) -> Spec:
+def spec(*, threshold: float = 0.8, audit_rate: float = 0.2, min_new_answers: int = 100, pruning: str = "off") -> Spec:
     document = {
         "name": "stub",
         "labels": list(LABELS),
         "instruction": "Choose.",
         "policy": {"threshold": threshold, "audit_rate": audit_rate},
         "distil": {"min_new_answers": min_new_answers},
+        "prompt": {"pruning": pruning},
     }
     return classifier.parse(document)
 

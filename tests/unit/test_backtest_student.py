@@ -56,10 +56,16 @@ def asked(stream: Sequence[Recorded]) -> list[Decision]:
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
     """A student of a stream that is decided, whose challengers all win."""
-    monkeypatch.setattr(lessons, "judge", lambda *_: SimpleNamespace(verdict=VERDICT, prune_cut=None, evaluation={}))
+    monkeypatch.setattr(lessons, "judge", lambda *_: SimpleNamespace(verdict=VERDICT, evaluation={}))
     opened: list[Ledger] = []
 
-    def student(*says: Says, stream: Sequence[Recorded] | None = None, rate: float = RATE, **options: Any) -> Student:
+    def student(
+        *says: Says,
+        stream: Sequence[Recorded] | None = None,
+        rate: float = RATE,
+        pruning: str = "off",
+        **options: Any,
+    ) -> Student:
         School(monkeypatch, *says)
         stream = items(1_200) if stream is None else stream
         folder = tmp_path / str(len(opened))
@@ -67,7 +73,8 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
         opened.append(ledger)
         ledger.commit(asked(stream))
         chosen = Options(**{"alpha": 0.1, **options})
-        return Student(spec(audit_rate=rate), chosen, SETTINGS, folder, ledger, stream, KEY)
+        declared = spec(audit_rate=rate, pruning=pruning)
+        return Student(declared, chosen, SETTINGS, folder, ledger, stream, KEY)
 
     yield student
     for ledger in opened:
@@ -154,3 +161,35 @@ class TestACertificate:
 def test_without_a_target_nothing_is_certified(make: Make) -> None:
     student = make(honest, alpha=None)
     assert distil(student).certificate is None
+
+
+class TestPruning:
+    def test_is_calibrated_for_the_threshold_that_the_bundle_is_certified_for(self, make: Make) -> None:
+        student = make(honest, unsure, pruning="hard")
+        trained = distil(student)
+        assert trained.certificate is not None
+        calibrated = student.bundle().evaluation["pruning"]
+        assert calibrated["threshold"] == trained.certificate["threshold"]
+        assert 0 < calibrated["answers"] < trained.counts["fit"]
+
+    def test_is_calibrated_anew_for_the_bundle_that_serves_on(self, make: Make) -> None:
+        student = make(honest, unsure, pruning="hard")
+        first = distil(student)
+        before = student.bundle()
+        second = distil(student)
+        assert (second.state, first.recut) == ("rejected", None)
+        assert second.recut is not None
+        assert second.recut["threshold"] == first.certificate["threshold"]  # type: ignore[index]
+        assert student.bundle().evaluation["pruning"] == second.recut
+        assert student.bundle().prune_cut == second.recut["cut"] == before.prune_cut
+
+    def test_counts_every_answer_while_nothing_is_certified(self, make: Make) -> None:
+        student = make(unsure, pruning="hard")
+        trained = distil(student)
+        assert student.bundle().evaluation["pruning"]["threshold"] is None
+        assert student.bundle().evaluation["pruning"]["answers"] == trained.counts["fit"]
+
+    def test_is_not_calibrated_where_the_classifier_does_not_prune(self, make: Make) -> None:
+        student = make(honest)
+        assert distil(student).evaluation == {}
+        assert student.bundle().prune_cut is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import budget, distil, figures, lessons, llm_faults, llm_lane, memory, score_lane, submit
+from benchmarks import budget, decision, distil, figures, lessons, llm_faults, llm_lane, memory, score_lane, submit
 from benchmarks.__main__ import ALL
 from benchmarks.command import parser, write
 from benchmarks.figures import BEGIN, END, Measure, Result
@@ -36,7 +36,7 @@ def value(result: Result, name: str) -> float:
 
 
 def test_every_benchmark_is_run_by_the_whole() -> None:
-    every = (submit, score_lane, llm_lane, llm_faults, memory, distil, budget)
+    every = (submit, score_lane, llm_lane, llm_faults, memory, distil, budget, decision)
     assert {one.benchmark for one in every} == set(ALL)
 
 

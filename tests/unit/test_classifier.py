@@ -36,6 +36,7 @@ def test_a_file_needs_name_labels_and_instruction_only() -> None:
     spec = of()
     assert spec.labels == {"bad": "", "good": ""}
     assert (spec.policy.mode, spec.policy.threshold, spec.policy.audit_rate) == ("fixed", 0.9, 0.05)
+    assert spec.prompt.coverage == 0.99
     assert (spec.prompt.pruning, spec.small_model.base, spec.llm.api) == ("off", "auto", "auto")
 
 
@@ -163,6 +164,9 @@ def test_a_missing_field_is_named(field: str) -> None:
         ({"policy": {"mode": "magic"}}, "policy.mode: expected 'fixed' or 'budget' or 'target' (found 'magic')"),
         ({"prompt": {"pruning": "maybe"}}, "prompt.pruning: expected 'off', 'soft', 'hard' or 'both'"),
         ({"prompt": {"pruning": True}}, "prompt.pruning: expected 'off', 'soft', 'hard' or 'both'"),
+        ({"prompt": {"coverage": 1}}, "prompt.coverage: expected less than 1 (found 1)"),
+        ({"prompt": {"coverage": 0.0}}, "prompt.coverage: expected greater than 0 (found 0.0)"),
+        ({"prompt": {"coverage": True}}, "prompt.coverage: expected a number"),
         ({"llm": {"input_price": "1"}}, "llm: expected both input_price and output_price, or neither"),
         ({"llm": {"cached_price": "1"}}, "llm: expected input_price and output_price beside cached_price"),
         ({"llm": {"api": "magic"}}, "llm.api: expected 'auto', 'chat', 'decisions' or 'systemone'"),

@@ -97,8 +97,8 @@ def held_out(n: int, role: Role) -> list[StoredAnswer]:
     return [StoredAnswer(i, i, f"{role} {i} {'xy'[i % 2]}", "xy"[i % 2], None, role, "") for i in range(n)]
 
 
-def the_lesson(judges: int, fits: int, incumbent: Any = None, pruning: str = "off") -> lesson.Lesson:
-    document = {"name": "n", "labels": ["x", "y"], "instruction": "i", "prompt": {"pruning": pruning}}
+def the_lesson(judges: int, fits: int, incumbent: Any = None) -> lesson.Lesson:
+    document = {"name": "n", "labels": ["x", "y"], "instruction": "i"}
     parted = Answers(answers(range(1, 5)), held_out(fits, Role.FIT), held_out(judges, Role.JUDGE))
     return lesson.Lesson(classifier.parse(document), parted, [], incumbent, seed=1)
 
@@ -115,13 +115,12 @@ class TestJudging:
         assert found.probabilities.argmax(axis=1).tolist() == found.labels.tolist() == [i % 2 for i in range(n)]
         assert max(model.chunks) <= lesson.CHUNK
         assert found.verdict.n == n
-        assert found.prune_cut is None
 
-    def test_tells_how_far_it_is_with_challenger_incumbent_and_pruning(self) -> None:
+    def test_tells_how_far_it_is_with_challenger_and_incumbent(self) -> None:
         told: list[tuple[str, float]] = []
         incumbent: Any = Judged(right=False)
         found = judge(
-            the_lesson(130, 70, incumbent, "hard"),
+            the_lesson(130, 70, incumbent),
             CHALLENGER,
             Judged(),
             lambda *step: told.append(step),  # type: ignore[arg-type]
@@ -130,8 +129,6 @@ class TestJudging:
         assert told == [
             *[("judge", share) for share in shares],
             *[("judge incumbent", share) for share in shares],
-            ("prune", 0.0),
-            ("prune", 64 / 70),
         ]
         assert found.verdict.promote
         assert found.verdict.agreement_incumbent == 0.0

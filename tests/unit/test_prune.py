@@ -33,8 +33,8 @@ def test_a_coverage_that_is_none_is_refused(coverage: float) -> None:
 
 def test_too_few_answers_give_no_cut_and_one_more_gives_one() -> None:
     probabilities, labels = sample(np.random.default_rng(1), 100)
-    assert prune.calibrate(probabilities[:99], labels[:99]) is None
-    assert prune.calibrate(probabilities, labels) is not None
+    assert prune.calibrate(probabilities[:99], labels[:99], 0.99) is None
+    assert prune.calibrate(probabilities, labels, 0.99) == probabilities[np.arange(100), labels].min()
 
 
 @pytest.mark.parametrize("skill", [0.3, 1.0, 3.0])
@@ -46,12 +46,20 @@ def test_the_llms_own_label_stays_offered_as_often_as_promised(skill: float) -> 
     for _ in range(trials):
         probabilities, labels = sample(rng, 60 + fresh, skill=skill)
         cut = prune.calibrate(probabilities[:60], labels[:60], coverage)
-        for p, label in zip(probabilities[60:], labels[60:], strict=True):
-            offered = prune.candidates(p, cut)
-            covered += offered is None or label in offered
+        assert cut is not None
+        covered += prune.offered(probabilities[60:], cut)[np.arange(fresh), labels[60:]].sum()
     # Items of one trial share its cut, whose coverage varies as Beta(55, 6): deviation 0.038 a trial.
     slack = 4 * (0.038 / trials**0.5) * trials * fresh
     assert covered >= binom.ppf(1e-4, trials * fresh, coverage) - slack
+
+
+def test_answers_among_the_two_most_probable_do_not_lower_the_cut() -> None:
+    """They are offered whatever the cut, so it has to pay for the others alone."""
+    probabilities = np.array([[0.5, 0.3, 0.15, 0.05]] * 9 + [[0.4, 0.3, 0.2, 0.1]])
+    assert prune.calibrate(probabilities, np.array([0, 1] * 4 + [2, 3]), 0.8) == 0.15
+    everything = prune.calibrate(probabilities, np.array([0, 1] * 5), 0.8)
+    assert everything is not None
+    assert prune.offered(probabilities, everything).sum(axis=1).max() == 2
 
 
 def test_the_sets_get_smaller_as_the_model_gets_better() -> None:
@@ -62,33 +70,35 @@ def test_the_sets_get_smaller_as_the_model_gets_better() -> None:
         labels = truth.argmax(axis=1)
         belief = (1 - noise) * truth + noise * rng.dirichlet([0.3] * 8, size=400)
         cut = prune.calibrate(belief[:200], labels[:200], 0.95)
-        sizes.append(sum(len(prune.candidates(p, cut) or p) for p in belief[200:]))
+        assert cut is not None
+        sizes.append(prune.offered(belief[200:], cut).sum())
     assert sizes[1] < sizes[0]
 
 
-def test_with_no_cut_all_labels_are_offered() -> None:
-    assert prune.candidates(np.array([0.9, 0.05, 0.05]), None) is None
-
-
 def test_at_least_two_labels_are_offered_the_most_probable_ones() -> None:
-    assert prune.candidates(np.array([0.01, 0.9, 0.02, 0.07]), 0.95) == (1, 3)
+    made = prune.offered(np.array([[0.01, 0.9, 0.02, 0.07], [1.0, 0.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]]), 2.0)
+    assert made.tolist() == [[False, True, False, True], [True, True, False, False], [True, True, False, False]]
 
 
-def test_a_set_of_all_labels_is_no_pruning() -> None:
-    assert prune.candidates(np.array([0.4, 0.3, 0.3]), 0.1) is None
+def test_sure_items_are_offered_fewer_labels_than_doubtful_ones() -> None:
+    assert prune.offered(np.array([[0.8, 0.1, 0.07, 0.03], [0.4, 0.3, 0.2, 0.1]]), 0.1).sum(axis=1).tolist() == [2, 4]
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0.0, 1.0), st.integers(2, 9))
-def test_candidates_are_in_order_and_hold_every_label_at_the_cut(seed: int, cut: float, k: int) -> None:
-    probabilities = np.random.default_rng(seed).dirichlet([0.5] * k)
-    offered = prune.candidates(probabilities, cut)
-    indices = tuple(range(k)) if offered is None else offered
-    assert list(indices) == sorted(set(indices))
-    assert len(indices) >= 2
-    assert set(np.flatnonzero(probabilities >= cut)) <= set(indices)
-    assert int(probabilities.argmax()) in indices
+def test_of_no_items_nothing_is_offered() -> None:
+    assert prune.offered(np.zeros((0, 3), np.float32), 0.1).shape == (0, 3)
 
 
-def test_the_prior_names_each_label_with_two_decimals() -> None:
-    said = prune.prior(np.array([0.666, 0.334], np.float32), ("good", "bad"))
-    assert said == {"good": 0.67, "bad": 0.33}
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 1.0), st.integers(2, 9), st.integers(1, 20))
+def test_every_label_at_the_cut_is_offered_and_the_most_probable_two(seed: int, cut: float, k: int, n: int) -> None:
+    probabilities = np.random.default_rng(seed).dirichlet([0.5] * k, n)
+    before = probabilities.copy()
+    made = prune.offered(probabilities, cut)
+    assert (made.sum(axis=1) == np.maximum(2, (probabilities >= cut).sum(axis=1))).all()
+    assert made[probabilities >= cut].all()
+    assert made[np.arange(n), probabilities.argmax(axis=1)].all()
+    assert (probabilities == before).all()
+
+
+def test_the_priors_name_each_label_with_two_decimals() -> None:
+    said = prune.priors(np.array([[0.666, 0.334], [1.0, 0.0]], np.float32), ("good", "bad"))
+    assert said == [{"good": 0.67, "bad": 0.33}, {"good": 1.0, "bad": 0.0}]

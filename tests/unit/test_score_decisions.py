@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from datashunt import classifier, prompts, shunt
 from datashunt.items import ClaimedItem, Reason, Role
+from datashunt.pipeline.pruning import Calibration
 from datashunt.pipeline.score import cold_start, decide
 from datashunt.store.classifiers import Bundle, Registered
 
@@ -22,14 +23,21 @@ KEY = b"k" * 32
 
 
 def registered(*, cut: float | None = None, **changes: Any) -> Registered:
+    """A classifier with a bundle, calibrated for what it declares."""
     document = {"name": "mood", "labels": list(LABELS), "instruction": "Say.", **changes}
     spec = classifier.parse(document)
+    prompt_hash = prompts.prompt_hash(spec)
+    made = Calibration(cut, 100, 0, 0, spec.policy.threshold, spec.prompt.coverage, prompt_hash)
     bundle = Bundle(
         **{"id": 1, "version": 1, "state": "promoted", "uri": "x", "content_hash": "x", "labels": LABELS},
         **{"labels_hash": spec.labels_hash, "spec_version": 1, "recipe": "head", "prune_cut": cut},
-        **{"evaluation": {}, "parent_id": None, "created_at": datetime(2025, 1, 1, tzinfo=UTC)},
+        **{
+            "evaluation": {"pruning": made.to_json()},
+            "parent_id": None,
+            "created_at": datetime(2025, 1, 1, tzinfo=UTC),
+        },
     )
-    return Registered(1, "mood", 1, spec, prompts.prompt_hash(spec), KEY, bundle)
+    return Registered(1, "mood", 1, spec, prompt_hash, KEY, bundle)
 
 
 def items(count: int) -> list[ClaimedItem]:
@@ -98,6 +106,29 @@ def test_pruning_follows_the_classifier_and_its_bundles_cut(
     (asked,) = decide(known, items(1), rows((0.5, 0.1, 0.4)))
     assert asked.offered == offered
     assert (asked.prior == {"bad": 0.5, "middling": 0.1, "good": 0.4}) is has_prior
+
+
+def test_a_cut_of_another_threshold_leaves_no_label_out() -> None:
+    known = registered(cut=0.3, policy={"threshold": 0.9, "audit_rate": 0}, prompt={"pruning": "hard"})
+    policy = known.spec.policy.model_copy(update={"threshold": 0.8})
+    moved = replace(known, spec=known.spec.model_copy(update={"policy": policy}))
+    vectors = rows((0.5, 0.1, 0.4))
+    assert decide(known, items(1), vectors)[0].offered == ("bad", "good")
+    assert decide(moved, items(1), vectors)[0].offered is None
+
+
+def test_one_label_alone_is_never_offered_however_sure_it_is() -> None:
+    """Nobody but the LLM answers an item that escalates."""
+    known = registered(cut=0.9, policy={"threshold": 1.0, "audit_rate": 0}, prompt={"pruning": "hard"})
+    (asked,) = decide(known, items(1), rows((0.98, 0.015, 0.005)))
+    assert (asked.keep, asked.reason, asked.offered) == (False, Reason.ESCALATION, ("bad", "middling"))
+
+
+def test_a_score_that_is_no_number_prunes_nothing_and_spoils_no_other() -> None:
+    known = registered(cut=0.3, policy={"audit_rate": 0}, prompt={"pruning": "both"})
+    broken, whole = decide(known, items(2), rows((float("nan"),) * 3, (0.5, 0.1, 0.4)))
+    assert (broken.keep, broken.offered, broken.prior) == (False, None, None)
+    assert whole.offered == ("bad", "good")
 
 
 @pytest.mark.parametrize(("given_rate", "used"), [(0.05, 0.2), (0.5, 0.5), (0.0, 0.2), (1.0, 1.0)])

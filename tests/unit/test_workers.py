@@ -61,6 +61,7 @@ def test_every_task_is_registered_and_routed_to_a_queue_that_exists(app: ModuleT
         "datashunt.ask",
         "datashunt.batch",
         "datashunt.distil",
+        "datashunt.certify",
         "datashunt.submit",
         "datashunt.tick",
     }
