@@ -103,6 +103,8 @@ class Certifier:
             trials.lock(tx, known.id)
             if trials.renewals(tx, known.id) != spent:
                 return None  # another trial began meanwhile: this one has less to spend, and begins next time
+            if classifiers.current(tx, known.name).version != known.version:
+                return None  # the file changed meanwhile: this would be a trial of what nobody promises
             trial = trials.begin(
                 tx, known, bundle.id, policy.promise, delta=delta, thresholds=tried.tolist(), planned=planned
             )
@@ -156,8 +158,9 @@ class Certifier:
     ) -> None:
         found = look(promise.targets(known.spec, policy), trial, read)
         standing = certificates.standing(tx, bundle.id)
-        if standing is not None and (changed := _other_llm(standing.fingerprints, read)):
-            self._lose(tx, known, bundle, f"{trials.LLM_CHANGED}: responses name {changed}")
+        others = set() if standing is None else trials.llms_since(tx, known.id, standing.granted_at)
+        if standing is not None and (others := others - set(standing.fingerprints)):
+            self._lose(tx, known, bundle, f"{trials.LLM_CHANGED}: responses name {', '.join(sorted(others))}")
             return
         missing = found.missing if isinstance(found, NotYet) else None
         trials.note(tx, trial, n=len(read), missing=missing, what=str(found) if missing is not None else None)
@@ -266,8 +269,3 @@ def _answers(
     confidence = np.where(np.isin(said, never), 0.0, probabilities.max(axis=1, initial=0.0))
     # stored probabilities are rounded, and may exceed 1 by that
     return Answers(np.minimum(np.nan_to_num(confidence), 1.0), said, np.array(truth, dtype=np.intp))
-
-
-def _other_llm(proven_with: Sequence[str], read: Sequence[TrialAnswer]) -> str:
-    """The model and fingerprint of a response that the certificate does not name; "" if there is none."""
-    return next((one.llm for one in read if one.llm and one.llm not in proven_with), "")

@@ -195,6 +195,19 @@ def judged(tx: Connection, classifier_id: int, trial: Trial, *, patience_s: floa
     ]
 
 
+def llms_since(tx: Connection, classifier_id: int, since: datetime, most: int = 500) -> set[str]:
+    """Models and fingerprints that the newest responses of the first LLM name, of those that came since a moment."""
+    rows = tx.execute(
+        text(
+            "SELECT DISTINCT llm FROM (SELECT concat_ws(' ', llm_model, nullif(fingerprint, '')) AS llm FROM answers"
+            "  WHERE classifier_id = :classifier AND NOT fallback AND reused_from IS NULL AND created_at > :since"
+            "  ORDER BY id DESC LIMIT :most) AS newest"
+        ),
+        {"classifier": classifier_id, "since": since, "most": most},
+    )
+    return set(rows.scalars())
+
+
 def add(tx: Connection, trial: Trial, answers: Sequence[TrialAnswer]) -> None:
     """Write down what judge answers are to a trial; those that are there stay as they are."""
     tx.execute(

@@ -261,3 +261,21 @@ def test_likely_items_of_a_watched_label_are_audited_more_often(world: World) ->
     assert {round(row.propensity, 6) for row in drawn if row.label == "negative"} <= {0.4}
     assert {round(row.propensity, 6) for row in drawn if row.label != "negative"} <= {0.1}
     assert len(drawn) > 0
+
+
+def test_label_sets_are_calibrated_for_the_threshold_that_is_proven(world: World) -> None:
+    world.apply(policy={**PROMISE}, prompt={"pruning": "hard", "coverage": 0.8})
+    work(world, [*texts(20), *texts(10, "0.5", start=20)], role="fit")
+    world.bundle()
+    certify(world)
+    assert _calibrated(world)["threshold"] is None  # nothing is kept yet: all items escalate
+    work(world, mixed(60, start=200))
+    certify(world)
+    found = standing(world)
+    assert found is not None
+    assert _calibrated(world)["threshold"] == pytest.approx(found.threshold)
+    assert _calibrated(world)["answers"] == 10
+
+
+def _calibrated(world: World) -> Any:
+    return world.one("SELECT evaluation -> 'pruning' FROM bundles")
