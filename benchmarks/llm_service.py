@@ -145,7 +145,14 @@ def lane(
         faults: of the endpoint, as in a file of faults.
         settings: further settings of servers and workers.
     """
-    document = {"model": "simulated", "input_price": "1", "output_price": "2", "rpm": limits.rpm, "tpm": limits.tpm}
+    document = {
+        "model": "simulated",
+        "api": "chat",
+        "input_price": "1",
+        "output_price": "2",
+        "rpm": limits.rpm,
+        "tpm": limits.tpm,
+    }
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="datashunt-benchmark-llm-")))
         url = stack.enter_context(_endpoint(folder, limits, items, latency_ms, faults))

@@ -89,13 +89,20 @@ class Asker:
         Raises:
             StoreError, BrokerError: nothing is lost; tick comes again.
         """
+        with self._line.present():
+            return self._turn(classifier, rows, stop)
+
+    def _turn(self, classifier: str, rows: Sequence[int], stop: Callable[[], bool]) -> Served:
         calls = 0
         until = time.monotonic() + TURN_S
         while not stop():
             call = self._claim()
             if call is None:
-                return Served(calls)
-            done = Worked() if self._free(call) else self._work(call, stop)
+                if not self._line.stays(until, stop):
+                    return Served(calls)
+                done = Worked()
+            else:
+                done = Worked() if self._free(call) else self._work(call, stop)
             calls += done.calls
             if done.recovered:
                 return Served(calls, self._everybody())
@@ -135,21 +142,25 @@ class Asker:
             return sweeps.due_asks(tx, beyond_s)
 
     def _free(self, call: Call) -> bool:
-        """Whether nothing has to be paid for, as far as can be seen without making others wait."""
-        if not call.may_reuse:
+        """Whether nothing has to be paid for, as far as can be seen without making others wait.
+
+        Looked at only where the quota makes wait: booking looks again, and under a lock.
+        """
+        if not call.may_reuse or self._quota is None or self._line.is_free(call.place):
             return False
         with self._store.single() as tx:
             return self._spared(tx, call)
 
     def _spared(self, tx: Connection, call: Call) -> bool:
         """End the ask with the answer to an equal one, or let it wait for that; False when it has to be paid for."""
-        deadline_s = self._settings.llm_deadline_s
-        # In this order: what was in flight and is no more has left its answer.
-        under_way = reuse.in_flight(tx, call.known.id, call.reuse_key, call.ask.row, deadline_s=deadline_s)
-        again = settle.answer_again(tx, call)
-        if under_way and not again:
+        deadline_s, known = self._settings.llm_deadline_s, call.known
+        names = known.spec.label_names
+        found = reuse.look(tx, known.id, call.reuse_key, call.ask.row, names, deadline_s=deadline_s)
+        if found.answer is not None:
+            settle.answer_again(tx, call, found.answer)
+        elif found.under_way:
             asks.put_back(tx, call.ask, call.token, wait_s=IN_FLIGHT_WAIT_S)
-        return again or under_way
+        return found.answer is not None or found.under_way
 
     def _work(self, call: Call, stop: Callable[[], bool]) -> Worked:
         """One claimed ask."""

@@ -79,11 +79,16 @@ class Filler:
         paid = reuse.paid(tx, calls[0].known.id, keys) if keys else reuse.Paid(frozenset(), frozenset())
         under_way = set(paid.under_way)
         for call in calls:
-            if call.may_reuse and call.reuse_key in paid.answered:
-                settle.answer_again(tx, call)
+            answer = self._answered(tx, call) if call.may_reuse and call.reuse_key in paid.answered else None
+            if answer is not None:
+                settle.answer_again(tx, call, answer)
             elif not (call.may_reuse and call.reuse_key in under_way):
                 under_way.add(call.reuse_key)
                 yield call
+
+    def _answered(self, tx: Connection, call: Call) -> reuse.Stored | None:
+        names = call.known.spec.label_names
+        return reuse.look(tx, call.known.id, call.reuse_key, call.ask.row, names, deadline_s=0.0).answer
 
     def file_of(self, batch: ClaimedBatch, known: Registered) -> bytes:
         """The file of a batch's requests: the same each time, as long as no more is known of what the LLM refuses."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from datashunt import llm
@@ -55,6 +56,10 @@ class Line:
         self._llm = client
         self._quota = quota
         self._shut: dict[str, float] = {}
+        self._awaited: dict[str, float] = {}
+        self._free: dict[str, bool] = {}
+        self._threads = 0
+        self._counting = threading.Lock()
         self._round = itertools.count()
         self._standing_by: dict[str, threading.Lock] = {}
         self._outlasting: dict[str, threading.Lock] = {}
@@ -86,6 +91,34 @@ class Line:
         turns = self._quota.turns(key, {one.id: one.spec.llm.weight for one in sharing})
         return [Place(known[turn.classifier], key, turn) for turn in turns if turn.classifier is not None]
 
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """A thread of this process works here; the last one may not go while slots are only a moment away."""
+        with self._counting:
+            self._threads += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._threads -= 1
+
+    def stays(self, until: float, stop: Callable[[], bool]) -> bool:
+        """Wait until a key opens whose slots others wait for, if no other thread of this process is here.
+
+        Whoever is refused goes, since others in line come back without a message. They come back to a key that is shut
+        for a moment by those refusals: if all of them went, nobody would be left. False: this one may go.
+
+        Args:
+            until: when the thread's turn is over, monotonic; then the wait ends too.
+            stop: whether the thread shall end.
+        """
+        opens = min((at for at in self._awaited.values() if at > time.monotonic()), default=None)
+        if self._threads > 1 or opens is None:
+            return False
+        while (left := min(opens, until) - time.monotonic()) > 0 and not stop():
+            time.sleep(min(left, SLICE_S))
+        return True
+
     def shut(self, key: str, seconds: float) -> None:
         """This process asks nothing with this key before so many seconds have passed."""
         self._shut[key] = max(self._shut.get(key, 0.0), time.monotonic() + seconds)
@@ -93,6 +126,10 @@ class Line:
     def reopen(self, key: str) -> None:
         """This process may ask with this key again: the endpoint works."""
         self._shut.pop(key, None)
+
+    def is_free(self, place: Place) -> bool:
+        """Whether nobody had to wait when this process last asked for a slot with this key."""
+        return self._free.get(place.key, True)
 
     def wait(
         self,
@@ -133,6 +170,7 @@ class Line:
 
         while True:
             found = acquire()
+            self._free[place.key] = isinstance(found, Slot) and found.wait_s == 0
             if isinstance(found, Busy):
                 found = self._stand_by(place.key, acquire, stop)
             if isinstance(found, Open):
@@ -144,6 +182,8 @@ class Line:
                 found = refused or found
             if isinstance(found, Refused):
                 self.shut(place.key, max(SHUT_S, found.retry_after_s - MAX_SLOT_WAIT_S))
+                if found.others_wait:
+                    self._awaited[place.key] = self._shut[place.key]
             return found
 
     def _sit_out(self, quota: Quota, key: str, slot: Slot, stop: Callable[[], bool]) -> Refused | None:

@@ -40,7 +40,7 @@ class Stand:
         """How often each of n items (n, k) is audited."""
         if not self.watched:
             return [self.rate] * len(probabilities)
-        return shunt.rates(probabilities, self.rate, self.watched).tolist()
+        return [float(rate) for rate in shunt.rates(probabilities, self.rate, self.watched)]
 
     @property
     def shown(self) -> float | None:

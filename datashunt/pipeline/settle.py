@@ -10,8 +10,9 @@ from datashunt.errors import LLMError
 from datashunt.items import Reply
 from datashunt.pipeline.call import Call
 from datashunt.pipeline.trouble import Dead, Retry, bill_of
-from datashunt.store import Connection, asks, reuse
+from datashunt.store import Connection, asks
 from datashunt.store.asks import Bill
+from datashunt.store.reuse import Stored
 
 
 def answer_of(call: Call, reply: Reply) -> Reply | None:
@@ -62,13 +63,9 @@ def write_error(tx: Connection, call: Call, row: int, error: LLMError, step: Ret
         asks.put_back(tx, call.ask, call.token, **asdict(step))
 
 
-def answer_again(tx: Connection, call: Call) -> bool:
-    """End an ask with the answer to an equal one; False when there is none."""
-    known = reuse.find(tx, call.known.id, call.reuse_key, call.known.spec.label_names)
-    if known is None:
-        return False
-    write_answer(tx, call, known.call, known.reply, None, reused_from=known.row)
-    return True
+def answer_again(tx: Connection, call: Call, stored: Stored) -> None:
+    """End an ask with the answer to an equal one."""
+    write_answer(tx, call, stored.call, stored.reply, None, reused_from=stored.row)
 
 
 def write_answer(

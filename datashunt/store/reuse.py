@@ -30,25 +30,43 @@ def alone(tx: Connection, *keys: bytes) -> None:
     )
 
 
-def find(tx: Connection, classifier_id: int, key: bytes, labels: Sequence[str]) -> Stored | None:
-    """The newest answer with this key that a call of this classifier brought, at no cost, or None.
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is there of one key: an answer, which costs nothing, or None; and whether a live call may soon bring one."""
+
+    answer: Stored | None
+    under_way: bool
+
+
+# One statement sees one moment: a call that was in flight then and is no more leaves its answer to the next look.
+_LOOK = text("""
+    SELECT found.*, EXISTS (
+               SELECT FROM calls WHERE classifier_id = :classifier AND reuse_key = :key AND state = 'sent'
+                  AND batch_id IS NULL AND ask_id <> :ask
+                  AND created_at > now() - make_interval(secs => :deadline_s)) AS under_way
+      FROM (VALUES (1)) AS one (row) LEFT JOIN LATERAL (
+           SELECT id, call_id, label, probabilities, probability_source, llm_model, fingerprint FROM answers
+            WHERE classifier_id = :classifier AND reuse_key = :key AND reused_from IS NULL
+            ORDER BY id DESC LIMIT 1) AS found ON true
+""")
+
+
+def look(
+    tx: Connection, classifier_id: int, key: bytes, ask: int, labels: Sequence[str], *, deadline_s: float
+) -> Known:
+    """What was paid for already, or is being paid for by a live call for another ask; nobody waits for a batch.
 
     Args:
         tx: the transaction.
         classifier_id: whose answers.
         key: the reuse key; it covers the labels, too.
+        ask: which looks.
         labels: the classifier's, in order.
+        deadline_s: how long a call may be under way.
     """
-    row = tx.execute(
-        text(
-            "SELECT id, call_id, label, probabilities, probability_source, llm_model, fingerprint FROM answers"
-            " WHERE classifier_id = :classifier AND reuse_key = :key AND reused_from IS NULL"
-            " ORDER BY id DESC LIMIT 1"
-        ),
-        {"classifier": classifier_id, "key": key},
-    ).one_or_none()
-    if row is None:
-        return None
+    row = tx.execute(_LOOK, {"classifier": classifier_id, "key": key, "ask": ask, "deadline_s": deadline_s}).one()
+    if row.id is None:
+        return Known(None, row.under_way)
     probabilities = None
     if row.probabilities is not None:
         pairs = zip(labels, row.probabilities, strict=True)
@@ -62,21 +80,7 @@ def find(tx: Connection, classifier_id: int, key: bytes, labels: Sequence[str]) 
         usage=Usage(prompt=0, completion=0),
         latency_ms=0.0,
     )
-    return Stored(row.id, row.call_id, reply)
-
-
-def in_flight(tx: Connection, classifier_id: int, key: bytes, ask: int, *, deadline_s: float) -> bool:
-    """Whether a call for another ask with this key was sent and may soon bring its answer, as no batch does."""
-    return bool(
-        tx.execute(
-            text(
-                "SELECT EXISTS (SELECT FROM calls WHERE classifier_id = :classifier AND reuse_key = :key"
-                " AND state = 'sent' AND batch_id IS NULL AND ask_id <> :ask"
-                " AND created_at > now() - make_interval(secs => :deadline_s))"
-            ),
-            {"classifier": classifier_id, "key": key, "ask": ask, "deadline_s": deadline_s},
-        ).scalar_one()
-    )
+    return Known(Stored(row.id, row.call_id, reply), row.under_way)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,9 +92,16 @@ def test_with_nobody_else_in_line_a_refused_ask_wakes_the_lane_when_its_time_com
 
 def test_with_others_in_line_a_refused_ask_is_due_at_once_and_needs_no_message(world: World) -> None:
     world.score(DOUBT)
-    world.ask(FakeLLM(), quota=FakeQuota([Refused(2.0, others_wait=True)]))
+    quota = FakeQuota([Refused(2.0, others_wait=True)])
+    world.asker(FakeLLM(), quota).run("sentiment", [], stop=lambda: bool(quota.asked))
     assert waits(world) == [("waiting", False)]
     assert world.one("SELECT not_before <= now() FROM asks") is True
+
+
+def test_the_last_thread_of_a_process_comes_back_to_what_it_was_refused(world: World) -> None:
+    world.score(DOUBT)
+    quota = FakeQuota([Refused(0.0, others_wait=True), Slot("slot", 0.0)])
+    assert world.asker(FakeLLM(), quota).run("sentiment", []).calls == 1
 
 
 def test_a_message_keeps_its_thread_for_a_while_and_leaves_another_one(
