@@ -7,7 +7,6 @@ the provider's synchronous client in threads, and as tasks of one event loop wit
 from __future__ import annotations
 
 import asyncio
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import openai
+import psutil
 
 from benchmarks.texts import texts
 from datashunt import classifier, prompts
@@ -30,17 +30,17 @@ NO_KEY = "none"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """CPU of a call in milliseconds, and the most memory of the process in MiB."""
+    """CPU of a call in milliseconds, and resident memory of the process at the end in MiB."""
 
     cpu_ms: float
-    peak_mib: float
+    mib: float
 
 
 def cost(url: str, calls: int, *, how: str = "ours", at_once: int = THREADS) -> Cost:
     """What a call costs with so many at once."""
     argv = [sys.executable, "-m", "benchmarks.llm_calls", url, str(calls), how, str(at_once)]
-    cpu_ms, peak_mib = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.split()
-    return Cost(float(cpu_ms), float(peak_mib))
+    cpu_ms, mib = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.split()
+    return Cost(float(cpu_ms), float(mib))
 
 
 def _measure(url: str, calls: int, how: str, at_once: int) -> Cost:
@@ -52,7 +52,7 @@ def _measure(url: str, calls: int, how: str, at_once: int) -> Cost:
     before = time.process_time()
     run(asked[warm_up:])
     cpu_ms = (time.process_time() - before) / calls * 1e3
-    return Cost(cpu_ms, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return Cost(cpu_ms, psutil.Process().memory_info().rss / 2**20)
 
 
 def _ours(url: str, at_once: int) -> Callable[[Sequence[Prompt]], object]:
@@ -94,5 +94,5 @@ def _body(prompt: Prompt) -> dict[str, Any]:
 
 if __name__ == "__main__":
     found = _measure(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
-    sys.stdout.write(f"{found.cpu_ms} {found.peak_mib}\n")
+    sys.stdout.write(f"{found.cpu_ms} {found.mib}\n")
     sys.stdout.flush()

@@ -194,7 +194,7 @@ def _of_way(how: str, found: llm_calls.Cost) -> list[Measure]:
     what = f"HTTP of {CROWD} calls at once, {WAYS[how]}"
     return [
         Measure(f"crowd_{how}_cpu_ms", f"{what}: CPU of a call", found.cpu_ms, "ms"),
-        Measure(f"crowd_{how}_mib", f"{what}: most memory", found.peak_mib, "MiB"),
+        Measure(f"crowd_{how}_mib", f"{what}: memory", found.mib, "MiB"),
     ]
 
 
