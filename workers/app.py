@@ -15,6 +15,7 @@ from datashunt.bootstrap import Runtime
 from datashunt.errors import BrokerError, DatashuntError, SettingsError
 from datashunt.items import Wake
 from datashunt.telemetry import event
+from workers import restoring
 from workers.discarded import WithoutBody
 
 TORCH_QUEUES = {"score", "distil"}
@@ -74,6 +75,7 @@ def make_app() -> Celery:
 # PostgreSQL and the other workers: on two shared cores they halve the small model's speed.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+restoring.install()
 app = make_app()
 
 

@@ -17,7 +17,7 @@ from datashunt.certificate.bounds import audits_likely, audits_needed, most_miss
 from datashunt.certificate.choice import Certificate, Finding, NotYet, certify, certify_anytime
 from datashunt.certificate.ledger import Ledger, lifetime_share
 from datashunt.certificate.plan import Plan, plan_audits
-from datashunt.certificate.sequence import thresholds
+from datashunt.certificate.sequence import soonest, thresholds
 from datashunt.certificate.targets import LabelAlpha, MinRecall, OfAll, OfKept, Target, check
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "most_misses",
     "plan_audits",
     "plan_batch",
+    "soonest",
     "thresholds",
     "upper_bound",
 ]

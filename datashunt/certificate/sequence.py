@@ -39,10 +39,31 @@ def thresholds(targets: Sequence[Target], fit: Answers, *, judged: int, delta: f
     """
     if not len(fit):
         return np.empty(0)
-    steps = FINE if all(target.monotone for target in targets) else STEPS
-    shares = np.arange(1, steps + 1) / steps
-    grid = np.unique(np.quantile(fit.confidence.astype(np.float64), 1.0 - shares))[::-1]
-    return grid[_start(targets, fit, grid, judged, delta) :]
+    grid = _grid(targets, fit)
+    return grid[int(_chances(targets, fit, grid, judged, delta).argmax()) :]
+
+
+def soonest(targets: Sequence[Target], fit: Answers, *, delta: float, power: float, least: int, most: int) -> int:
+    """The fewest answers, by doubling, with which a proof is likely at some threshold; to plan the sequence for.
+
+    Planned for many answers, all thresholds look alike, and the strictest, whose scope fills slowly, would come first.
+
+    Args:
+        targets: all that must be kept.
+        fit: answers that play no part in the test.
+        delta: of the test.
+        power: how likely is likely.
+        least: from so many on.
+        most: no more than these.
+
+    Raises:
+        CertificateError: delta is outside (0, 1).
+    """
+    grid = _grid(targets, fit) if len(fit) else np.empty(0)
+    judged = least
+    while judged < most and len(grid) and _chances(targets, fit, grid, judged, delta).max() < power:
+        judged *= 2
+    return min(judged, most)
 
 
 def chance(
@@ -72,10 +93,19 @@ def chance(
     return np.asarray(binom.cdf(most_misses(n, allowed, delta), n, rate), dtype=np.float64)
 
 
-def _start(targets: Sequence[Target], fit: Answers, grid: NDArray[np.float64], judged: int, delta: float) -> int:
+def _grid(targets: Sequence[Target], fit: Answers) -> NDArray[np.float64]:
+    steps = FINE if all(target.monotone for target in targets) else STEPS
+    shares = np.arange(1, steps + 1) / steps
+    return np.unique(np.quantile(fit.confidence.astype(np.float64), 1.0 - shares))[::-1]
+
+
+def _chances(
+    targets: Sequence[Target], fit: Answers, grid: NDArray[np.float64], judged: int, delta: float
+) -> NDArray[np.float64]:
+    """How likely the test is to pass at each threshold, as far as the targets depend on it; 1 where none does."""
     chances = np.ones(len(grid))
     for target in targets:
         if not target.monotone:
             scope, missed = (flags.sum(axis=0) for flags in target.tally(fit, grid))
             chances *= chance(scope, missed, seen=len(fit), judged=judged, allowed=target.allowed, delta=delta)
-    return int(chances.argmax())
+    return chances

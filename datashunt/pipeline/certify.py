@@ -29,8 +29,8 @@ from datashunt.telemetry import event
 EVERY_ANSWER = 2**63 - 1
 MOST_READ = 2_000
 """Judge answers that one look reads; the next one goes on."""
-LEAST_PLANNED, POWER = 300, 0.9
-"""Judge answers that a trial is planned for at least, and how likely it is to pass with as many as are planned."""
+LEAST_PLANNED, FEWEST, POWER = 300, 25, 0.9
+"""Judge answers that a trial is given at least; the fewest that its thresholds are chosen for."""
 PATIENCE = 3
 """A challenger that has no certificate after so many times the planned answers gets none."""
 
@@ -95,7 +95,8 @@ class Certifier:
         fit = _answers(probabilities, [names.index(one.label) for one in answers], policy, names)
         wanted = promise.targets(known.spec, policy)
         planned = max(LEAST_PLANNED, 2 * max(certificate.audits_needed(one.allowed, delta) for one in wanted))
-        tried = certificate.thresholds(wanted, fit, judged=planned, delta=delta)
+        judged = certificate.soonest(wanted, fit, delta=delta, power=POWER, least=FEWEST, most=planned)
+        tried = certificate.thresholds(wanted, fit, judged=judged, delta=delta)
         tried = tried[tried > 0.0]  # at 0, what is always asked would count as kept
         if not len(tried):
             return None

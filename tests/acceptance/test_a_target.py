@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.acceptance.conftest import System, plain_items, until
 
 TARGET = {"mode": "target", "alpha": 0.2, "delta": 0.5, "audit_rate": 0.2}
 SOON = {"DATASHUNT_CERTIFY_EVERY_S": "1", "DATASHUNT_TICK_EVERY_S": "1"}
 
 
+@pytest.mark.timeout(700)
 def test_nothing_is_kept_before_it_is_proven_and_much_afterwards(system: System) -> None:
     fields = {
         "policy": TARGET,
@@ -18,10 +21,11 @@ def test_nothing_is_kept_before_it_is_proven_and_much_afterwards(system: System)
     for lane in ("score", "llm", "distil"):
         system.start(lane, **SOON)
     system.client.submit("tone", plain_items(600))
-    until(lambda: system.rows("SELECT 1 FROM trials") != [], "a bundle on trial", timeout_s=200)
+    until(lambda: system.rows("SELECT 1 FROM trials") != [], "a bundle on trial", timeout_s=300)
     assert system.one("SELECT count(*) FROM items WHERE source = 'small'") == 0
     system.client.submit("tone", plain_items(550, start=600))
-    until(lambda: system.rows("SELECT 1 FROM certificates WHERE trial_id IS NOT NULL") != [], "a certificate")
+    proof = "SELECT 1 FROM certificates WHERE trial_id IS NOT NULL"
+    until(lambda: system.rows(proof) != [], "a certificate", timeout_s=200)
     until(lambda: system.done() == 1_150, "what was submitted before it")
     proven = system.rows("SELECT n, k, alpha, threshold FROM certificates ORDER BY id LIMIT 1")[0]
     assert proven.n >= 25

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from datashunt.certificate import Answers, LabelAlpha, OfAll, OfKept, certify, thresholds
+from datashunt.certificate import Answers, LabelAlpha, OfAll, OfKept, certify, soonest, thresholds
 from datashunt.certificate.choice import Certificate
 from datashunt.certificate.sequence import STEPS, chance
 from datashunt.errors import CertificateError
@@ -75,3 +75,15 @@ def test_the_chance_is_that_of_the_exact_test_at_the_rate_seen() -> None:
 def test_a_delta_that_cannot_be_is_refused() -> None:
     with pytest.raises(CertificateError, match="delta must lie inside"):
         thresholds([OfKept(0.1)], fit(100), judged=100, delta=0.0)
+
+
+def test_a_sequence_is_planned_for_the_fewest_answers_that_are_likely_to_prove_anything() -> None:
+    sure = Answers(np.linspace(0.98, 0.99, 60), np.zeros(60, dtype=int), np.zeros(60, dtype=int))
+    few = soonest([OfKept(0.2)], sure, delta=0.05, power=0.9, least=25, most=300)
+    assert few == 25
+    widest = thresholds([OfKept(0.2)], sure, judged=few, delta=0.05)[0]
+    assert (sure.confidence >= widest).mean() > 0.5
+    assert soonest([OfKept(0.01)], sure, delta=0.05, power=0.9, least=25, most=300) == 300
+    nothing = Answers(np.empty(0), np.empty(0, dtype=int), np.empty(0, dtype=int))
+    assert soonest([OfKept(0.2)], nothing, delta=0.05, power=0.9, least=25, most=300) == 25
+    assert soonest([OfAll(0.2)], sure, delta=0.05, power=0.9, least=25, most=300) == 25

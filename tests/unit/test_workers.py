@@ -273,3 +273,18 @@ def test_a_message_that_nobody_can_use_is_logged_without_its_content(
     other = logging.LogRecord("celery", logging.ERROR, __file__, 1, "Connection to %s lost", ("broker",), None)
     assert without_body.filter(other)
     assert other.getMessage() == "Connection to broker lost"
+
+
+def test_a_broker_that_is_gone_does_not_end_a_worker_that_holds_messages(app: ModuleType) -> None:
+    from kombu.transport.redis import QoS
+
+    from workers import restoring
+
+    def broken(stderr: object = None) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'hostname'")
+
+    restoring.forgiving(broken)()
+    assert hasattr(QoS.restore_unacked_once, "__wrapped__")
+    once = QoS.restore_unacked_once
+    restoring.install()
+    assert QoS.restore_unacked_once is once

@@ -1,0 +1,36 @@
+"""A worker outlives its broker, even while it holds messages.
+
+When a connection is lost, kombu closes its channels, and puts unacknowledged messages back on the way: over a
+connection that is closed by then, so that an AttributeError ends the worker (transport redis). They are not lost: the
+rows are the truth, and the broker gives unacknowledged messages again after its visibility timeout.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from kombu.transport.redis import QoS
+
+from datashunt.telemetry import event
+
+
+def forgiving(restore: Callable[..., None]) -> Callable[..., None]:
+    """The same, but what goes wrong is logged."""
+
+    @functools.wraps(restore)
+    def attempt(*arguments: Any, **named: Any) -> None:
+        try:
+            restore(*arguments, **named)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the worker goes on
+            event("messages_not_put_back", level=logging.WARNING, error=type(error).__name__)
+
+    return attempt
+
+
+def install() -> None:
+    """Let no worker of this process end for it."""
+    if not hasattr(QoS.restore_unacked_once, "__wrapped__"):
+        QoS.restore_unacked_once = forgiving(QoS.restore_unacked_once)
