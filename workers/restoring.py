@@ -33,4 +33,4 @@ def forgiving(restore: Callable[..., None]) -> Callable[..., None]:
 def install() -> None:
     """Let no worker of this process end for it."""
     if not hasattr(QoS.restore_unacked_once, "__wrapped__"):
-        QoS.restore_unacked_once = forgiving(QoS.restore_unacked_once)
+        QoS.restore_unacked_once = forgiving(QoS.restore_unacked_once)  # type: ignore[method-assign]
