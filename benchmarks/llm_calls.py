@@ -57,7 +57,7 @@ def _measure(url: str, calls: int, how: str, at_once: int) -> Cost:
 
 def _ours(url: str, at_once: int) -> Callable[[Sequence[Prompt]], object]:
     client, threads = LLM(url, None), ThreadPoolExecutor(at_once)
-    return lambda asked: list(threads.map(lambda one: client.ask(one, MODEL, deadline_s=60.0), asked))
+    return lambda asked: list(threads.map(lambda one: client.ask(one, MODEL, deadline_s=60.0, api="chat"), asked))
 
 
 def _sync(url: str, at_once: int) -> Callable[[Sequence[Prompt]], object]:
