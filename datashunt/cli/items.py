@@ -236,7 +236,7 @@ def _promise(tx: Any, known: classifiers.Registered) -> dict[str, Any] | None:
         else f"certified from a confidence of {proven.threshold:.4f} on, for items like those audited since"
         f" {proven.valid_from:%Y-%m-%d %H:%M}",
         "trials": [one.to_json() for one in standing.on_trial(tx, known)],
-        "audit_rate": promise.stand(known).rate,
+        "audit_rate": standing.audit_rate(known),
     }
 
 

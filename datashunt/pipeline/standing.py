@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from datashunt import quality
+from datashunt import quality, shunt
 from datashunt.pipeline import promise
 from datashunt.policy import TargetPolicy
 from datashunt.quality import Live
@@ -67,7 +67,7 @@ def read(store: Store, settings: Settings, name: str, *, since_s: float) -> Stan
             promise=promised(known),
             certificate=proven(tx, known),
             trials=tuple(on_trial(tx, known)),
-            rate=promise.stand(known).rate,
+            rate=audit_rate(known),
             cost=audits.cost(tx, known.id, since_s=since_s),
             live=quality.live(audited, known.spec.label_names, DELTA),
             events=tuple(certificates.events(tx, known.id)),
@@ -81,6 +81,12 @@ def promised(known: Registered) -> str | None:
         return None
     what = "; ".join(promise.in_words(one, known.spec) for one in promise.targets(known.spec, policy))
     return f"promised: {what}; with probability at least {1 - policy.delta:g} over the classifier's whole life"
+
+
+def audit_rate(known: Registered) -> float:
+    """Share of all items that is audited, or held out while no bundle serves and all are asked."""
+    rate = promise.stand(known).rate
+    return rate if known.incumbent is not None else max(shunt.COLD_START_AUDIT_RATE, rate)
 
 
 def proven(tx: Connection, known: Registered) -> Granted | None:

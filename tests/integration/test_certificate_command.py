@@ -58,6 +58,13 @@ def test_agreement_is_measured_on_audits_of_what_is_kept(run: Run, certified: Wo
     assert (row.audits, row.audits_of_kept, row.kept_agreement, row.agreement) == (40 + n, n, 1.0, 1.0)
 
 
+def test_while_no_bundle_serves_a_fifth_is_held_out(run: Run, world: World) -> None:
+    world.apply(policy={**PROMISE, "audit_rate": 0.05})
+    shown = run("certificate", NAME).out
+    assert "audited: 20.00% of all items" in shown
+    assert "no trial is under way" in shown
+
+
 def test_a_classifier_without_a_target_promises_nothing(run: Run, world: World) -> None:
     world.bundle()
     assert run("certificate", NAME).out.startswith("no target: policy.mode is not target, so nothing is promised")
