@@ -84,8 +84,6 @@ class Certifier:
 
     def _begin(self, known: Registered, policy: TargetPolicy, bundle: Bundle) -> Trial | None:
         with self._store.begin() as tx:
-            if not trials.may_begin(tx, known, bundle.id, policy.promise):
-                return None
             spent = trials.renewals(tx, known.id)
             stored = distillations.answers(tx, known, up_to=EVERY_ANSWER)
         delta = certificate.Ledger(policy.delta, spent).next

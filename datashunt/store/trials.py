@@ -14,8 +14,6 @@ from datashunt.store.classifiers import Bundle, Registered, bundle_of
 
 DRIFT = "drift"
 LLM_CHANGED = "the LLM changed"
-RETRIED = (DRIFT, LLM_CHANGED)
-"""What ends a trial and lets another one of the same bundle begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +85,6 @@ def open_trial(tx: Connection, bundle_id: int) -> Trial | None:
         text("SELECT * FROM trials WHERE bundle_id = :bundle AND ended_at IS NULL"), {"bundle": bundle_id}
     ).one_or_none()
     return None if row is None else _trial(row)
-
-
-def may_begin(tx: Connection, classifier: Registered, bundle_id: int, promise: Mapping[str, Any]) -> bool:
-    """Whether a bundle may be tried: not for a promise on which its trial has ended already."""
-    ended = tx.execute(
-        text(
-            "SELECT ended_why FROM trials WHERE bundle_id = :bundle AND promise = CAST(:promise AS jsonb)"
-            "   AND prompt_hash = :prompt ORDER BY id DESC LIMIT 1"
-        ),
-        {"bundle": bundle_id, "promise": json.dumps(dict(promise)), "prompt": classifier.prompt_hash},
-    ).one_or_none()
-    return ended is None or ended.ended_why in RETRIED
 
 
 def renewals(tx: Connection, classifier_id: int) -> int:

@@ -279,3 +279,21 @@ def test_label_sets_are_calibrated_for_the_threshold_that_is_proven(world: World
 
 def _calibrated(world: World) -> Any:
     return world.one("SELECT evaluation -> 'pruning' FROM bundles")
+
+
+def test_a_bundle_that_serves_again_is_tried_again(certified: World) -> None:
+    certified.bundle()
+    with certified.store.begin() as tx:
+        bundles.rollback(tx, certified.known())
+    assert certified.known().certified is None
+    certify(certified)
+    open_ = certified.rows("SELECT bundle_id FROM trials WHERE ended_at IS NULL")
+    assert [row.bundle_id for row in open_] == [certified.known().incumbent.id]  # type: ignore[union-attr]
+
+
+def test_a_promise_that_is_given_again_is_tried_again(certified: World) -> None:
+    certified.apply(policy={**PROMISE, "alpha": 0.2})
+    certified.apply(policy={**PROMISE})
+    certify(certified)
+    assert certified.one("SELECT count(*) FROM trials WHERE ended_at IS NULL") == 1
+    assert certified.one("SELECT count(*) FROM trials") == 2
