@@ -233,18 +233,22 @@ class Asker:
         Raises:
             SpecError: nobody knows what it may cost.
         """
-        secured = budget.is_secured(call.known, call.ask)
-        if secured and not call.may_reuse:
-            with self._store.single() as tx:
-                return self._booked(tx, call)
+        if not budget.is_secured(call.known, call.ask):
+            return self._book_and_secure(call)
+        with self._store.single() as tx:
+            row = self._booked(tx, call)
+            if row is None and call.may_reuse:
+                self._spared(tx, call)
+            return row
+
+    def _book_and_secure(self, call: Call) -> int | None:
+        """The same for one that has to find a place on its day's budget first: rows of days are locked last."""
         with self._store.begin() as tx:
             if call.may_reuse:
                 reuse.alone(tx, call.reuse_key)
                 if self._spared(tx, call):
                     return None
-            if not secured and not budget.secure(tx, call, self._clock):
-                return None
-            return self._booked(tx, call)
+            return self._booked(tx, call) if budget.secure(tx, call, self._clock) else None
 
     def _booked(self, tx: Connection, call: Call) -> int | None:
         return asks.book_call(
@@ -257,6 +261,7 @@ class Asker:
             reserved_tokens=call.tokens,
             reserved_usd=call.reserved_usd,
             lease_s=self._settings.ask_lease_s,
+            beside_s=self._settings.llm_deadline_s if call.may_reuse else None,
         )
 
     def _send(self, call: Call, row: int, slot: Slot | None) -> bool:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 
 from datashunt.items import ClaimedAsk, Reply, Usage
 from datashunt.store import budgets
+from datashunt.store.engine import row
 
 
 def hold(tx: Connection, *asks: ClaimedAsk) -> None:
@@ -25,13 +26,8 @@ def hold(tx: Connection, *asks: ClaimedAsk) -> None:
 
 
 _BOOK = text(
-    "WITH before AS (SELECT id, budget_day_id, reserved FROM asks WHERE id = :ask FOR UPDATE),"
-    " held AS (UPDATE asks SET lease_until = now() + make_interval(secs => :lease_s), budget_day_id = NULL,"
-    " reserved = NULL FROM before WHERE asks.id = before.id AND lease_token = :token AND state = 'calling'"
-    " AND lease_until > now() RETURNING asks.*, before.budget_day_id AS day, before.reserved AS amount)"
-    " INSERT INTO calls (ask_id, item_id, classifier_id, attempt, model, prompt_hash, reuse_key, reserved_tokens,"
-    " reserved_usd, budget_day_id, budget_reserved) SELECT id, item_id, classifier_id, attempts + misses + 1, :model,"
-    " :prompt_hash, :reuse_key, :tokens, :usd, day, amount FROM held RETURNING id"
+    "SELECT book_call(:ask, :token, :lease_s, :classifier, :model, :prompt_hash, :reuse_key, :tokens, :usd, :beside_s)"
+    " AS call"
 )
 
 
@@ -46,24 +42,45 @@ def book_call(
     reserved_tokens: int,
     reserved_usd: Decimal,
     lease_s: float,
+    beside_s: float | None,
 ) -> int | None:
-    """Write the call down just before it is sent, and renew the lease; None when the lease is lost.
+    """Write the call down just before it is sent, and renew the lease.
 
-    What was reserved for the ask on a day's budget is the call's from now on.
+    What was reserved for the ask on a day's budget is the call's from now on. It is one round trip: a function of the
+    database (migration 0010) takes the lock of `reuse.alone`, looks as `reuse.look` does, and books.
+
+    Args:
+        tx: a transaction; one statement is enough.
+        ask: what was claimed.
+        token: of its lease.
+        model: which is asked.
+        prompt_hash: of the classifier's prompt.
+        reuse_key: of the question.
+        reserved_tokens: what the call may use.
+        reserved_usd: what it may cost.
+        lease_s: how long the lease lasts from now on.
+        beside_s: how long another call with this key may be under way; None: the answer to an equal ask will not do.
+
+    Returns:
+        The row of the call; None when the lease is lost, or an equal ask was answered, or is being answered.
     """
-    call: int | None = tx.execute(
+    booked = row(
+        tx,
         _BOOK,
         {
             "ask": ask.row,
             "token": token,
             "lease_s": lease_s,
+            "classifier": ask.classifier_row,
             "model": model,
             "prompt_hash": prompt_hash,
             "reuse_key": reuse_key,
             "tokens": reserved_tokens,
             "usd": reserved_usd,
+            "beside_s": beside_s,
         },
-    ).scalar_one_or_none()
+    )
+    call: int | None = booked.call
     return call
 
 
@@ -163,7 +180,7 @@ _ANSWER = """
     moved AS (
         UPDATE items SET state = 'done', label = :label, source = 'llm', outcome_id = decided.id, done_at = now()
           FROM decided WHERE items.id = decided.item_id)"""
-_CLOSED = "SELECT count(*) FROM closed"
+_CLOSED = "SELECT count(*) AS closed FROM closed"
 _PAID = text(f"WITH {_SETTLED}, {_ANSWER}, {budgets.booked(calls=True, closed='closed')} {_CLOSED}")
 _REUSED = text(f"WITH {_ANSWER}, {budgets.booked(closed='closed')} {_CLOSED}")
 
@@ -195,7 +212,8 @@ def store_answer(
     if reply.probabilities is not None:
         vector = [reply.probabilities.get(label) for label in labels]
         confidence = reply.probabilities[reply.label]
-    closed: int = tx.execute(
+    ended = row(
+        tx,
         _REUSED if bill is None else _PAID,
         {
             **({} if bill is None else _of_bill(call, bill)),
@@ -216,8 +234,8 @@ def store_answer(
             "reused_from": reused_from,
             "fallback": fallback,
         },
-    ).scalar_one()
-    return closed == 1
+    )
+    return bool(ended.closed == 1)
 
 
 _PUT_BACK = text(

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from datashunt.classifier import Spec
 from datashunt.items import ClaimedAsk, Reason, Role
+from datashunt.store.engine import row
 
 
 def for_a_batch(beyond_s: str) -> str:
@@ -81,7 +82,8 @@ def claim(tx: Connection, served: Mapping[int, Spec], token: UUID, *, lease_s: f
         token: of the lease.
         lease_s: its length.
     """
-    row = tx.execute(
+    found = row(
+        tx,
         _CLAIM,
         {
             "classifiers": list(served),
@@ -89,29 +91,29 @@ def claim(tx: Connection, served: Mapping[int, Spec], token: UUID, *, lease_s: f
             "token": token,
             "lease_s": lease_s,
         },
-    ).one_or_none()
-    return None if row is None else claimed_ask(row, served[row.classifier_id].labels_hash)
+    )
+    return None if found is None else claimed_ask(found, served[found.classifier_id].labels_hash)
 
 
-def claimed_ask(row: Any, labels_hash: str) -> ClaimedAsk:
+def claimed_ask(found: Any, labels_hash: str) -> ClaimedAsk:
     """The ask of a row with `columns_of`, its item's `key` and `text`, and the `labels_hash` it was made under.
 
     What it offers of other labels than those of this hash is dropped, and so is its prior.
     """
-    same_labels = row.labels_hash == labels_hash
+    same_labels = found.labels_hash == labels_hash
     return ClaimedAsk(
-        row=row.id,
-        item_row=row.item_id,
-        classifier_row=row.classifier_id,
-        item_id=row.key,
-        text=row.text,
-        reason=Reason(row.reason),
-        role=Role(row.role),
-        candidates=tuple(row.offered) if row.offered is not None and same_labels else None,
-        prior=row.prior if same_labels else None,
-        attempts=row.attempts,
-        misses=row.misses,
-        fallback=row.fallback,
-        keep_chars=row.keep_chars,
-        reserved=row.reserved is not None,
+        row=found.id,
+        item_row=found.item_id,
+        classifier_row=found.classifier_id,
+        item_id=found.key,
+        text=found.text,
+        reason=Reason(found.reason),
+        role=Role(found.role),
+        candidates=tuple(found.offered) if found.offered is not None and same_labels else None,
+        prior=found.prior if same_labels else None,
+        attempts=found.attempts,
+        misses=found.misses,
+        fallback=found.fallback,
+        keep_chars=found.keep_chars,
+        reserved=found.reserved is not None,
     )

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
+import psycopg
+from psycopg.rows import namedtuple_row
 from pydantic import SecretStr
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from datashunt.errors import SettingsError, StoreError
 
-UNDEFINED = {"42P01", "42703"}  # undefined_table, undefined_column
+UNDEFINED = {"42P01", "42703", "42883"}  # undefined_table, undefined_column, undefined_function
 ENDED = {"25P03", "25006"}  # idle in transaction for too long, read only
 
 
@@ -69,15 +73,32 @@ class Store:
             return str(connection.execute(text("SHOW server_version")).scalar_one())
 
 
+def row(tx: Connection, statement: TextClause, values: Mapping[str, object]) -> Any:
+    """The one row that a statement brings, a named tuple, or None.
+
+    It passes SQLAlchemy by, whose share of a short statement is larger than the driver's: for what the LLM lane does
+    at each call (see docs/benchmarks.md).
+    """
+    connection: psycopg.Connection[Any] = tx.connection.driver_connection  # type: ignore[assignment]
+    with connection.cursor(row_factory=namedtuple_row) as cursor:
+        return cursor.execute(_of_the_driver(statement), values).fetchone()
+
+
+@cache
+def _of_the_driver(statement: TextClause) -> bytes:
+    """A statement with its parameters as the driver writes them."""
+    return str(statement.compile(dialect=postgresql.psycopg.dialect())).encode()  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """The driver's errors as ours."""
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
+    except (OperationalError, InterfaceError, PoolTimeout, psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise StoreError(f"PostgreSQL cannot be used: {_reason(error)}{_hint(error)}") from error
-    except DBAPIError as error:
-        state = getattr(error.orig, "sqlstate", None) or ""
+    except (DBAPIError, psycopg.Error) as error:
+        state = getattr(_origin(error), "sqlstate", None) or ""
         if state in UNDEFINED:
             raise StoreError("the database has not the tables of this release: run `datashunt db upgrade`") from error
         if state in ENDED:
@@ -133,11 +154,15 @@ def _pass_over_ended(engine: Engine) -> None:
 
 def _hint(error: Exception) -> str:
     """Where to look when no server answered; what a server itself refuses has an SQLSTATE."""
-    answered = isinstance(error, PoolTimeout) or getattr(getattr(error, "orig", None), "sqlstate", None)
+    answered = isinstance(error, PoolTimeout) or getattr(_origin(error), "sqlstate", None)
     return "" if answered else ": check that it runs, and DATASHUNT_DATABASE_URL"
 
 
 def _reason(error: Exception) -> str:
-    origin = error.orig if isinstance(error, DBAPIError) else error
-    lines = str(origin).strip().splitlines()
+    lines = str(_origin(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _origin(error: Exception) -> BaseException | None:
+    """The driver's error, which SQLAlchemy wraps."""
+    return error.orig if isinstance(error, DBAPIError) else error
