@@ -230,6 +230,19 @@ class Spec(Part):
         return self
 
     @property
+    def promise(self) -> dict[str, Any] | None:
+        """What is promised, as JSON values; None: nothing. Another promise needs another proof.
+
+        A promise of all items rests on how they are asked, too.
+        """
+        if not isinstance(self.policy, TargetPolicy):
+            return None
+        if self.policy.of == "kept":
+            return self.policy.promise
+        asked = {"models": list(self.llm.all_models), **self.prompt.model_dump(mode="json")}
+        return {**self.policy.promise, "asked": asked}
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """The labels in order; index i of every stored probability vector speaks of label i."""
         return tuple(self.labels)

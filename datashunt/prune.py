@@ -52,10 +52,19 @@ def calibrate(probabilities: NDArray[np.floating], labels: NDArray[np.integer], 
     """
     if len(labels) < needed(coverage):
         return None
+    return float(np.sort(reach(probabilities, labels))[missed(len(labels), coverage) - 1])
+
+
+def reach(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(n,) the largest cut at which each label is offered; above 1 for the two most probable, which always are.
+
+    Args:
+        probabilities: (n, k).
+        labels: (n,) index of one label each.
+    """
     rows = np.arange(len(labels))
     always = offered(probabilities, np.inf)[rows, labels]
-    of_answers = np.where(always, _ALWAYS, probabilities[rows, labels].astype(np.float64))
-    return float(np.sort(of_answers)[missed(len(labels), coverage) - 1])
+    return np.where(always, _ALWAYS, probabilities[rows, labels].astype(np.float64))
 
 
 def offered(probabilities: NDArray[np.floating], cut: float) -> NDArray[np.bool_]:

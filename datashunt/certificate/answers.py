@@ -22,12 +22,15 @@ class Answers:
         said: (n,) index of the small model's label.
         truth: (n,) index of the LLM's label; -1 for an audit without an answer, which agrees with nothing.
         propensity: (n,) in [0.005, 1], the chance with which each item was to be audited, or None: all the same.
+        reach: (n,) the largest cut of pruned prompts at which the LLM's label is offered; -inf: it gave none. None: no
+            prompt is pruned.
     """
 
     confidence: NDArray[np.floating]
     said: NDArray[np.integer]
     truth: NDArray[np.integer]
     propensity: NDArray[np.floating] | None = None
+    reach: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be.
@@ -46,6 +49,8 @@ class Answers:
             raise CertificateError(
                 f"a confidence must lie in [0, 1], that of item {wrong[0]} is {self.confidence[wrong[0]]}"
             )
+        if self.reach is not None and self.reach.shape != shape:
+            raise CertificateError(f"expected {shape[0]} reaches, found shape {self.reach.shape}")
         if self.propensity is None:
             return
         if self.propensity.shape != shape:

@@ -18,9 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from datashunt.certificate.bounds import inside
 from datashunt.certificate.targets import Tally
+from datashunt.errors import CertificateError
 
 STAKES = np.geomspace(0.05, 0.95, 12)
 """Parts of the largest stake that ruins nobody. Small ones win where the rate is close to β, large ones soon."""
+
+HALVED_TO = 1e-4
+"""A bound is found this exactly, as a part of itself; what is returned is disproved in any case."""
 
 Floats = NDArray[np.float64]
 
@@ -44,6 +48,32 @@ def log_wealth(misses: ArrayLike, n: ArrayLike, allowed: float) -> Floats:
     for up, down in zip(won, lost, strict=True):
         total = np.logaddexp(total, (count - k) * up + k * down)
     return np.asarray(total - np.log(len(STAKES)))
+
+
+def share_bound(misses: int, n: int, delta: float) -> float:
+    """The least rate that is disproved: with probability ≥ 1 - delta the true one is below it at any number of looks.
+
+    The wealth only grows with the rate that is bet against, so that all higher ones are disproved too.
+
+    Args:
+        misses: how many missed.
+        n: how many answers there are.
+        delta: in (0, 1).
+
+    Returns:
+        In (0, 1]; 1 where nothing is disproved.
+
+    Raises:
+        CertificateError: delta is outside (0, 1), or there are more misses than answers.
+    """
+    inside(delta, "delta")
+    if not 0 <= misses <= n:
+        raise CertificateError(f"expected 0 ≤ misses ≤ n, found {misses} misses in {n}")
+    low, high = misses / n if n else 1.0, 1.0
+    while high - low > HALVED_TO * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if log_wealth(misses, n, middle) >= -np.log(delta) else (middle, high)
+    return high
 
 
 def log_wealth_weighted(tally: Tally, weight: NDArray[np.floating], allowed: float) -> Floats:

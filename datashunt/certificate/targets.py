@@ -5,7 +5,8 @@
     LabelAlpha   of the items kept as anything else, at most α would have been this label for the LLM
     MinRecall    of the items that are this label for the LLM, at most 1 - recall are kept as anything else
 
-A target is monotone if its scope does not depend on the threshold: then its risk only grows as the threshold falls.
+A target is monotone if its scope does not depend on the threshold: then its risk only grows as the threshold falls
+(but for what pruned prompts miss, which falls a little).
 """
 
 from __future__ import annotations
@@ -56,9 +57,18 @@ class OfKept:
 
 @dataclass(frozen=True, slots=True)
 class OfAll:
-    """Of all items, at most `alpha` are kept and disagree with the LLM: what is asked counts as right."""
+    """Of all items, at most `alpha` are kept and disagree with the LLM: what is asked counts as right.
+
+    But where prompts are pruned: there an item also misses that is asked without the label that the LLM would give.
+
+    Attributes:
+        alpha: that share.
+        cuts: one for each threshold of the sequence, below which a label is not offered to what escalates at it; -inf:
+            all are. None: no prompt is pruned.
+    """
 
     alpha: float
+    cuts: tuple[float, ...] | None = None
     monotone = True
     label = None
 
@@ -71,12 +81,25 @@ class OfAll:
         return self.alpha
 
     def tally(self, answers: Answers, thresholds: NDArray[np.float64]) -> Tally:
-        """Scope: everything."""
+        """Scope: everything.
+
+        Raises:
+            CertificateError: there are cuts, and not one for each threshold, or no reach of the answers.
+        """
         kept = answers.kept(thresholds)
-        return Tally(np.ones_like(kept), _disagreeing(kept, answers))
+        missed = _disagreeing(kept, answers)
+        if self.cuts is not None:
+            if len(self.cuts) != len(thresholds) or answers.reach is None:
+                raise CertificateError(
+                    f"expected a cut for each of {len(thresholds)} thresholds and the reach of each answer, found"
+                    f" {len(self.cuts)} cuts and {'no' if answers.reach is None else 'a'} reach"
+                )
+            missed |= ~kept & (answers.reach[:, None] < np.array(self.cuts))
+        return Tally(np.ones_like(kept), missed)
 
     def __str__(self) -> str:
-        return f"at most {self.alpha:g} of all are kept and disagree"
+        pruned = "" if self.cuts is None else ", or are asked without the label that the LLM would give"
+        return f"at most {self.alpha:g} of all are kept and disagree{pruned}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,7 +213,8 @@ class Distiller:
         """How prompts are pruned from now on: by the challenger, and by the incumbent if that serves on."""
         known, fit = run.known, lesson.answers.fit
         unproven = promise.stand(replace(known, certified=None))
-        stays = None if judgement.verdict.promote else lesson.incumbent
+        fixed = known.certified is not None and promise.fixes_cuts(known.spec)  # its cut is part of what is proven
+        stays = None if judgement.verdict.promote or fixed else lesson.incumbent
         return (
             pruning.calibrate(known, model, fit, unproven.threshold, beat),
             None if stays is None else pruning.calibrate(known, stays, fit, promise.stand(known).threshold, beat),

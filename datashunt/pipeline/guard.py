@@ -10,6 +10,7 @@ from dataclasses import replace
 from datashunt import drift
 from datashunt.drift import AuditGuard, Evidence, Rung, ScoreGuard
 from datashunt.drift.ladder import EventKind, Step
+from datashunt.pipeline import promise, pruning
 from datashunt.policy import TargetPolicy
 from datashunt.store import Connection, certificates, guards, trials
 from datashunt.store.classifiers import Registered
@@ -77,7 +78,8 @@ def _read(tx: Connection, known: Registered, policy: TargetPolicy, trial: Trial,
     names = known.spec.label_names
     sure = [min(one, 1.0) for one in seen.confidences]
     scores = ScoreGuard.from_json(stored.scores).update(sure, [names.index(one) for one in seen.labels])
-    new = guards.audits_after(tx, trial, stored.last_ask, of_all=policy.of == "all")
+    cut = pruning.cut_of(known, promise.stand(known).threshold)
+    new = guards.audits_after(tx, trial, stored.last_ask, of_all=policy.of == "all", cut=cut)
     audits = AuditGuard.from_json(stored.audits)
     audits = audits.update(new.missed, new.weights) if new.missed else audits
     return replace(stored, scores=scores.to_json(), audits=audits.to_json(), last_score=seen.last, last_ask=new.last)

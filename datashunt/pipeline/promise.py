@@ -81,16 +81,23 @@ def proven_rate(policy: TargetPolicy, misses: int, n: int) -> float:
     return max(shunt.LEAST_RATE, shunt.FEWER_AUDITS * policy.audit_rate)
 
 
-def targets(spec: Spec, policy: TargetPolicy) -> list[Target]:
+def targets(
+    spec: Spec, policy: TargetPolicy, *, cuts: tuple[float, ...] | None = None, taken: float = 0.0
+) -> list[Target]:
     """What a threshold must keep, the overall target first.
 
-    Of all items, those that are asked count as right; what pruning may do to their answers is taken off α.
+    Args:
+        spec: the classifier.
+        policy: its policy.
+        cuts: with which prompts are pruned at each threshold, if the promise is of all items.
+        taken: share of all items that others than the LLM answer, at most; it is taken off α.
 
     Raises:
         SpecError: the targets cannot stand together, or cannot be proven at all.
     """
     labels = {name: index for index, name in enumerate(spec.label_names)}
-    found: list[Target] = [OfKept(policy.alpha) if policy.of == "kept" else OfAll(_of_all(spec, policy))]
+    overall = OfKept(policy.alpha) if policy.of == "kept" else OfAll(policy.alpha - taken, cuts)
+    found: list[Target] = [overall]
     for name, target in policy.labels.items():
         if target.alpha is not None:
             found.append(LabelAlpha(labels[name], target.alpha))
@@ -105,8 +112,32 @@ def check(spec: Spec) -> None:
     Raises:
         SpecError: it says what to change.
     """
-    if isinstance(spec.policy, TargetPolicy):
-        targets(spec, spec.policy)
+    policy = spec.policy
+    if not isinstance(policy, TargetPolicy):
+        return
+    targets(spec, policy)
+    if policy.of == "all" and spec.prompt.soft:
+        raise SpecError(
+            f"{spec.name}: policy.of: all counts what is asked as right, and nobody measures how often an LLM that is"
+            f" told the small model's opinion (prompt.pruning: {spec.prompt.pruning}) still says the same: let"
+            " prompt.pruning be hard or off, or promise of: kept"
+        )
+    if others_stand_in(spec) and policy.on_uncertified != "ask":
+        raise SpecError(
+            f"{spec.name}: policy.of: all counts what is asked as right, and how often the fallbacks of llm.models"
+            " stand in is only known where everything is asked before anything is proven: let policy.on_uncertified be"
+            " ask, give one llm.model, or promise of: kept"
+        )
+
+
+def others_stand_in(spec: Spec) -> bool:
+    """Whether the promise is of all items, and some of them may be answered by others than the LLM."""
+    return isinstance(spec.policy, TargetPolicy) and spec.policy.of == "all" and len(spec.llm.all_models) > 1
+
+
+def fixes_cuts(spec: Spec) -> bool:
+    """Whether what pruned prompts miss is part of the promise: then nothing is pruned but by cuts that were tried."""
+    return isinstance(spec.policy, TargetPolicy) and spec.policy.of == "all" and spec.prompt.hard
 
 
 def in_words(target: Target, spec: Spec) -> str:
@@ -114,6 +145,15 @@ def in_words(target: Target, spec: Spec) -> str:
     if target.label is None:
         return str(target)
     return str(target).replace(f"label {target.label}", repr(spec.label_names[target.label]))
+
+
+def counted(spec: Spec) -> str:
+    """What else counts as a miss of a promise of all items, in words; "" where nothing does."""
+    more = [
+        *(["asked without the label that the LLM would give"] if fixes_cuts(spec) else []),
+        *(["answered by another model"] if others_stand_in(spec) else []),
+    ]
+    return f" (or are {', or '.join(more)})" if more else ""
 
 
 def takes(spec: Spec, policy: TargetPolicy, delta: float) -> list[str]:
@@ -125,26 +165,11 @@ def takes(spec: Spec, policy: TargetPolicy, delta: float) -> list[str]:
         delta: what its next trial may spend.
     """
     lines = []
-    for target in targets(spec, policy):
-        what = in_words(target, spec)
+    for place, target in enumerate(targets(spec, policy)):
+        what = in_words(target, spec) + ("" if place else counted(spec))
         alone, now = (certificate.audits_needed(target.allowed, d) for d in (policy.delta, delta))
         lines.append(
             f"{what}: takes {now:,} answers of its scope without a miss ({alone:,} if δ = {policy.delta:g} were"
             f" spent at once; the next proof may spend {delta:.2g} of it)"
         )
     return lines
-
-
-def _of_all(spec: Spec, policy: TargetPolicy) -> float:
-    if len(spec.llm.all_models) > 1:
-        raise SpecError(
-            f"{spec.name}: policy.of: all counts what is asked as right, and nobody measures how often the fallbacks of"
-            " llm.models are; give one llm.model, or promise of: kept"
-        )
-    missed = 1.0 - spec.prompt.coverage if spec.prompt.hard else 0.0
-    if policy.alpha <= missed:
-        raise SpecError(
-            f"{spec.name}: policy.alpha is {policy.alpha:g} of all items, and pruned prompts may miss {missed:g}: raise"
-            " prompt.coverage or alpha, or promise of: kept"
-        )
-    return policy.alpha - missed

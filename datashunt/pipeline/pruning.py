@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datashunt import prompts, prune, quality, shunt
 from datashunt.classifier import Spec
@@ -83,8 +84,16 @@ def calibrate(
     """
     if not known.spec.prompt.hard:
         return None
+    return calibrate_scored(
+        known, lessons.scored(model, [answer.text for answer in fit], progress, "prune"), fit, threshold
+    )
+
+
+def calibrate_scored(
+    known: Registered, probabilities: NDArray[np.floating], fit: Sequence[StoredAnswer], threshold: float
+) -> Calibration:
+    """The same of a classifier that prunes, where the bundle's probabilities (n, k) of these answers are known."""
     coverage = known.spec.prompt.coverage
-    probabilities = lessons.scored(model, [answer.text for answer in fit], progress, "prune")
     _, confidence, keep = shunt.decide(probabilities, threshold, promise.stand(known).never)
     escalated = ~keep & np.isfinite(confidence)  # what is no number is never pruned
     said = lessons.indices(fit, known.spec.label_names)

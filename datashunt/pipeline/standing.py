@@ -79,7 +79,8 @@ def promised(known: Registered) -> str | None:
     policy = known.spec.policy
     if not isinstance(policy, TargetPolicy):
         return None
-    what = "; ".join(promise.in_words(one, known.spec) for one in promise.targets(known.spec, policy))
+    overall, *others = (promise.in_words(one, known.spec) for one in promise.targets(known.spec, policy))
+    what = "; ".join([overall + promise.counted(known.spec), *others])
     return f"promised: {what}; with probability at least {1 - policy.delta:g} over the classifier's whole life"
 
 

@@ -15,7 +15,6 @@ from sqlalchemy import Connection, Row, text
 from datashunt import classifier
 from datashunt.classifier import Spec
 from datashunt.errors import UnknownClassifier
-from datashunt.policy import TargetPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ def _revoke_certificates(tx: Connection, row_id: int, spec: Spec, prompt_hash: s
 
 def _end_trials(tx: Connection, row_id: int, spec: Spec, prompt_hash: str) -> None:
     """A trial is of one LLM, one prompt and one promise."""
-    promise = json.dumps(spec.policy.promise) if isinstance(spec.policy, TargetPolicy) else None
+    promise = None if spec.promise is None else json.dumps(spec.promise)
     values = {"id": row_id, "prompt_hash": prompt_hash, "promise": promise}
     other = "(prompt_hash <> :prompt_hash OR promise IS DISTINCT FROM CAST(:promise AS jsonb))"
     why = "the LLM, the prompt or the promise changed"

@@ -98,13 +98,17 @@ class Missed:
     last: int
 
 
-def audits_after(tx: Connection, trial: Trial, last: int, *, of_all: bool) -> Missed:
-    """What a trial read of asks after this row: of kept items, or of all; then those that were asked do not miss."""
+def audits_after(tx: Connection, trial: Trial, last: int, *, of_all: bool, cut: float | None) -> Missed:
+    """What a trial read of asks after this row: of kept items, or of all.
+
+    Then those that were asked miss only if the LLM's label was not offered, at the cut by which prompts are pruned.
+    """
     rows = tx.execute(
         text(
-            "SELECT ask_id, kept AND said <> truth AS missed, weight FROM trial_answers"
+            "SELECT ask_id, CASE WHEN kept THEN said <> truth ELSE coalesce(reach < CAST(:cut AS float8), false) END"
+            "       AS missed, weight FROM trial_answers"
             " WHERE trial_id = :trial AND ask_id > :last AND (kept OR :of_all) ORDER BY ask_id"
         ),
-        {"trial": trial.id, "last": last, "of_all": of_all},
+        {"trial": trial.id, "last": last, "of_all": of_all, "cut": cut},
     ).all()
     return Missed([row.missed for row in rows], [row.weight for row in rows], rows[-1].ask_id if rows else last)

@@ -30,6 +30,9 @@ class Trial:
     missing: int | None
     note: str | None
     created_at: datetime
+    cuts: Mapping[str, Any] | None = None
+    asked: int = 0
+    stood_in: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class TrialAnswer:
     weight: float
     kept: bool
     llm: str
+    reach: float | None = None
 
 
 def to_prove(tx: Connection, classifier: Registered) -> list[Bundle]:
@@ -108,13 +112,15 @@ def begin(
     delta: float,
     thresholds: Sequence[float],
     planned: int,
+    cuts: Mapping[str, Any] | None = None,
 ) -> Trial:
     """Open a trial. Only asks count that are made from now on, and its part of δ is spent."""
     row = tx.execute(
         text(
             "INSERT INTO trials (classifier_id, bundle_id, promise, delta, thresholds, llm_model, prompt_hash,"
-            " after_ask, planned) VALUES (:classifier, :bundle, CAST(:promise AS jsonb), :delta, :thresholds, :model,"
-            " :prompt, (SELECT coalesce(max(id), 0) FROM asks), :planned) RETURNING *"
+            " after_ask, asked_up_to, planned, cuts) SELECT :classifier, :bundle, CAST(:promise AS jsonb), :delta,"
+            " :thresholds, :model, :prompt, newest, newest, :planned, CAST(:cuts AS jsonb)"
+            " FROM (SELECT coalesce(max(id), 0) AS newest FROM asks) AS asked RETURNING *"
         ),
         {
             "classifier": classifier.id,
@@ -125,6 +131,7 @@ def begin(
             "model": classifier.spec.llm.model,
             "prompt": classifier.prompt_hash,
             "planned": planned,
+            "cuts": None if cuts is None else json.dumps(dict(cuts)),
         },
     ).one()
     return _trial(row)
@@ -198,10 +205,10 @@ def add(tx: Connection, trial: Trial, answers: Sequence[TrialAnswer]) -> None:
     """Write down what judge answers are to a trial; those that are there stay as they are."""
     tx.execute(
         text(
-            "INSERT INTO trial_answers (trial_id, ask_id, confidence, said, truth, weight, kept, llm)"
+            "INSERT INTO trial_answers (trial_id, ask_id, confidence, said, truth, weight, kept, llm, reach)"
             " SELECT :trial, v.* FROM unnest(CAST(:asks AS bigint[]), CAST(:confidences AS float8[]),"
             "   CAST(:said AS smallint[]), CAST(:truth AS smallint[]), CAST(:weights AS real[]), CAST(:kept AS bool[]),"
-            "   CAST(:llm AS text[])) AS v ON CONFLICT DO NOTHING"
+            "   CAST(:llm AS text[]), CAST(:reach AS float8[])) AS v ON CONFLICT DO NOTHING"
         ),
         {
             "trial": trial.id,
@@ -212,6 +219,7 @@ def add(tx: Connection, trial: Trial, answers: Sequence[TrialAnswer]) -> None:
             "weights": [one.weight for one in answers],
             "kept": [one.kept for one in answers],
             "llm": [one.llm for one in answers],
+            "reach": [one.reach for one in answers],
         },
     )
 
@@ -220,12 +228,39 @@ def answers(tx: Connection, trial: Trial) -> list[TrialAnswer]:
     """All that a trial has read, in the order of the asks."""
     rows = tx.execute(
         text(
-            "SELECT ask_id, confidence, said, truth, weight, kept, llm FROM trial_answers WHERE trial_id = :trial"
-            " ORDER BY ask_id"
+            "SELECT ask_id, confidence, said, truth, weight, kept, llm, reach FROM trial_answers"
+            " WHERE trial_id = :trial ORDER BY ask_id"
         ),
         {"trial": trial.id},
     )
     return [TrialAnswer(*row) for row in rows]
+
+
+_ASKED = text("""
+    WITH escalated AS (
+        SELECT asks.id, asks.state, asks.state IN ('waiting', 'calling') AS waits,
+               asks.created_at > now() - make_interval(secs => :patience_s) AS recent
+          FROM asks JOIN trials ON trials.id = :trial AND asks.id > trials.asked_up_to
+         WHERE asks.classifier_id = :classifier AND asks.reason = 'escalation' AND asks.state <> 'withdrawn'
+         ORDER BY asks.id LIMIT :most),
+    ready AS (SELECT * FROM escalated
+               WHERE id < coalesce((SELECT min(id) FROM escalated WHERE waits AND recent), 9223372036854775807)),
+    found AS (SELECT count(*) AS asked, max(ready.id) AS newest,
+                     count(*) FILTER (WHERE ready.waits OR answers.fallback) AS stood_in
+                FROM ready LEFT JOIN answers ON answers.ask_id = ready.id)
+    UPDATE trials SET asked = trials.asked + found.asked, stood_in = trials.stood_in + found.stood_in,
+                      asked_up_to = coalesce(found.newest, asked_up_to)
+      FROM found WHERE trials.id = :trial RETURNING trials.*
+""")
+
+
+def count_asked(tx: Connection, classifier_id: int, trial: Trial, *, patience_s: float, most: int) -> Trial:
+    """Go on counting items that escalated, and those that another model answered, up to the first that still waits.
+
+    One that waits longer than `patience_s` counts as answered by another. Returns the trial as it is then.
+    """
+    values = {"classifier": classifier_id, "trial": trial.id, "patience_s": patience_s, "most": most}
+    return _trial(tx.execute(_ASKED, values).one())
 
 
 def note(tx: Connection, trial: Trial, *, n: int, missing: int | None, what: str | None) -> None:

@@ -82,7 +82,7 @@ def test_apply_says_what_a_target_takes_and_refuses_what_cannot_be_proven(
     shown = run("classifier", "apply", write(tmp_path, "mood.yaml", json.dumps(strict)))
     assert "takes 938 answers of its scope without a miss (460 if δ = 0.1 were spent at once" in shown.out
     assert "none proven" in run("classifier", "list").out
-    impossible = {**mood, "policy": {**PROMISE, "of": "all"}, "llm": {"models": ["a", "b"]}}
+    impossible = {**mood, "policy": {**PROMISE, "of": "all", "on_uncertified": "hold"}, "llm": {"models": ["a", "b"]}}
     shown = run("classifier", "apply", write(tmp_path, "mood2.yaml", json.dumps(impossible)))
     assert shown.code != 0
     assert "policy.of: all counts what is asked as right" in shown.err

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datashunt.certificate import most_misses
-from datashunt.certificate.betting import STAKES, log_wealth, log_wealth_weighted
+from datashunt.certificate.betting import STAKES, log_wealth, log_wealth_weighted, share_bound
 from datashunt.certificate.targets import Tally
 from datashunt.errors import CertificateError
 
@@ -69,6 +69,30 @@ def test_a_promise_that_holds_by_far_passes() -> None:
     misses = np.random.default_rng(6).random((600, 200)) < 0.01
     wealth = log_wealth(misses.cumsum(axis=0), np.arange(1, 601)[:, None], 0.05)
     assert (wealth >= NEEDED).any(axis=0).mean() > 0.99
+
+
+class TestTheBoundOfAShare:
+    def test_is_the_least_rate_that_is_disproved(self) -> None:
+        for misses, n in ((0, 100), (3, 250), (90, 100)):
+            bound = share_bound(misses, n, 0.1)
+            assert log_wealth(misses, n, bound) >= NEEDED
+            assert log_wealth(misses, n, bound * 0.999) < NEEDED
+
+    def test_is_all_where_nothing_is_known(self) -> None:
+        assert share_bound(0, 0, 0.1) == share_bound(5, 5, 0.1) == 1.0
+
+    def test_holds_at_all_looks_together(self) -> None:
+        rng = np.random.default_rng(9)
+        lives, rate, looks = 400, 0.02, np.array([50, 100, 200, 400, 800])
+        misses = (rng.random((800, lives)) < rate).cumsum(axis=0)[looks - 1]
+        broken = [
+            any(share_bound(int(k), int(n), 0.1) < rate for k, n in zip(life, looks, strict=True)) for life in misses.T
+        ]
+        assert np.mean(broken) <= 0.1
+
+    def test_of_more_misses_than_answers_is_refused(self) -> None:
+        with pytest.raises(CertificateError, match="found 2 misses in 1"):
+            share_bound(2, 1, 0.1)
 
 
 class TestWeights:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from datashunt import shunt
-from datashunt.certificate import LabelAlpha, MinRecall, NotYet, OfAll, OfKept
+from datashunt.certificate import LabelAlpha, MinRecall, NotYet, OfAll, OfKept, Target, share_bound
 from datashunt.classifier import Spec, parse
 from datashunt.errors import SpecError
-from datashunt.pipeline import promise
-from datashunt.pipeline.certify import look
+from datashunt.pipeline import promise, proof, substitutes
+from datashunt.pipeline.pruning import Calibration
 from datashunt.policy import TargetPolicy
 from datashunt.store.classifiers import Registered
 from datashunt.store.trials import Trial, TrialAnswer
@@ -74,18 +75,35 @@ def test_the_overall_target_comes_first_and_labels_follow() -> None:
     assert promise.targets(spec(), target(spec())) == [OfKept(0.05)]
 
 
-def test_what_pruning_may_miss_is_taken_off_a_promise_of_all() -> None:
-    pruned = spec({"of": "all"}, prompt={"pruning": "hard"})
-    (found,) = promise.targets(pruned, target(pruned))
-    assert found.allowed == pytest.approx(0.04)
-    promise.check(spec({"of": "kept", "alpha": 0.005}, prompt={"pruning": "hard"}))
-    with pytest.raises(SpecError, match=r"policy\.alpha is 0\.01 of all items, and pruned prompts may miss 0\.01"):
-        promise.check(spec({"of": "all", "alpha": 0.01}, prompt={"pruning": "hard"}))
+def test_a_promise_of_all_says_what_else_counts_as_a_miss() -> None:
+    assert promise.counted(spec({"of": "all"})) == ""
+    assert promise.counted(spec(prompt={"pruning": "hard"}, llm={"models": ["a", "b"]})) == ""
+    both = spec({"of": "all"}, prompt={"pruning": "hard"}, llm={"models": ["a", "b"]})
+    said = " (or are asked without the label that the LLM would give, or answered by another model)"
+    assert promise.counted(both) == said
+    assert promise.takes(both, target(both), 0.01)[0].startswith(f"at most 0.05 of all are kept and disagree{said}: ")
+    promise.check(both)
 
 
-def test_nothing_is_promised_of_all_where_other_models_stand_in() -> None:
-    with pytest.raises(SpecError, match=r"of: all counts what is asked as right.*fallbacks of llm\.models"):
-        promise.check(spec({"of": "all"}, llm={"models": ["a", "b"]}))
+def test_of_all_is_refused_where_nobody_could_measure_what_is_asked() -> None:
+    with pytest.raises(SpecError, match=r"prompt\.pruning: both\) still says the same"):
+        promise.check(spec({"of": "all"}, prompt={"pruning": "both"}))
+    promise.check(spec(prompt={"pruning": "both"}))
+    for what in ("keep", "hold"):
+        with pytest.raises(SpecError, match=r"let policy\.on_uncertified be ask"):
+            promise.check(spec({"of": "all", "on_uncertified": what}, llm={"models": ["a", "b"]}))
+
+
+def test_another_way_to_ask_is_another_promise_of_all_and_the_same_of_kept() -> None:
+    def promises(of: str) -> list[Any]:
+        ways: list[dict[str, Any]] = [{}, {"llm": {"models": ["a", "b"]}}, {"prompt": {"coverage": 0.9}}]
+        return [spec({"of": of}, **way).promise for way in ways]
+
+    first, *others = promises("all")
+    assert first not in others
+    assert others[0] != others[1]
+    kept = promises("kept")
+    assert kept == [kept[0]] * 3
 
 
 def test_a_target_says_how_many_answers_it_takes() -> None:
@@ -99,27 +117,88 @@ def answers(n: int, wrong: int = 0, weight: float = 1.0) -> list[TrialAnswer]:
     return [TrialAnswer(i, 0.95, 0, 1 if i < wrong else 0, weight, True, "") for i in range(n)]
 
 
-def trial(*thresholds: float) -> Trial:
-    return Trial(1, 1, 0.1, thresholds, 0, 300, 0, None, None, None)  # type: ignore[arg-type]
+def trial(*thresholds: float, **counts: Any) -> Trial:
+    return Trial(1, 1, 0.1, thresholds, 0, 300, 0, None, None, None, **counts)  # type: ignore[arg-type]
+
+
+def proven(targets: Sequence[Target], of: Trial, read: Sequence[TrialAnswer]) -> Any:
+    return proof.proven(targets, of, read, delta=of.delta)
 
 
 def test_answers_that_weigh_less_prove_less() -> None:
-    full = look([OfKept(0.05)], trial(0.9), answers(90))
+    full = proven([OfKept(0.05)], trial(0.9), answers(90))
     assert not isinstance(full, NotYet)
     assert full.threshold == 0.9
-    assert isinstance(look([OfKept(0.05)], trial(0.9), answers(90, weight=0.25)), NotYet)
-    assert not isinstance(look([OfKept(0.05)], trial(0.9), answers(400, weight=0.25)), NotYet)
+    assert isinstance(proven([OfKept(0.05)], trial(0.9), answers(90, weight=0.25)), NotYet)
+    assert not isinstance(proven([OfKept(0.05)], trial(0.9), answers(400, weight=0.25)), NotYet)
 
 
 def test_misses_prove_nothing() -> None:
-    found = look([OfKept(0.05)], trial(0.9), answers(90, wrong=9))
+    found = proven([OfKept(0.05)], trial(0.9), answers(90, wrong=9))
     assert isinstance(found, NotYet)
     assert (found.finding.n, found.finding.k) == (90, 9)
 
 
 def test_answers_below_the_threshold_are_out_of_scope() -> None:
     low = [TrialAnswer(i, 0.5, 0, 1, 1.0, False, "") for i in range(100, 200)]
-    found = look([OfKept(0.05)], trial(0.9), [*low, *answers(90)])
+    found = proven([OfKept(0.05)], trial(0.9), [*low, *answers(90)])
     assert not isinstance(found, NotYet)
     assert (found.findings[0].n, found.findings[0].k) == (90, 0)
     assert np.isclose(found.delta, 0.1)
+
+
+CUTS = {"cuts": [None, 0.2], "answers": [50, 40], "missing": [50, 0], "up_to": 9}
+
+
+def asked(n: int, reach: float) -> list[TrialAnswer]:
+    """Answers to items that escalate; what the small model says of them is wrong."""
+    return [TrialAnswer(i, 0.5, 0, 1, 1.0, False, "", reach) for i in range(n)]
+
+
+def test_what_is_asked_without_its_label_is_a_miss_of_all() -> None:
+    for reach, n, k in ((0.3, 200, 0), (0.1, 200, 200), (-np.inf, 200, 200)):
+        found = proven([OfAll(0.05, (-np.inf, 0.2))], trial(0.95, 0.9, cuts=CUTS), asked(n, reach))
+        assert not isinstance(found, NotYet)  # at the first threshold nothing is pruned
+        assert found.threshold == (0.9 if k == 0 else 0.95)
+        assert (found.findings[0].n, found.findings[0].k) == (200, 0)
+        found = proven([OfAll(0.05, (0.2,))], trial(0.9, cuts=CUTS), asked(n, reach))
+        assert (found.finding if isinstance(found, NotYet) else found.findings[0]).k == k
+
+
+def test_a_proven_threshold_is_served_with_the_cut_that_was_tried() -> None:
+    one = known(spec({"of": "all"}, prompt={"pruning": "hard", "coverage": 0.95}))
+    tried = trial(0.95, 0.9, cuts=CUTS)
+    assert substitutes.cuts_of(tried) == (-np.inf, 0.2)
+    found = substitutes.calibration(one, tried, 0.9)
+    assert found == Calibration(0.2, 40, 0, 9, 0.9, 0.95, "prompt")
+    assert substitutes.calibration(one, trial(0.9), 0.9) is None
+
+
+BOTH = {"models": ["a", "b"]}
+
+
+def test_answers_of_other_models_are_taken_off_alpha() -> None:
+    one = spec({"of": "all"}, llm=BOTH)
+    tried = trial(0.9, asked=1_000, stood_in=10)
+    taken = substitutes.share(one, tried)
+    assert 0.01 < taken < 0.04
+    assert substitutes.share(spec({"of": "all"}), tried) == 0.0
+    found, missing, _ = proof.look(one, target(one), tried, answers(1_000))
+    assert missing is None
+    assert found is not None
+    assert found.findings[0].target.allowed == pytest.approx(0.05 - taken)
+    assert substitutes.findings(one, tried)[0]["k"] == 10
+    assert found.delta == pytest.approx(0.09)  # a tenth of it bounds what others answer
+
+
+def test_where_others_may_answer_as_many_as_may_miss_it_says_how_many_answers_are_missing() -> None:
+    one = spec({"of": "all"}, llm=BOTH)
+    tried = trial(0.9, asked=100, stood_in=10)
+    found, missing, what = proof.look(one, target(one), tried, answers(1_000))
+    assert found is None
+    assert what is not None
+    assert missing is not None
+    assert what.startswith("not yet: other models answered 10 of 100 items that escalated, which may be ")
+    assert f"at least {missing:,} more answers of the first model" in what
+    delta = substitutes.PART * 0.1
+    assert share_bound(10, 100 + missing, delta) < 0.05 <= share_bound(10, 99 + missing, delta)

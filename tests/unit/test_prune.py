@@ -53,6 +53,14 @@ def test_the_llms_own_label_stays_offered_as_often_as_promised(skill: float) -> 
     assert covered >= binom.ppf(1e-4, trials * fresh, coverage) - slack
 
 
+def test_a_label_is_offered_up_to_its_reach_and_no_further() -> None:
+    probabilities, labels = sample(np.random.default_rng(5), 50)
+    rows = np.arange(50)
+    for row, (reach, label) in enumerate(zip(prune.reach(probabilities, labels), labels, strict=True)):
+        assert prune.offered(probabilities, reach)[row, label]
+        assert (reach > 1.0) == prune.offered(probabilities, np.nextafter(reach, 9.0))[rows, labels][row]
+
+
 def test_answers_among_the_two_most_probable_do_not_lower_the_cut() -> None:
     """They are offered whatever the cut, so it has to pay for the others alone."""
     probabilities = np.array([[0.5, 0.3, 0.15, 0.05]] * 9 + [[0.4, 0.3, 0.2, 0.1]])

@@ -99,8 +99,11 @@ class Distillation(Base):
 class Trial(Base):
     """One attempt to prove a promise of one bundle: the thresholds that are tried, fixed before the first answer.
 
-    `promise` is `TargetPolicy.promise`. `after_ask`: only later asks count. `planned`: judge answers that it is given.
+    `promise` is `Spec.promise`. `after_ask`: only later asks count. `planned`: judge answers that it is given.
     `n`, `missing`: judge answers so far, and how many more there must be at least. `note`: what lacks most.
+    Of a promise of all items: `cuts`: how prompts are pruned at each threshold (`pipeline.substitutes`), null where
+    they are not. `asked`, `stood_in`: items that escalated, of asks up to `asked_up_to`, and those of them that another
+    model answered.
     """
 
     __tablename__ = "trials"
@@ -117,6 +120,10 @@ class Trial(Base):
     n: Mapped[int] = mapped_column(server_default="0")
     missing: Mapped[int | None]
     note: Mapped[str | None]
+    cuts: Mapped[dict[str, Any] | None]
+    asked: Mapped[int] = mapped_column(server_default="0")
+    stood_in: Mapped[int] = mapped_column(server_default="0")
+    asked_up_to: Mapped[int] = mapped_column(BigInteger, server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     ended_at: Mapped[datetime | None]
     ended_why: Mapped[str | None]
@@ -130,7 +137,8 @@ class TrialAnswer(Base):
     """What one judge answer is to one trial. `said`, `truth`: indices of labels; -1: the LLM never answered.
 
     `weight`: the least propensity of that time over that of this item. `kept`: the bundle that served kept the item.
-    `llm`: model and fingerprint of the response.
+    `llm`: model and fingerprint of the response. `reach`: the largest cut at which the LLM's label is offered; -inf
+    where it gave none.
     """
 
     __tablename__ = "trial_answers"
@@ -142,6 +150,7 @@ class TrialAnswer(Base):
     weight: Mapped[float]
     kept: Mapped[bool]
     llm: Mapped[str]
+    reach: Mapped[float | None] = mapped_column(DOUBLE_PRECISION)
 
 
 class Guard(Base):
