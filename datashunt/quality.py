@@ -142,12 +142,15 @@ class Judged:
         kept: the outcome that was drawn is the small model's.
         right: it is what the person said.
         audited: the audit draw picks the item. agreed: it was asked for the audit, and the LLM said the same.
+        label: that outcome. said: what the person said.
     """
 
     kept: bool
     right: bool
     audited: bool
     agreed: bool
+    label: str = ""
+    said: str = ""
 
 
 def groups(judged: Sequence[Judged], *, kept: float, audited: int, agreed: int) -> tuple[Group, Group]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from datashunt.cli import shares
 from datashunt.cli.context import out, print_json, runtime
 from datashunt.cli.tables import table as columns
 from datashunt.pipeline import standing
@@ -19,7 +20,7 @@ def certificate(
     days: float = typer.Option(7.0, "--days", min=0.01, help="How far back the agreement is measured."),
     as_json: bool = typer.Option(False, "--json", help="For programs."),
 ) -> None:
-    """Show what is proven of a classifier, what is missing, and how well outcomes agree with the LLM."""
+    """Show what is proven of a classifier, what is missing, and how well outcomes agree with the LLM and people."""
     with runtime() as made:
         found = standing.read(made.store, made.settings, name, since_s=days * 86_400.0)
     if as_json:
@@ -32,6 +33,9 @@ def certificate(
     for what, one in _rows(found.live):
         table.add_row(what, *_cells(one))
     out.print(table)
+    if found.people is not None:
+        print(f"\nagreement with people, sample {found.people.sample.seed}:")
+        out.print(*shares.lines(found.people), sep="\n")
     print(f"audits of kept items: {found.cost.asks:,}, ${found.cost.usd:.4f}")
     if found.live.unanswered:
         print(f"{found.live.unanswered} audits were never answered; they agree with nothing")
@@ -68,6 +72,7 @@ def _document(found: Standing) -> dict[str, Any]:
         "trials": [trial.to_json() for trial in found.trials],
         "audit_rate": found.rate,
         "agreement": {what: _numbers(one) for what, one in _rows(found.live)},
+        "agreement_with_people": shares.document(found.people),
         "unanswered": found.live.unanswered,
         "audits_of_kept": {"asks": found.cost.asks, "cost_usd": float(found.cost.usd)},
         "events": [{"kind": one.kind, "detail": one.detail, "at": one.at.isoformat()} for one in found.events],

@@ -15,13 +15,14 @@ import typer
 
 from datashunt import streams
 from datashunt.bootstrap import Runtime
+from datashunt.cli import shares
 from datashunt.cli.context import err, load, out, print_json, runtime
 from datashunt.cli.tables import table as columns
 from datashunt.client import Client
 from datashunt.day import day_at
 from datashunt.errors import UsageError
 from datashunt.items import Item, Refusal
-from datashunt.pipeline import promise, pruning, standing
+from datashunt.pipeline import people, promise, pruning, standing
 from datashunt.pipeline.submit import deadline_of, fault_of_priority
 from datashunt.policy import BudgetPolicy
 from datashunt.store import batches, budgets, classifiers, results
@@ -203,6 +204,8 @@ def status(
             print(f"{one}: {_spending(state['budget'])}")
         if state["pruning"]:
             print(f"{one}: {_pruning(state['pruning'])}")
+        if state["people"]:
+            print(f"{one}: {shares.line(state['people'])}")
         for batch in state["batches"]:
             age = f"{batch['age_s'] / 3600:.1f} h old"
             print(f"{one}: batch {batch['id']}: {batch['requests']} asks, {batch['state']}, {age}")
@@ -219,6 +222,7 @@ def _status(tx: Any, known: classifiers.Registered) -> dict[str, Any]:
         **results.status(tx, known.id),
         "budget": _budget(tx, known),
         "pruning": None if found is None else asdict(found),
+        "people": shares.document(people.alone(tx, known)),
         "batches": [asdict(batch) for batch in batches.in_flight(tx, known.id)],
     }
 

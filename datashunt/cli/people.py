@@ -10,14 +10,13 @@ from typing import Any
 
 import typer
 
-from datashunt import quality, streams
+from datashunt import streams
 from datashunt.bootstrap import Runtime
+from datashunt.cli import shares
 from datashunt.cli.context import err, out, runtime
 from datashunt.cli.tables import table as columns
 from datashunt.errors import UsageError
 from datashunt.pipeline import people
-from datashunt.pipeline.people import DELTA, Quality
-from datashunt.quality import Interval, Judged
 from datashunt.store import classifiers, reviews
 from datashunt.store.reviews import Look
 from datashunt.streams import BadRow
@@ -50,7 +49,7 @@ def review(
         raise UsageError(f"{file}: unknown kind of file: expected .csv or .jsonl")
     with runtime() as made:
         if show_quality:
-            out.print(*_quality(people.measure(made.store, name, seed)), sep="\n")
+            out.print(*shares.lines(people.measure(made.store, name, seed)), sep="\n")
         elif sample is not None:
             _show_sample(made, name, sample, 1 if seed is None else seed, file)
         else:
@@ -105,37 +104,6 @@ def _write(file: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> N
 def _cut(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= CUT else line[: CUT - 1] + "…"
-
-
-def _quality(found: Quality) -> list[Any]:
-    """The table of a sample's quality, and what it rests on."""
-    drawn, judged = found.sample, found.judged
-    table = columns("outcomes", "labelled", "right", f"{1 - DELTA:.0%} interval", "method")
-    for title, part in (
-        ("all", judged),
-        ("small model's", [one for one in judged if one.kept]),
-        ("LLM's", [one for one in judged if not one.kept]),
-    ):
-        table.add_row(title, *_alone(part), "people alone, exact")
-    if found.powered is not None:
-        method = f"prediction-powered, {found.audited} audits more"
-        table.add_row("all", str(len(judged)), f"{found.powered.estimate:.1%}", _limits(found.powered), method)
-    lines: list[Any] = [table, f"{len(judged)} labelled of {drawn.size} drawn from {drawn.population} finished items"]
-    if found.powered is None:
-        lines.append(f"fewer than {quality.FEWEST} labels: no prediction-powered interval")
-    if len(judged) < drawn.size:
-        lines.append("the intervals suppose that what is not labelled yet is no harder than what is")
-    return lines
-
-
-def _alone(part: Sequence[Judged]) -> tuple[str, str, str]:
-    right = sum(one.right for one in part)
-    found = quality.exact(right, len(part), DELTA)
-    return str(len(part)), f"{found.estimate:.1%}" if part else "–", _limits(found)
-
-
-def _limits(found: Interval) -> str:
-    return f"{found.low:.1%} to {found.high:.1%}"
 
 
 def label(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datashunt import quality, shunt
 from datashunt.errors import UsageError
 from datashunt.pipeline.submit import MAX_ID_BYTES, fault_of_id
 from datashunt.quality import Interval, Judged
-from datashunt.store import Store, classifiers, people, samples
+from datashunt.store import Connection, Store, classifiers, people, samples
 from datashunt.store.classifiers import Registered
 from datashunt.store.people import PersonLabel
 from datashunt.store.samples import Sample
@@ -144,6 +144,42 @@ class Quality:
     powered: Interval | None
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How often outcomes are right: of which, of how many that people labelled, the interval and how it was made."""
+
+    what: str
+    n: int
+    interval: Interval
+    method: str
+
+
+EXACT = "people alone, exact"
+
+
+def shares(found: Quality) -> list[Share]:
+    """What a sample shows: of all outcomes, of either source, and by label; a label that nobody gave is left out."""
+    judged = found.judged
+    parts = [
+        ("all", judged),
+        ("small model's", [one for one in judged if one.kept]),
+        ("LLM's", [one for one in judged if not one.kept]),
+    ]
+    for label in sorted({one.label for one in judged} | {one.said for one in judged}):
+        parts += [
+            (f"{label}", [one for one in judged if one.label == label]),
+            (f"{label} for people: found", [one for one in judged if one.said == label]),
+        ]
+    exact = [
+        Share(what, len(part), quality.exact(sum(one.right for one in part), len(part), DELTA), EXACT)
+        for what, part in parts
+    ]
+    if found.powered is None:
+        return exact
+    powered = Share("all", len(judged), found.powered, f"prediction-powered, {found.audited} audits more")
+    return [exact[0], powered, *exact[1:]]
+
+
 def measure(store: Store, name: str, seed: int | None = None) -> Quality:
     """How often outcomes are right in the eyes of people, from the sample of this seed, or the newest.
 
@@ -152,16 +188,29 @@ def measure(store: Store, name: str, seed: int | None = None) -> Quality:
         UsageError: no such sample was drawn.
     """
     with store.begin() as tx:
-        known = classifiers.current(tx, name)
-        found = samples.find(tx, known.id, seed)
-        if found is None:
-            which = "" if seed is None else f" of seed {seed}"
-            raise UsageError(
-                f"{name} has no sample{which}: draw one (datashunt review {name} --sample 300 --out FILE), let people"
-                f" fill it in, and give it back (datashunt label {name} FILE)"
-            )
-        judged = samples.judged(tx, found)
-        ids = samples.agreed(tx, known.id, found)
+        found = newest(tx, classifiers.current(tx, name), seed)
+    if found is None:
+        which = "" if seed is None else f" of seed {seed}"
+        raise UsageError(
+            f"{name} has no sample{which}: draw one (datashunt review {name} --sample 300 --out FILE), let people"
+            f" fill it in, and give it back (datashunt label {name} FILE)"
+        )
+    return found
+
+
+def newest(tx: Connection, known: Registered, seed: int | None = None) -> Quality | None:
+    """The same in an open transaction; None if no such sample was drawn."""
+    told = alone(tx, known, seed)
+    if told is None:
+        return None
+    found, judged = told.sample, told.judged
+    ids = samples.agreed(tx, known.id, found)
     agreed = sum(shunt.audit(known.draw_key, one, found.audit_rate) for one in ids)
     parts = quality.groups(judged, kept=found.kept / found.population, audited=found.audited, agreed=agreed)
-    return Quality(found, tuple(judged), len(parts[0].others), quality.powered(parts, DELTA))
+    return replace(told, audited=len(parts[0].others), powered=quality.powered(parts, DELTA))
+
+
+def alone(tx: Connection, known: Registered, seed: int | None = None) -> Quality | None:
+    """What people alone say of that sample, without the audits, which take a while to read."""
+    found = samples.find(tx, known.id, seed)
+    return None if found is None else Quality(found, tuple(samples.judged(tx, found)), 0, None)

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from datashunt import quality, shunt
-from datashunt.pipeline import promise
+from datashunt.pipeline import people, promise
+from datashunt.pipeline.people import Quality
 from datashunt.policy import TargetPolicy
 from datashunt.quality import Live
 from datashunt.settings import Settings
@@ -40,7 +41,7 @@ class OnTrial:
 class Standing:
     """How a classifier stands. `promise` in words; None: nothing is promised. `rate`: share that is audited.
 
-    `live`, `cost`: of the audits of a while.
+    `live`, `cost`: of the audits of a while. `people`: what they say of the newest sample, if one was drawn.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Standing:
     trials: tuple[OnTrial, ...]
     rate: float
     live: Live
+    people: Quality | None
     cost: Cost
     events: tuple[Told, ...]
 
@@ -69,6 +71,7 @@ def read(store: Store, settings: Settings, name: str, *, since_s: float) -> Stan
             trials=tuple(on_trial(tx, known)),
             rate=audit_rate(known),
             cost=audits.cost(tx, known.id, since_s=since_s),
+            people=people.newest(tx, known),
             live=quality.live(audited, known.spec.label_names, DELTA),
             events=tuple(certificates.events(tx, known.id)),
         )

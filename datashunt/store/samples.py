@@ -116,7 +116,7 @@ def lock(tx: Connection, classifier_id: int) -> None:
 
 _JUDGED = text("""
     SELECT o.source = 'small' AS kept, o.label = said.label AS right, s.audited,
-           coalesce(a.label = o.label, false) AS agreed
+           coalesce(a.label = o.label, false) AS agreed, o.label, said.label AS said
       FROM sampled_items s
       JOIN outcomes o ON o.id = s.outcome_id
       JOIN LATERAL (SELECT label FROM outcomes

@@ -56,6 +56,11 @@ def test_agreement_is_measured_on_audits_of_what_is_kept(run: Run, certified: Wo
     assert sum(agreement[f"kept as {label}"]["audits"] for label in LABELS) == n
     row = certified.rows("SELECT * FROM live_quality")[0]
     assert (row.audits, row.audits_of_kept, row.kept_agreement, row.agreement) == (40 + n, n, 1.0, 1.0)
+    rows = certified.rows("SELECT label, audits_of_kept, kept_agreement FROM live_quality_by_label")
+    assert {row.label: row.audits_of_kept for row in rows} == {
+        label: agreement[f"kept as {label}"]["audits"] for label in LABELS if agreement[f"kept as {label}"]["audits"]
+    }
+    assert {row.kept_agreement for row in rows} == {1.0}
 
 
 def test_while_no_bundle_serves_a_fifth_is_held_out(run: Run, world: World) -> None:

@@ -111,6 +111,43 @@ def test_quality_is_told_by_source_with_both_intervals(run: Run, busy: World, tm
     assert "no harder" not in out
 
 
+def test_certificate_status_and_the_database_tell_what_people_say_too(run: Run, busy: World, tmp_path: Path) -> None:
+    assert "agreement with people" not in run("certificate", NAME).out
+    assert json.loads(run("certificate", NAME, "--json").out)["agreement_with_people"] is None
+    assert json.loads(run("status", NAME, "--json").out)["people"] is None
+    file = tmp_path / "sample.csv"
+    run("review", NAME, "--sample", 8, "--out", file)
+    assert "people: 0 of a sample of 8 labelled\n" in run("status").out
+    labels = {f"i{n}": "positive" for n in range(6)} | {"i6": "negative", "i7": "neutral"}
+    run("label", NAME, filled(file, **labels))
+    was = {
+        row.id: row.label
+        for row in busy.rows(
+            "SELECT i.key AS id, o.label FROM outcomes o JOIN items i ON i.id = o.item_id WHERE o.source <> 'human'"
+        )
+    }
+    out = run("certificate", NAME).out
+    assert "agreement with people, sample 1:" in out
+    assert "87.5%" in out
+    found = json.loads(run("certificate", NAME, "--json").out)["agreement_with_people"]
+    assert (found["size"], found["labelled"], found["right"][0]["share"]) == (8, 8, 0.875)
+    by_label = {one["of"]: one for one in found["right"][3:]}
+    for label in ("positive", "negative"):
+        of = [key for key, said in was.items() if said == label]
+        right = sum(labels[key] == label for key in of)
+        assert (by_label[label]["labelled"], by_label[label]["share"]) == (len(of), right / len(of) if of else None)
+        said = sum(one == label for one in labels.values())
+        assert (by_label[f"{label} for people: found"]["labelled"]) == said
+        assert by_label[f"{label} for people: found"]["share"] == right / said
+    assert "people: 8 of a sample of 8 labelled: 87.5% right (" in run("status").out
+    rows = busy.rows("SELECT label, labelled, agreement FROM people_quality ORDER BY label NULLS FIRST")
+    assert (rows[0].label, rows[0].labelled) == (None, 8)
+    assert float(rows[0].agreement) == 0.875
+    assert {row.label: row.labelled for row in rows[1:]} == {
+        label: list(was.values()).count(label) for label in {*was.values()}
+    }
+
+
 def test_enough_labels_give_the_powered_interval(run: Run, world: World, tmp_path: Path) -> None:
     world.apply(policy={"audit_rate": 1.0})
     world.bundle()
