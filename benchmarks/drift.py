@@ -1,7 +1,8 @@
 """Does the drift guard keep quiet while nothing changes, and how late is it when something does? Simulated lives.
 
 Calm lives count false alarms; one method is wrong on purpose and has to be found out. In the other lives the stream
-changes at item 5,000, at once or slowly, and the ladder is climbed as the service does.
+changes at item 5,000, at once or slowly, and the ladder is climbed as the service does; or it changes with the hours of
+the day (benchmarks/rhythm.py).
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.stats import ks_2samp
 
-from benchmarks import command, streams_that_change
+from benchmarks import command, rhythm, streams_that_change
 from benchmarks.figures import refreshed
+from benchmarks.rhythm import RhythmRow
 from benchmarks.streams_that_change import Change, Pool
 from datashunt.certificate import upper_bound
 from datashunt.drift import FALSE_ALARM, AuditGuard, Evidence, Rung, ScoreGuard, climb, raised
@@ -206,12 +208,14 @@ CALM_HEADER = ("calm lives", "lives", "with an alarm (95 %)", "expected", "")
 DELAY_HEADER = ("change", "kept that disagree then", "lives", "alarm after", "suspended after", "audits alone")
 
 
-def markdown(quiet: Sequence[CalmRow], late: Sequence[DelayRow]) -> str:
+def markdown(quiet: Sequence[CalmRow], late: Sequence[DelayRow], daily: Sequence[RhythmRow]) -> str:
     """The tables of docs/benchmarks.md."""
     lines = [f"| {' | '.join(CALM_HEADER)} |", "|---|---:|---:|---:|---|"]
     lines += [f"| {' | '.join(row.cells())} |" for row in quiet]
     lines += ["", f"| {' | '.join(DELAY_HEADER)} |", "|---|---:|---:|---:|---:|---:|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row.cells())} |" for row in late)])
+    lines += [f"| {' | '.join(row.cells())} |" for row in late]
+    lines += ["", f"| {' | '.join(rhythm.HEADER)} |", "|---|---:|---:|---:|---:|---:|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row.cells())} |" for row in daily)])
 
 
 def settings() -> list[Setting]:
@@ -260,11 +264,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         started = time.monotonic()
         late.append(DelayRow(setting, [delays(setting, seed) for seed in range(late_lives)]))
         console.print(*late[-1].cells(), f"{time.monotonic() - started:.0f} s", sep="  ")
+    daily: list[RhythmRow] = []
+    streams = [("synthetic", made.before, made.labels), ("headlines", headlines.before, headlines.labels)]
+    for one in rhythm.rhythms(streams):
+        started = time.monotonic()
+        daily.append(rhythm.measured(one, late_lives))
+        console.print(*daily[-1].cells(), f"{time.monotonic() - started:.0f} s", sep="  ")
     if options.json:
         rows = [dict(zip(CALM_HEADER[:-1], row.cells(), strict=False)) for row in quiet]
-        command.write(options.json, rows + [dict(zip(DELAY_HEADER, row.cells(), strict=True)) for row in late])
+        rows += [dict(zip(DELAY_HEADER, row.cells(), strict=True)) for row in late]
+        command.write(options.json, rows + [dict(zip(rhythm.HEADER, row.cells(), strict=True)) for row in daily])
     if options.docs:
-        page = refreshed(options.docs.read_text(encoding="utf-8"), markdown(quiet, late), BEGIN)
+        page = refreshed(options.docs.read_text(encoding="utf-8"), markdown(quiet, late, daily), BEGIN)
         options.docs.write_text(page, encoding="utf-8")
     if not all(row.as_it_should for row in quiet):
         sys.exit(1)

@@ -19,7 +19,7 @@ from datashunt.store.trials import Trial
 from datashunt.telemetry import event
 
 MOST_SCORES = 10_000
-"""Scores that one look reads; the next one goes on."""
+"""Scores that one look reads, about; of more that are new it draws so many, so that it never lags."""
 
 
 def watch(tx: Connection, known: Registered, policy: TargetPolicy) -> bool:

@@ -77,16 +77,27 @@ class Seen:
     last: int
 
 
+# nan, of a model that broke down, is greater than all numbers here
+_SCORES = text("""
+    WITH fresh AS MATERIALIZED (
+        SELECT id FROM scores WHERE id > :last AND bundle_id = :bundle AND confidence <= 1.001),
+    drawn AS (
+        SELECT id FROM fresh
+         WHERE (SELECT count(*) FROM fresh) <= :most
+            OR ('x' || substr(md5(:bundle || ' ' || id), 1, 13))::bit(52)::bigint
+               < :most / (SELECT count(*) FROM fresh)::float8 * 4503599627370496)
+    SELECT id, confidence, label, (SELECT max(id) FROM fresh) AS last FROM scores JOIN drawn USING (id) ORDER BY id
+""")
+
+
 def scores_after(tx: Connection, bundle_id: int, last: int, most: int) -> Seen:
-    """The next scores of a bundle after this row, at most so many; what commits late is passed over."""
-    rows = tx.execute(
-        text(
-            "SELECT id, confidence, label FROM scores WHERE id > :last AND bundle_id = :bundle AND confidence <= 1.001"
-            " ORDER BY id LIMIT :most"  # nan, of a model that broke down, is greater than all numbers here
-        ),
-        {"bundle": bundle_id, "last": last, "most": most},
-    ).all()
-    return Seen([row.confidence for row in rows], [row.label for row in rows], rows[-1].id if rows else last)
+    """The scores of a bundle after this row; what commits late is passed over.
+
+    Of more than `most`, about so many, drawn by a hash of their rows: each has the same chance, whatever it says and
+    wherever it stood in its batch, so that a sample of a stream that does not change does not change either.
+    """
+    rows = tx.execute(_SCORES, {"bundle": bundle_id, "last": last, "most": most}).all()
+    return Seen([row.confidence for row in rows], [row.label for row in rows], rows[-1].last if rows else last)
 
 
 @dataclass(frozen=True, slots=True)

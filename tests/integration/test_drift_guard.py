@@ -49,6 +49,33 @@ def test_a_guard_begins_with_the_certificate_and_reads_each_score_once(watched: 
     assert kinds(watched) == ["trial", "certificate"]
 
 
+def test_of_more_than_it_reads_it_draws_a_sample_and_does_not_lag(
+    watched: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "MOST_SCORES", 100)
+    score(watched, 400, "0.95", 1_000)
+    newest = watched.one("SELECT max(id) FROM scores")
+    watch(watched)
+    drawn = state(watched)
+    assert drawn.last_score == newest
+    assert 60 < drawn.scores["items"] < 140  # 100 are expected; their deviation is 8.7
+    assert all(20 <= count <= 47 for count in drawn.scores["labels"])
+    score(watched, 90, "0.95", 2_000)
+    watch(watched)
+    assert state(watched).scores["items"] == drawn.scores["items"] + 90
+
+
+def test_a_sample_is_the_same_whoever_draws_it(watched: World) -> None:
+    score(watched, 300, "0.95", 1_000)
+    bundle, last = watched.one("SELECT max(id) FROM bundles"), watched.one("SELECT max(id) - 300 FROM scores")
+    with watched.store.begin() as tx:
+        first, second = (guards.scores_after(tx, bundle, last, 50) for _ in range(2))
+        everything = guards.scores_after(tx, bundle, last, 300)
+    assert first == second
+    assert 20 < len(first.labels) < 90
+    assert len(everything.labels) == 300
+
+
 def test_without_a_certificate_nothing_is_guarded(tried: World) -> None:
     assert watch(tried) is False
     assert tried.one("SELECT count(*) FROM guards") == 0

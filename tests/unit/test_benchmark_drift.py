@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import drift, streams_that_change
+from benchmarks import drift, rhythm, streams_that_change
 from benchmarks.drift import CHANGES_AT, LONGEST, CalmRow, DelayRow, Delays, Setting
+from benchmarks.rhythm import RhythmRow
 
 MADE = streams_that_change.synthetic(1)
 AT_ONCE = Setting("at once", MADE, 1.0, 0)
@@ -49,13 +50,25 @@ def test_calm_lives_are_quiet_and_the_wrong_method_is_found_out() -> None:
     assert not replace(wrong, holds=True).as_it_should
 
 
+RHYTHM = rhythm.rhythms([("synthetic", MADE.before, MADE.labels)])[-1]
+
+
+def test_a_strong_rhythm_gives_an_alarm_and_a_shuffled_day_none() -> None:
+    assert RHYTHM.swing == 0.67
+    alarm, suspended = RHYTHM.alarms(1)
+    assert alarm <= suspended
+    assert alarm < rhythm.DAY * rhythm.DAYS
+    assert RHYTHM.alarms(1, shuffled=True) == (math.inf, math.inf)
+
+
 def test_rows_say_what_was_found() -> None:
     row = CalmRow("scores", 500, 2, holds=True)
     assert row.cells() == ("scores", "500", "0.4% (0.0% to 1.4%)", "≤ 1%", "reached")
     lives = [Delays(100.0, 200.0, math.inf, False), Delays(150.0, 250.0, math.inf, False), Delays(-5.0, 1.0, 1.0, True)]
     cells = DelayRow(AT_ONCE, lives).cells()
     assert cells[2:] == ("2", "125 (150)", "225 (250)", f"> {LONGEST:,} (> {LONGEST:,})")
-    page = drift.markdown([row], [DelayRow(AT_ONCE, lives)])
+    page = drift.markdown([row], [DelayRow(AT_ONCE, lives)], [RhythmRow(RHYTHM, [(9.0, math.inf)], [(math.inf,) * 2])])
+    assert "| synthetic, ± 67% | 1 | 100% | 0% | 9 | 0% and 0% |" in page
     assert "| scores | 500 |" in page
     assert "| at once | " in page
 
