@@ -33,7 +33,17 @@ def missed(n: int, coverage: float) -> int:
     return math.floor((n + 1) * (1.0 - coverage) + _ROUNDING)
 
 
-def calibrate(probabilities: NDArray[np.floating], labels: NDArray[np.integer], coverage: float) -> float | None:
+def worth(weights: NDArray[np.floating]) -> float:
+    """As how many calibration answers these count that were not drawn with the same chance: Σ w / max w."""
+    return float(weights.sum() / weights.max()) if len(weights) else 0.0
+
+
+def calibrate(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    coverage: float,
+    weights: NDArray[np.floating] | None = None,
+) -> float | None:
     """The cut that offers the LLM's own label with probability ≥ coverage, or None with too few answers.
 
     The promise is marginal, for items exchangeable with the calibration ones (split conformal prediction:
@@ -42,17 +52,26 @@ def calibrate(probabilities: NDArray[np.floating], labels: NDArray[np.integer], 
     sets: Gupta, Kuchibhotla & Ramdas 2022), which for the two most probable labels is any: the cut pays for the rest
     alone, and lies above 1 where two labels are enough.
 
+    Where answers were not drawn with the same chance each weighs 1 / chance, and the fresh one as much as the heaviest
+    of them (weighted conformal prediction: Tibshirani, Barber, Candès & Ramdas, NeurIPS 2019).
+
     Args:
         probabilities: (n, k) the small model's calibrated probabilities.
         labels: (n,) index of the label the LLM gave among all labels.
         coverage: inside (0, 1).
+        weights: (n,) above 0, or None: all the same.
 
     Raises:
         ValueError: the coverage is not inside (0, 1).
     """
-    if len(labels) < needed(coverage):
+    shares = np.ones(len(labels)) if weights is None else weights / weights.max(initial=0.0)
+    if worth(shares) + _ROUNDING < needed(coverage):
         return None
-    return float(np.sort(reach(probabilities, labels))[missed(len(labels), coverage) - 1])
+    reached = reach(probabilities, labels)
+    order = np.argsort(reached, kind="stable")
+    spared = (shares.sum() + 1.0) * (1.0 - coverage) - 1.0  # so much of the weight may be missed
+    before = np.concatenate([[0.0], shares[order].cumsum()])[:-1]  # what is missed at the cut of each
+    return float(reached[order][np.flatnonzero(before <= spared + _ROUNDING)[-1]])
 
 
 def reach(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:

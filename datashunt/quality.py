@@ -9,14 +9,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
 from datashunt import shunt
-from datashunt.certificate import upper_bound
+from datashunt.certificate import share_bound_weighted, upper_bound
 
 FEWEST = 30
 """Labels of people below which no prediction-powered interval is given: it rests on a normal approximation."""
@@ -299,14 +299,15 @@ def live(audited: Sequence[Audited], labels: Sequence[str], delta: float) -> Liv
         ValueError: delta is out of range.
     """
     kept = [one for one in audited if one.kept]
+    floor = min((one.propensity for one in audited), default=1.0)
     return Live(
-        kept=agreement(kept, delta),
-        kept_unseen=agreement([one for one in kept if not one.seen], delta),
-        all=agreement(audited, delta),
+        kept=agreement(kept, delta, floor),
+        kept_unseen=agreement([one for one in kept if not one.seen], delta, floor),
+        all=agreement(audited, delta, floor),
         labels={
             label: LabelAgreement(
-                precision=agreement([one for one in kept if one.said == label], delta),
-                recall=agreement([one for one in audited if one.truth == label], delta),
+                precision=agreement([one for one in kept if one.said == label], delta, floor),
+                recall=agreement([one for one in audited if one.truth == label], delta, floor),
             )
             for label in labels
         },
@@ -314,20 +315,37 @@ def live(audited: Sequence[Audited], labels: Sequence[str], delta: float) -> Liv
     )
 
 
-def agreement(audited: Sequence[Audited], delta: float) -> Agreement:
-    """The share of all items like these whose outcome agrees, each weighted by 1 / propensity (Hájek).
-
-    The interval is exact where all had the same propensity. Elsewhere it is the exact one of as many items as these are
-    worth, (Σw)² / Σw² (Kish, *Survey Sampling*, 1965), which is an approximation.
+def agreement(audited: Sequence[Audited], delta: float, floor: float | None = None) -> Agreement:
+    """The share of all items like these whose outcome agrees, each weighted by 1 / propensity; see `weighted`.
 
     Raises:
-        ValueError: delta is out of range.
+        ValueError, CertificateError: delta is out of range.
     """
-    weights = np.array([1.0 / one.propensity for one in audited])
     agrees = np.fromiter((one.agrees for one in audited), dtype=np.bool_)
-    if not len(audited):
-        return Agreement(exact(0, 0, delta), 0)
-    worth = weights.sum() ** 2 / (weights**2).sum()
-    share = float(weights[agrees].sum() / weights.sum())
-    n = round(float(worth))
-    return Agreement(replace(exact(round(share * n), n, delta), estimate=share), len(audited))
+    propensity = np.array([one.propensity for one in audited])
+    return Agreement(weighted(agrees, propensity, delta, floor), len(audited))
+
+
+def weighted(
+    flags: NDArray[np.bool_], propensity: NDArray[np.floating], delta: float, floor: float | None = None
+) -> Interval:
+    """A share of all items from those that were drawn, each with its own chance, and a two-sided interval that holds.
+
+    The estimate weighs by 1 / propensity (Hájek). Where all have the same, the interval is the exact one; elsewhere it
+    is that of two bets against the share (`certificate.share_bound_weighted`).
+
+    Args:
+        flags: (n,) whether each counts.
+        propensity: (n,) in (0, 1].
+        delta: chance that the interval does not hold the share.
+        floor: the least propensity of any item that could have been drawn; None: the least of these.
+
+    Raises:
+        ValueError, CertificateError: delta is out of range.
+    """
+    if not len(flags) or (propensity == propensity[0]).all():
+        return exact(int(flags.sum()), len(flags), delta)
+    weight = (propensity.min() if floor is None else floor) / propensity.astype(np.float64)
+    share = float(weight[flags].sum() / weight.sum())
+    low, high = 1.0 - share_bound_weighted(~flags, weight, delta / 2), share_bound_weighted(flags, weight, delta / 2)
+    return Interval(share, min(low, share), max(high, share))

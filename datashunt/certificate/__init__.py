@@ -13,7 +13,7 @@ Imports errors only.
 
 from datashunt.certificate.answers import LEAST_PROPENSITY, Answers
 from datashunt.certificate.batch import BatchPlan, batch_misses, batch_rate, batch_threshold, plan_batch
-from datashunt.certificate.betting import share_bound
+from datashunt.certificate.betting import share_bound, share_bound_weighted
 from datashunt.certificate.bounds import audits_likely, audits_needed, most_misses, upper_bound
 from datashunt.certificate.choice import Certificate, Finding, NotYet, certify, certify_anytime
 from datashunt.certificate.ledger import Ledger, lifetime_share
@@ -48,6 +48,7 @@ __all__ = [
     "plan_audits",
     "plan_batch",
     "share_bound",
+    "share_bound_weighted",
     "soonest",
     "thresholds",
     "upper_bound",

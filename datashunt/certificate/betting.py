@@ -23,6 +23,10 @@ from datashunt.errors import CertificateError
 STAKES = np.geomspace(0.05, 0.95, 12)
 """Parts of the largest stake that ruins nobody. Small ones win where the rate is close to β, large ones soon."""
 
+FINE_STAKES = np.geomspace(0.0005, 0.95, 40)
+"""The same for a bound of any share, also of one close to 1, against which only small stakes win."""
+FOUND_TO = 1e-6
+
 HALVED_TO = 1e-4
 """A bound is found this exactly, as a part of itself; what is returned is disproved in any case."""
 
@@ -73,6 +77,38 @@ def share_bound(misses: int, n: int, delta: float) -> float:
     while high - low > HALVED_TO * high:
         middle = (low + high) / 2
         low, high = (low, middle) if log_wealth(misses, n, middle) >= -np.log(delta) else (middle, high)
+    return high
+
+
+def share_bound_weighted(missed: NDArray[np.bool_], weight: NDArray[np.floating], delta: float) -> float:
+    """The same after these answers, which need not have the same propensity, and at this one look.
+
+    Args:
+        missed: (n,) which of them miss.
+        weight: (n,) in (0, 1], the least propensity that any item has, over that of this one.
+        delta: in (0, 1).
+
+    Returns:
+        In (0, 1]; 1 where nothing is disproved.
+
+    Raises:
+        CertificateError: delta is outside (0, 1), or a weight outside (0, 1].
+    """
+    inside(delta, "delta")
+    if len(weight) and not (weight.min() > 0 and weight.max() <= 1):
+        raise CertificateError(f"weights must lie in (0, 1], found {weight.min()} to {weight.max()}")
+    kinds, which = np.unique(weight.astype(np.float64), return_inverse=True)  # rates are few, answers many
+    lost, n = np.bincount(which, missed, len(kinds)), np.bincount(which, minlength=len(kinds))
+
+    def disproved(rate: float) -> bool:
+        staked = FINE_STAKES[:, None] / (1.0 - rate) * kinds
+        wealth = (n - lost) @ np.log1p(staked * rate).T + lost @ np.log1p(-staked * (1.0 - rate)).T
+        return bool(np.logaddexp.reduce(wealth) - np.log(len(FINE_STAKES)) >= -np.log(delta))
+
+    low, high = 0.0, 1.0
+    while high - low > FOUND_TO:
+        middle = (low + high) / 2
+        low, high = (low, middle) if disproved(middle) else (middle, high)
     return high
 
 

@@ -20,6 +20,7 @@ from datashunt.classifier import Spec
 from datashunt.items import Role
 from datashunt.pipeline import lesson as lessons
 from datashunt.pipeline import promise
+from datashunt.policy import TargetPolicy
 from datashunt.store import Connection, Store, bundles, distillations, offers
 from datashunt.store.classifiers import Registered
 from datashunt.store.distillations import StoredAnswer
@@ -97,16 +98,26 @@ def calibrate_scored(
     _, confidence, keep = shunt.decide(probabilities, threshold, promise.stand(known).never)
     escalated = ~keep & np.isfinite(confidence)  # what is no number is never pruned
     said = lessons.indices(fit, known.spec.label_names)
-    n = int(escalated.sum())
+    weights = _weights(known.spec, [answer.propensity for answer in fit])[escalated]
     return Calibration(
-        cut=prune.calibrate(probabilities[escalated], said[escalated], coverage),
-        answers=n,
-        missing=max(0, prune.needed(coverage) - n),
+        cut=prune.calibrate(probabilities[escalated], said[escalated], coverage, weights),
+        answers=int(escalated.sum()),
+        missing=max(0, math.ceil(prune.needed(coverage) - prune.worth(weights) - 1e-9)),
         up_to=max((answer.id for answer in fit), default=0),
         threshold=_stored(threshold),
         coverage=coverage,
         prompt_hash=known.prompt_hash,
     )
+
+
+def _weights(spec: Spec, propensities: Sequence[float | None]) -> NDArray[np.float64]:
+    """(n,) what each answer weighs: 1 / propensity where that depends on the item, else the same.
+
+    A rate that only changes with time draws alike from all items of its time.
+    """
+    if not (isinstance(spec.policy, TargetPolicy) and spec.policy.watched):
+        return np.ones(len(propensities))
+    return np.array([1.0 / (one or 1.0) for one in propensities])
 
 
 def recalibrate(store: Store, known: Registered, model: SmallModel, threshold: float) -> Calibration | None:
@@ -219,8 +230,9 @@ def reported(known: Registered, threshold: float, references: Sequence[Reference
     """The same of what was read. Answers that the cut was calibrated on do not judge it."""
     record, cut = _record(known, threshold), cut_of(known, threshold)
     up_to = record["up_to"] if record else 0
-    covered, audited = (0, 0) if cut is None else _covered(known.spec, cut, up_to, references)
-    share = quality.exact(covered, audited, DELTA)
+    flags, weights = _covered(known.spec, cut, up_to, references)
+    share = quality.weighted(flags, 1.0 / weights, DELTA)
+    covered, audited = int(flags.sum()), len(flags)
     tokens = (0, 0, 0, 0) if known.incumbent is None else _tokens(known.spec, known.incumbent.prune_cut, asked)
     return Report(
         known.spec.prompt.coverage,
@@ -239,18 +251,22 @@ def _missing(spec: Spec, record: Mapping[str, Any] | None, references: Sequence[
     """Answers that the last calibration had not yet, and those that have come since, count as there."""
     up_to = record["up_to"] if record else 0
     there = record["answers"] if record else 0
+    if record and record["missing"] > 0:
+        there = prune.needed(spec.prompt.coverage) - record["missing"]  # as many as they are worth
     there += sum(one.role is Role.FIT and one.answer > up_to for one in references)
     return max(0, prune.needed(spec.prompt.coverage) - there)
 
 
-def _covered(spec: Spec, cut: float, up_to: int, references: Sequence[Reference]) -> tuple[int, int]:
-    """How many references lie in their set, and of how many."""
+def _covered(
+    spec: Spec, cut: float | None, up_to: int, references: Sequence[Reference]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """(n,) which references that did not calibrate lie in their set, and what each weighs; none without a cut."""
     fresh = [one for one in references if one.role is Role.JUDGE or one.answer > up_to]
-    if not fresh:
-        return 0, 0
+    if cut is None or not fresh:
+        return np.zeros(0, dtype=np.bool_), np.zeros(0)
     sets = prune.offered(np.array([one.probabilities for one in fresh]), cut)
     places = [spec.label_names.index(one.label) for one in fresh]
-    return int(sets[np.arange(len(fresh)), places].sum()), len(fresh)
+    return sets[np.arange(len(fresh)), places], _weights(spec, [one.propensity for one in fresh])
 
 
 def _tokens(spec: Spec, cut: float | None, asked: Sequence[Asked]) -> tuple[int, int, int, int]:

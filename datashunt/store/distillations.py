@@ -178,7 +178,10 @@ def finish(
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer with its text. `probabilities` are in label order; None elements were not offered."""
+    """An answer with its text. `probabilities` are in label order; None elements were not offered.
+
+    `propensity`: with which a held-out one was drawn.
+    """
 
     id: int
     item_id: int
@@ -187,6 +190,7 @@ class StoredAnswer:
     probabilities: tuple[float | None, ...] | None
     role: Role
     fingerprint: str
+    propensity: float | None = None
 
 
 def answers(
@@ -203,7 +207,8 @@ def answers(
     rows = tx.execute(
         text(
             "SELECT a.id, a.item_id, texts.text, coalesce(said.label, a.label) AS label,"
-            "       CASE WHEN said.label IS NULL THEN a.probabilities END AS probabilities, a.role, a.fingerprint"
+            "       CASE WHEN said.label IS NULL THEN a.probabilities END AS probabilities, a.role, a.fingerprint,"
+            "       a.propensity"
             "  FROM answers a JOIN texts ON texts.item_id = a.item_id"
             "  LEFT JOIN items said ON said.id = a.item_id AND said.source = 'human' AND a.role = 'train'"
             "        AND said.label = ANY(:names)"
@@ -233,6 +238,7 @@ def answers(
             probabilities=None if row.probabilities is None else tuple(row.probabilities),
             role=Role(row.role),
             fingerprint=row.fingerprint,
+            propensity=row.propensity,
         )
         for row in reversed(rows)
     ]

@@ -16,16 +16,20 @@ MOST = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A reference answer to an item that the serving bundle escalates. `probabilities`: of its score, by label."""
+    """A reference answer to an item that the serving bundle escalates. `probabilities`: of its score, by label.
+
+    `propensity`: with which it was drawn.
+    """
 
     answer: int
     role: Role
     label: str
     probabilities: tuple[float, ...]
+    propensity: float = 1.0
 
 
 _REFERENCES = text("""
-    SELECT answers.id, answers.role, answers.label, scores.probabilities
+    SELECT answers.id, answers.role, answers.label, scores.probabilities, answers.propensity
       FROM answers JOIN asks ON asks.id = answers.ask_id JOIN scores ON scores.id = asks.score_id
      WHERE answers.classifier_id = :classifier AND answers.labels_hash = :labels AND answers.role IN ('fit', 'judge')
        AND answers.requested_model = :model AND answers.prompt_hash = :prompt
@@ -60,7 +64,7 @@ def references(
             "most": MOST,
         },
     )
-    return [Reference(row.id, Role(row.role), row.label, tuple(row.probabilities)) for row in rows]
+    return [Reference(row.id, Role(row.role), row.label, tuple(row.probabilities), row.propensity) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datashunt.certificate import most_misses
-from datashunt.certificate.betting import STAKES, log_wealth, log_wealth_weighted, share_bound
+from datashunt.certificate.betting import STAKES, log_wealth, log_wealth_weighted, share_bound, share_bound_weighted
 from datashunt.certificate.targets import Tally
 from datashunt.errors import CertificateError
 
@@ -89,6 +89,20 @@ class TestTheBoundOfAShare:
             any(share_bound(int(k), int(n), 0.1) < rate for k, n in zip(life, looks, strict=True)) for life in misses.T
         ]
         assert np.mean(broken) <= 0.1
+
+    def test_of_weighted_answers_is_that_of_all_items(self) -> None:
+        missed = np.arange(400) % 20 == 0
+        plain = share_bound_weighted(missed, np.ones(400), 0.1)
+        assert plain == pytest.approx(share_bound(20, 400, 0.1), abs=0.01)
+        heavy = share_bound_weighted(missed, np.where(missed, 1.0, 0.25), 0.1)
+        light = share_bound_weighted(missed, np.where(missed, 0.25, 1.0), 0.1)
+        assert light < plain < heavy
+        assert share_bound_weighted(np.zeros(0, np.bool_), np.ones(0), 0.1) == 1.0
+
+    @pytest.mark.parametrize("weight", [0.0, 1.5])
+    def test_of_a_weight_that_cannot_be_is_refused(self, weight: float) -> None:
+        with pytest.raises(CertificateError, match="weights must lie in"):
+            share_bound_weighted(np.ones(1, np.bool_), np.full(1, weight), 0.1)
 
     def test_of_more_misses_than_answers_is_refused(self) -> None:
         with pytest.raises(CertificateError, match="found 2 misses in 1"):

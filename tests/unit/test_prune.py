@@ -53,6 +53,38 @@ def test_the_llms_own_label_stays_offered_as_often_as_promised(skill: float) -> 
     assert covered >= binom.ppf(1e-4, trials * fresh, coverage) - slack
 
 
+def test_equal_weights_are_no_weights_and_a_heavy_answer_is_worth_itself() -> None:
+    probabilities, labels = sample(np.random.default_rng(1), 60)
+    assert prune.calibrate(probabilities, labels, 0.9, np.full(60, 7.0)) == prune.calibrate(probabilities, labels, 0.9)
+    assert prune.worth(np.array([4.0, 1.0, 1.0])) == 1.5
+    assert prune.calibrate(probabilities[:30], labels[:30], 0.9, np.array([4.0] + [1.0] * 29)) is None  # worth 8.25
+
+
+def test_the_promise_is_kept_where_some_items_are_drawn_more_often() -> None:
+    """Half of the items are drawn nine times as often, and their labels are those that a model finds easily."""
+    rng = np.random.default_rng(11)
+    k, covered, naive, fresh = 8, 0.0, 0.0, 2_000
+    for _ in range(60):
+
+        def drawn(n: int, easy: float) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
+            known = rng.random(n) < easy
+            belief = rng.dirichlet([0.3] * k, size=n)
+            labels = np.array([rng.choice(k, p=row) for row in belief])
+            labels = np.where(known, belief.argmax(axis=1), rng.integers(k, size=n) * ~known + labels * known)
+            return belief, labels, known
+
+        probabilities, labels, known = drawn(400, 0.9)
+        weights = np.where(known, 1.0, 9.0)
+        later, said, _ = drawn(fresh, 0.5)
+        for weighs, total in ((weights, "covered"), (None, "naive")):
+            cut = prune.calibrate(probabilities, labels, 0.8, weighs)
+            assert cut is not None
+            share = prune.offered(later, cut)[np.arange(fresh), said].mean() / 60
+            covered, naive = (covered + share, naive) if total == "covered" else (covered, naive + share)
+    assert covered >= 0.79
+    assert naive < 0.75
+
+
 def test_a_label_is_offered_up_to_its_reach_and_no_further() -> None:
     probabilities, labels = sample(np.random.default_rng(5), 50)
     rows = np.arange(50)

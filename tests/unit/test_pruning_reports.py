@@ -81,6 +81,16 @@ class TestCalibrating:
     def test_leaves_out_what_is_no_number(self) -> None:
         assert calibrated([*DOUBTFUL, "nan nan nan"]).answers == 20
 
+    def test_weighs_answers_where_likely_items_of_a_label_are_audited_more_often(self) -> None:
+        known = registered(mode="target", alpha=0.1, labels={"bad": {"min_recall": 0.9}})
+        model: Any = Model()
+        often = [replace(one, propensity=0.4) for one in fit(*DOUBTFUL)]
+        rare = [replace(one, propensity=0.1) for one in fit("0.2 0.7 0.1")]
+        found = pruning.calibrate(known, model, [*often, *rare], 0.9)
+        assert found is not None
+        assert (found.cut, found.answers, found.missing) == (None, 21, 4)  # worth 6 of the 10 that it takes
+        assert pruning.calibrate(registered(), model, [*often, *rare], 0.9).missing == 0  # type: ignore[union-attr]
+
     def test_is_not_done_where_nothing_is_pruned_by_it(self) -> None:
         model: Any = Model()
         assert pruning.calibrate(registered(pruning="soft"), model, fit(*DOUBTFUL), 0.9) is None

@@ -244,6 +244,29 @@ def test_agreement_weighs_each_audit_by_how_rarely_it_is_drawn() -> None:
     assert found.interval.low < 12.5 / 15 < found.interval.high
 
 
+def test_the_interval_holds_though_likely_items_are_drawn_more_often_and_agree_less() -> None:
+    rng = np.random.default_rng(3)
+    held, widths = 0, []
+    for _ in range(200):
+        likely = rng.random(6_000) < 0.2
+        agrees = rng.random(6_000) < np.where(likely, 0.7, 0.95)  # 90 % of all, 81 % of those that are drawn
+        propensity = np.where(likely, 0.4, 0.1)
+        drawn = rng.random(6_000) < propensity
+        found = quality.weighted(agrees[drawn], propensity[drawn], 0.1)
+        held += found.low <= agrees.mean() <= found.high
+        widths.append(found.high - found.low)
+    assert held >= 180
+    assert np.mean(widths) < 0.1
+
+
+def test_an_interval_closes_in_on_a_share_near_one() -> None:
+    flags = np.ones(40_000, np.bool_)
+    flags[::100] = False
+    propensity = np.where(np.arange(40_000) % 2, 0.2, 0.1)
+    found = quality.weighted(flags, propensity, 0.1)
+    assert 0.98 < found.low < found.estimate < found.high < 0.993
+
+
 def test_with_one_propensity_the_interval_of_agreement_is_exact() -> None:
     rows = audited(*[("a", "a", True, 0.05)] * 45, *[("a", "b", True, 0.05)] * 5)
     assert quality.agreement(rows, 0.1).interval == quality.exact(45, 50, 0.1)
