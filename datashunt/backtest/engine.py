@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from datashunt import llm, prompts, shunt
 from datashunt.backtest import asking, spending
 from datashunt.backtest.ledger import Decision, Ledger
-from datashunt.backtest.options import Options, draw_key, ordered
+from datashunt.backtest.options import Options, draw_key, ordered, targeted
 from datashunt.backtest.recording import Recorded, Recording
 from datashunt.backtest.student import Student
 from datashunt.classifier import Spec, digest
 from datashunt.items import FEWEST_JUDGES, ClaimedItem, Role
 from datashunt.pipeline.score import cold_start, decide
+from datashunt.policy import TargetPolicy
 from datashunt.settings import Settings
 from datashunt.store.classifiers import Registered
 from datashunt.store.scores import Scored
@@ -39,13 +40,13 @@ class Engine:
         Raises:
             UsageError: the folder holds another run.
         """
-        self._spec, self._options = spec, options
+        self._spec, self._options = targeted(spec, options), options
         self._stream = ordered(recording.items, options)
         self._key = draw_key(options.seed)
-        self._prompt_hash = prompts.prompt_hash(spec)
-        identity = digest([spec.document(), recording.fingerprint, len(self._stream), repr(options)])
+        self._prompt_hash = prompts.prompt_hash(self._spec)
+        identity = digest([self._spec.document(), recording.fingerprint, len(self._stream), repr(options)])
         self.ledger = Ledger(folder, identity)
-        self._student = Student(spec, options, settings, folder, self.ledger, self._stream, self._key)
+        self._student = Student(self._spec, options, settings, folder, self.ledger, self._stream, self._key)
         self._answered: dict[str, str] = {}
         for decision in self.ledger.decisions:
             self._remember(decision)
@@ -61,12 +62,14 @@ class Engine:
         Raises:
             ModelError: the base cannot be loaded, or training diverged.
         """
-        if self._due():  # the run was killed between a batch and the distillation that it made due
+        self._prove()  # the run was killed between a batch and what it made due
+        if self._due():
             self._distil(progress)
         for start in range(len(self.ledger.decisions), len(self._stream), self._options.batch):
             batch = self._stream[start : start + self._options.batch]
             progress(start, self.ledger.calls, "classifying")
             self.ledger.commit(self._decide(batch, start))
+            self._prove()
             if self._due():
                 self._distil(progress)
         progress(len(self._stream), self.ledger.calls, "done")
@@ -75,6 +78,12 @@ class Engine:
         decided, calls = len(self.ledger.decisions), self.ledger.calls
         trained = self._student.distil(lambda stage, _: progress(decided, calls, f"distilling: {stage}"))
         self.ledger.commit([], [trained])
+        self._prove()
+
+    def _prove(self) -> None:
+        if isinstance(self._spec.policy, TargetPolicy):
+            self._student.prove()
+            self.ledger.commit([])
 
     # one batch
 
@@ -99,14 +108,13 @@ class Engine:
 
     def _known(self, start: int, size: int) -> Registered:
         """The classifier as it stands for this batch; its audit rate is set before a text is seen."""
-        bundle, policy = self._student.bundle(), self._spec.policy
-        changes: dict[str, float] = {}
-        if self._options.max_calls is not None and bundle is not None:
-            changes["audit_rate"] = self._budget(start).audit_rate(policy.audit_rate, size)
-        if self._options.alpha is not None:
-            changes["threshold"] = self._student.certified_threshold()
-        spec = self._spec.model_copy(update={"policy": policy.model_copy(update=changes)})
-        return Registered(0, spec.name, 1, spec, self._prompt_hash, self._key, bundle)
+        known = self._student.known(self._student.bundle())
+        if self._options.max_calls is None or known.incumbent is None:
+            return known
+        policy = self._spec.policy
+        rate = self._budget(start).audit_rate(policy.audit_rate, size)
+        spec = self._spec.model_copy(update={"policy": policy.model_copy(update={"audit_rate": rate})})
+        return replace(known, spec=spec)
 
     def _within_quota(
         self, scored: Sequence[Scored], batch: Sequence[Recorded], probabilities: NDArray[np.float32], start: int
@@ -139,7 +147,7 @@ class Engine:
         answer = (known_answer or item.teacher) if asked else None
         fell_back = asked and offered is not None and answer not in offered
         calls = 0 if known_answer is not None or not asked else 1 + int(fell_back)
-        kept = scored.keep or (not asked and scored.label is not None)
+        kept = scored.keep or (not asked and not scored.held and scored.label is not None)
         label = scored.label if kept else answer
         return Decision(
             position=scored.row,
@@ -157,6 +165,7 @@ class Engine:
             answer=answer,
             calls=calls,
             cost_usd=self._price(item, offered, fell_back) if calls else 0.0,
+            propensity=scored.propensity if asked else None,
         )
 
     def _reuses(self, scored: Scored) -> bool:
@@ -188,4 +197,5 @@ class Engine:
         needed = self._spec.distil.min_new_answers
         if self._options.max_calls is not None:
             needed = spending.new_answers_due(self._options.max_calls, needed, self.ledger.learned)
+        needed = max(needed, self._student.unproven)  # a successor would begin the proof anew
         return self.ledger.new_answers >= needed and self.ledger.judges >= FEWEST_JUDGES

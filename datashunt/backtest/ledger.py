@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Decision:
         reason: `escalation`, `audit`, or None if it was not asked. role: of its answer.
         answer: what the LLM said, None if it was not asked or gave no usable answer.
         calls: how many it took. cost_usd: what they cost.
+        propensity: with which it was drawn for the audit; None: it was not.
     """
 
     position: int
@@ -45,12 +46,14 @@ class Decision:
     answer: str | None
     calls: int
     cost_usd: float
+    propensity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
     """A distillation that ended, and the folder of its bundle relative to the run's folder.
 
+    `state`: `uncertified` for a winner that waits for its own certificate. `certificate`: the newest.
     `recut`: the cut of the bundle that serves on, calibrated anew with the answers of this distillation.
     """
 
@@ -70,11 +73,29 @@ class Trained:
     recut: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A trial of one bundle, as the product's table has it.
+
+    `bundle`: its number. `at_item`: only judge answers to later items count. `ended`: why, or None. `granted`: its
+    certificates, oldest first.
+    """
+
+    bundle: int
+    at_item: int
+    delta: float
+    thresholds: list[float]
+    planned: int
+    cuts: dict[str, Any] | None
+    ended: str | None = None
+    granted: tuple[dict[str, Any], ...] = ()
+
+
 class Ledger:
     """The folder of one run. What `commit` returned from survives kill -9; what came after is done again.
 
     Attributes:
-        decisions, trained: all so far, oldest first.
+        decisions, trained, tried: all so far, oldest first. audit_rate: in force under a certificate.
         calls: made so far. judges: answers to judge by.
         learned, new_answers: answers to train on, from before the last distillation and since.
     """
@@ -89,6 +110,8 @@ class Ledger:
         folder.mkdir(parents=True, exist_ok=True)
         self.decisions: list[Decision] = []
         self.trained: list[Trained] = []
+        self.tried: list[Tried] = []
+        self.audit_rate: float | None = None
         self.calls = self.judges = self.new_answers = self.learned = 0
         state = self._read(identity)
         kept = state["bytes"] if state else 0
@@ -99,6 +122,8 @@ class Ledger:
                 for line in lines:
                     self._count(_decision(json.loads(line)))
             self.trained = [Trained(**entry) for entry in state["trained"]]
+            self.tried = [Tried(**{**entry, "granted": tuple(entry["granted"])}) for entry in state.get("tried", ())]
+            self.audit_rate = state.get("audit_rate")
             self._count_new()
         self._identity = identity
         self._file = (folder / DECISIONS).open("ab")
@@ -117,10 +142,16 @@ class Ledger:
             "identity": self._identity,
             "bytes": self._file.tell(),
             "trained": [asdict(entry) for entry in self.trained],
+            "tried": [asdict(entry) for entry in self.tried],
+            "audit_rate": self.audit_rate,
         }
         draft = self._folder / f"{STATE}.new"
         draft.write_text(json.dumps(state), encoding="utf-8")
         draft.replace(self._folder / STATE)
+
+    def change(self, number: int, **what: Any) -> None:
+        """Change what is known of a distillation; the next `commit` makes it durable."""
+        self.trained[number - 1] = replace(self.trained[number - 1], **what)
 
     def close(self) -> None:
         """Close the file."""

@@ -9,9 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from datashunt import shunt
 from datashunt.backtest import asking, spending
 from datashunt.backtest.recording import Recorded
+from datashunt.classifier import Spec
 from datashunt.errors import UsageError
+from datashunt.pipeline import promise
+from datashunt.policy import TargetPolicy
 from datashunt.store.scores import CLAIM_LIMIT
 
 
@@ -23,7 +27,8 @@ class Options:
         order: `file`, or `random` by the seed.
         seed: of the order, the audit draws and the training.
         max_calls: spend at most so many calls over the whole stream.
-        alpha, delta: keep what is certified: at most alpha of the kept disagree, with probability ≥ 1 - delta.
+        alpha, delta, of: keep what is certified: at most alpha of the kept, or of all, disagree, with probability
+            ≥ 1 - delta. A file with a target of its own has its own.
         gates: 1, or 2: the first bundle that served keeps what it is sure of before the incumbent is asked;
             not with `alpha`.
         batch: items of one decision, at most those of one claim.
@@ -37,6 +42,7 @@ class Options:
     max_calls: int | None = None
     alpha: float | None = None
     delta: float = 0.1
+    of: Literal["kept", "all"] = "kept"
     gates: int = 1
     batch: int = 128
     learning: int = spending.LEARNING
@@ -57,10 +63,41 @@ class Options:
         _expect(self.max_calls is None or self.max_calls >= 1, "max-calls", self.max_calls, "1 or more")
         _expect(self.learning >= 0, "learning", self.learning, "0 or more")
         _expect(self.alpha is None or 0 < self.alpha < 1, "alpha", self.alpha, "a fraction inside (0, 1)")
+        _expect(self.of in {"kept", "all"}, "of", self.of, "kept or all")
         _expect(0 < self.delta < 1, "delta", self.delta, "a probability inside (0, 1)")
         _expect(self.alpha is None or self.max_calls is None, "alpha", self.alpha, "it without max-calls")
         # What the first bundle keeps would be uncertified.
         _expect(self.alpha is None or self.gates == 1, "gates", self.gates, "1 with alpha")
+
+
+def targeted(spec: Spec, options: Options) -> Spec:
+    """The classifier with the target of the options, if they name one and its file does not.
+
+    Raises:
+        UsageError: the file audits less than a target takes.
+        SpecError: the promise could never be proven.
+    """
+    if options.alpha is None:
+        return spec
+    policy = spec.policy
+    if not isinstance(policy, TargetPolicy):
+        least = shunt.LEAST_RATE
+        if policy.audit_rate < least:
+            raise UsageError(
+                f"--alpha: found policy.audit_rate {policy.audit_rate:g} in the file, expected {least:g} or more:"
+                " audits certify what is kept"
+            )
+        policy = TargetPolicy(
+            mode="target",
+            alpha=options.alpha,
+            delta=options.delta,
+            of=options.of,
+            audit_rate=policy.audit_rate,
+            threshold=policy.threshold,
+        )
+    made = spec.model_copy(update={"policy": policy})
+    promise.check(made)
+    return made
 
 
 def ordered(items: Sequence[Recorded], options: Options) -> list[Recorded]:

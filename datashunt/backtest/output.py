@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from datashunt import llm, report
-from datashunt.backtest.ledger import Decision, Trained
+from datashunt.backtest.ledger import Decision, Trained, Tried
 from datashunt.backtest.options import Options
 from datashunt.backtest.recording import Recorded
 from datashunt.classifier import Spec
@@ -36,7 +36,7 @@ class Finished:
     Attributes:
         spec: the classifier, with the threshold of the run.
         stream: the items in the order in which they were decided.
-        decisions: one for each of them. trained: the distillations that ended.
+        decisions: one for each of them. trained: the distillations that ended. tried: the trials.
         options: how it ran.
         seconds: how long it took.
     """
@@ -45,6 +45,7 @@ class Finished:
     stream: Sequence[Recorded]
     decisions: Sequence[Decision]
     trained: Sequence[Trained]
+    tried: Sequence[Tried]
     options: Options
     seconds: float
 
@@ -69,7 +70,7 @@ def build(run: Finished, made: Sequence[ItemRecord]) -> BacktestReport:
     """The figures of a run, from its records."""
     return report.build_backtest(
         made,
-        certificates=certificates(run.trained),
+        certificates=certificates(run.tried),
         llm_calls=sum(decision.calls for decision in run.decisions),
         cost_usd=sum((Decimal(str(decision.cost_usd)) for decision in run.decisions), Decimal(0)),
         cost_if_all_llm_usd=sum((llm.estimate(run.spec, item.text) for item in run.stream), Decimal(0)),
@@ -168,19 +169,19 @@ def distillations(trained: Sequence[Trained]) -> list[DistillationRecord]:
     ]
 
 
-def certificates(trained: Sequence[Trained]) -> list[CertificateFigures]:
+def certificates(tried: Sequence[Tried]) -> list[CertificateFigures]:
     """Every certificate that a bundle got, in order."""
+    granted = [(one, each) for one in tried for each in one.granted]
     return [
         {
-            "bundle": one.number,
-            "threshold": one.certificate["threshold"],
-            "alpha": one.certificate["alpha"],
-            "delta": one.certificate["delta"],
-            "n": one.certificate["n"],
-            "k": one.certificate["k"],
-            "method": one.certificate["method"],
-            "at_item": one.at_item,
+            "bundle": one.bundle,
+            "threshold": each["threshold"],
+            "alpha": each["alpha"],
+            "delta": each["delta"],
+            "n": each["n"],
+            "k": each["k"],
+            "method": each["method"],
+            "at_item": each["at_item"],
         }
-        for one in trained
-        if one.certificate is not None
+        for one, each in sorted(granted, key=lambda pair: pair[1]["at_item"])
     ]

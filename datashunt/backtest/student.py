@@ -5,25 +5,27 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datashunt import certificate, prompts, shunt
+from datashunt import prompts
 from datashunt.backtest.ledger import Decision, Ledger, Trained
 from datashunt.backtest.options import Options
 from datashunt.backtest.recording import Recorded
+from datashunt.backtest.trials import Trials
 from datashunt.classifier import Spec
 from datashunt.items import Reason, Role
 from datashunt.pipeline import lesson as lessons
-from datashunt.pipeline import pruning
+from datashunt.pipeline import promise, pruning
 from datashunt.pipeline.distil import MOST_REPLAYED
 from datashunt.pipeline.lesson import Lesson
 from datashunt.pipeline.pruning import Calibration
+from datashunt.policy import TargetPolicy
 from datashunt.settings import Settings
 from datashunt.store.classifiers import Bundle, Registered
 from datashunt.store.distillations import StoredAnswer
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from datashunt.small import SmallModel
 
 FINGERPRINT = "recorded"
-_NOTHING = float("inf")
 
 
 class Student:
@@ -51,6 +52,9 @@ class Student:
         self._spec, self._options, self._settings = spec, options, settings
         self._folder, self._ledger, self._stream, self._key = folder, ledger, stream, key
         self._loaded: dict[int, SmallModel] = {}
+        self._trials: Trials | None = None
+        if isinstance(spec.policy, TargetPolicy):
+            self._trials = Trials(self.known(None), ledger, stream, self._scored, self._stored)
 
     # serving
 
@@ -101,11 +105,23 @@ class Student:
         """Pooled features (n, d) of the incumbent."""
         return self._model(self._serving[-1]).features(texts).astype(np.float64)
 
-    def certified_threshold(self) -> float:
-        """The threshold that the incumbent is certified for; above 1, so that nothing is kept, while there is none."""
-        one = self._incumbent
-        found = one.certificate if one else None
-        return float(found["threshold"]) if found else _NOTHING
+    def known(self, bundle: Bundle | None) -> Registered:
+        """The classifier as it stands, with this bundle."""
+        spec, one = self._spec, self._incumbent
+        certified = one.certificate["threshold"] if one is not None and one.certificate is not None else None
+        rate = None if certified is None else self._ledger.audit_rate
+        prompt = prompts.prompt_hash(spec)
+        return Registered(0, spec.name, 1, spec, prompt, self._key, bundle, certified=certified, audit_rate=rate)
+
+    def prove(self) -> None:
+        """With a target: begin the trials that are due, and look at those under way."""
+        if self._trials is not None:
+            self._trials.step()
+
+    @property
+    def unproven(self) -> int:
+        """Answers that a bundle on trial has learned from while nothing is proven of it; else 0."""
+        return 0 if self._trials is None else self._trials.unproven
 
     @property
     def _serving(self) -> list[Trained]:
@@ -117,10 +133,14 @@ class Student:
 
     def _model(self, one: Trained) -> SmallModel:
         if one.number not in self._loaded:
-            keep = {self._serving[0].number} if self._serving else set()
+            keep = {n.number for n in self._serving[:1] + self._ledger.trained[-1:]}
+            keep |= {n.number for n in (self._incumbent,) if n is not None}
             self._loaded = {number: model for number, model in self._loaded.items() if number in keep}
             self._loaded[one.number] = self._load(self._folder / one.folder)
         return self._loaded[one.number]
+
+    def _scored(self, number: int, texts: list[str]) -> NDArray[np.floating]:
+        return self._model(self._ledger.trained[number - 1]).probabilities(texts)
 
     def _load(self, folder: Path) -> SmallModel:
         from datashunt.small import SmallModel
@@ -154,42 +174,43 @@ class Student:
         model = self._load(folder)
         judgement = lessons.judge(lesson, challenger, model)
         wins = judgement.verdict.promote
-        certified = self._certificate(model) if wins and self._options.alpha is not None else None
         # With a target, a bundle that is certified serves on until a certified one follows.
-        promoted = wins and (
-            self._options.alpha is None or certified is not None or self.certified_threshold() == _NOTHING
-        )
-        cut = self._cut(model, lesson, certified)
-        stays = None if promoted else incumbent
-        stays_cut = None if stays is None else self._cut(self._model(stays), lesson, stays.certificate)
-        verdict = judgement.verdict.to_json()
-        if wins and not promoted:
-            verdict["reason"] = f"has no certificate, unlike the bundle that serves; {verdict['reason']}"
+        waits = wins and self.known(None).certified is not None
+        state = "uncertified" if waits else "promoted" if wins else "rejected"
+        cut = self._cut(model, lesson, None)
+        stays = None if state == "promoted" or self._fixed else incumbent
+        stays_cut = None if stays is None else self._cut(self._model(stays), lesson, stays)
+        if waits:
+            for one in self._ledger.trained:
+                if one.state == "uncertified":  # the newest winner takes the place of one that waits
+                    self._ledger.change(one.number, state="rejected")
         return Trained(
             number=number,
             at_item=decided,
             up_to=decided,
-            state="promoted" if promoted else "rejected",
+            state=state,
             folder=str(folder.relative_to(self._folder)),
             recipe=challenger.recipe,
             prune_cut=cut.cut if cut else None,
             threshold=self._spec.policy.threshold,
-            verdict=verdict,
+            verdict=judgement.verdict.to_json(),
             counts={str(role): n for role, n in lesson.answers.counts.items()},
             seconds=time.monotonic() - started,
-            certificate=certified,
+            certificate=None,
             evaluation=pruning.noted(judgement.evaluation, cut),
             recut=None if stays_cut is None else asdict(stays_cut),
         )
 
-    def _cut(self, model: SmallModel, lesson: Lesson, certified: dict[str, Any] | None) -> Calibration | None:
+    @property
+    def _fixed(self) -> bool:
+        """Whether the cut of the bundle that serves is part of what is proven of it."""
+        return promise.fixes_cuts(self._spec) and self.known(None).certified is not None
+
+    def _cut(self, model: SmallModel, lesson: Lesson, serving: Trained | None) -> Calibration | None:
         """How prompts of what this bundle escalates are pruned, at the threshold that it would serve at."""
-        spec = self._spec
-        known = Registered(0, spec.name, 1, spec, prompts.prompt_hash(spec), self._key, None)
-        threshold = spec.policy.threshold
-        if self._options.alpha is not None:
-            threshold = certified["threshold"] if certified else _NOTHING
-        return pruning.calibrate(known, model, lesson.answers.fit, threshold)
+        certified = None if serving is None or serving.certificate is None else serving.certificate["threshold"]
+        known = replace(self.known(None), certified=certified)
+        return pruning.calibrate(known, model, lesson.answers.fit, promise.stand(known).threshold)
 
     def _stored(self, decision: Decision) -> StoredAnswer:
         return StoredAnswer(
@@ -200,6 +221,7 @@ class Student:
             probabilities=None,
             role=Role(decision.role),
             fingerprint=FINGERPRINT,
+            propensity=decision.propensity,
         )
 
     def _replay(self, incumbent: Trained | None) -> list[str]:
@@ -214,43 +236,3 @@ class Student:
             and not (decision.reason == Reason.AUDIT and decision.role != Role.TRAIN)
         ]
         return kept[:MOST_REPLAYED]
-
-    def _certificate(self, model: SmallModel) -> dict[str, Any] | None:
-        """What this bundle may promise of items like those drawn so far, paid from the δ of the whole run.
-
-        Thresholds come from `fit` answers, the test from `judge` answers, and of both only those drawn at the
-        policy's own rate, which was the same all the time.
-        """
-        delta = certificate.Ledger(self._options.delta, len(self._ledger.trained)).next
-        fit, judge = self._drawn(model, Role.FIT), self._drawn(model, Role.JUDGE)
-        if not len(fit) or not len(judge):
-            return None
-        alpha = self._options.alpha
-        assert alpha is not None  # noqa: S101 - for mypy: the caller asked
-        targets = [certificate.OfKept(alpha)]
-        candidates = certificate.thresholds(targets, fit, judged=len(judge), delta=delta)
-        found = certificate.certify(targets, candidates, judge, delta=delta)
-        if isinstance(found, certificate.NotYet):
-            return None
-        return {
-            "threshold": found.threshold,
-            "alpha": alpha,
-            "delta": found.delta,
-            "n": found.findings[0].n,
-            "k": found.findings[0].k,
-            "method": found.method,
-        }
-
-    def _drawn(self, model: SmallModel, role: Role) -> certificate.Answers:
-        rate, names = self._spec.policy.audit_rate, self._spec.label_names
-        drawn = [
-            (self._stream[decision.position].text, decision.answer)
-            for decision in self._ledger.decisions
-            if decision.answer is not None and decision.role == role and shunt.audit(self._key, decision.id, rate)
-        ]
-        probabilities = model.probabilities([text for text, _ in drawn])
-        return certificate.Answers(
-            confidence=probabilities.max(axis=1),
-            said=probabilities.argmax(axis=1),
-            truth=np.array([names.index(label) for _, label in drawn], dtype=np.intp),
-        )

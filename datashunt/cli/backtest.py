@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Most notes of the recording that are printed."""
 Order = Literal["file", "random"]
+Scope = Literal["kept", "all"]
 RUN = "run"
 """The folder inside --out that the engine goes on from."""
 
@@ -46,19 +47,22 @@ def backtest(
     seed: int = typer.Option(0, "--seed", help="Of the order, the audit draws and the training."),
     max_calls: int | None = typer.Option(None, "--max-calls", help="Spend at most so many calls."),
     threshold: float | None = typer.Option(None, "--threshold", help="Keep from this confidence on."),
-    alpha: float | None = typer.Option(None, "--alpha", help="Let at most this share of kept items disagree."),
+    alpha: float | None = typer.Option(None, "--alpha", help="Let at most this share of items disagree."),
     delta: float | None = typer.Option(None, "--delta", help="With --alpha: chance that this fails; default 0.1."),
+    of: Scope | None = typer.Option(None, "--of", help="With --alpha: of the kept items (default), or of all."),
     gates: int = typer.Option(1, "--gates", help="2: the first bundle is asked before the newest."),
     folder: Path = typer.Option(..., "--out", help="Folder for the report, the outcomes and the run."),
 ) -> None:
     """Run a classifier over recorded LLM answers, and report what it would have saved; calls no LLM."""
-    _one_mode(max_calls, threshold, alpha, delta)
+    _one_mode(max_calls, threshold, alpha, delta, of)
     loaded = classifier.load(spec)
-    if isinstance(loaded.policy, TargetPolicy) and max_calls is None and threshold is None and alpha is None:
-        alpha, delta = loaded.policy.alpha, loaded.policy.delta
-    options = _options(order=order, seed=seed, max_calls=max_calls, alpha=alpha, delta=delta, gates=gates)
+    whole = isinstance(loaded.policy, TargetPolicy) and max_calls is None and threshold is None and alpha is None
+    if isinstance(loaded.policy, TargetPolicy) and whole:
+        alpha, delta, of = loaded.policy.alpha, loaded.policy.delta, loaded.policy.of
+    target: dict[str, Any] = {"alpha": alpha, "delta": delta, "of": of or "kept"}
+    options = _options(order=order, seed=seed, max_calls=max_calls, gates=gates, **target)
     _require_pictures()
-    read = _untargeted(loaded)
+    read = loaded if whole else _untargeted(loaded)
     from datashunt.backtest import recording
 
     settings = settings_module.load()
@@ -71,7 +75,7 @@ def backtest(
         gold_column=gold_column,
         max_text_bytes=settings.max_text_bytes,
     )
-    _notes([*recorded.notes, *_unseen(read), *_left_out(loaded)])
+    _notes([*recorded.notes, *_unseen(read)])
     from datashunt.backtest.engine import Engine
 
     asked_for = read if threshold is None else _with_threshold(read, threshold)
@@ -102,6 +106,7 @@ def _run(engine: Engine, spec: Spec, options: Options, about: report.About, fold
         stream=engine.stream,
         decisions=engine.ledger.decisions,
         trained=engine.ledger.trained,
+        tried=engine.ledger.tried,
         options=options,
         seconds=watch.noted,
     )
@@ -111,11 +116,13 @@ def _run(engine: Engine, spec: Spec, options: Options, about: report.About, fold
 # what was given
 
 
-def _one_mode(max_calls: int | None, threshold: float | None, alpha: float | None, delta: float | None) -> None:
+def _one_mode(
+    max_calls: int | None, threshold: float | None, alpha: float | None, delta: float | None, of: str | None
+) -> None:
     """One thing decides what is kept.
 
     Raises:
-        UsageError: two were given, --delta without --alpha, or a threshold that is no confidence.
+        UsageError: two were given, --delta or --of without --alpha, or a threshold that is no confidence.
     """
     modes = {"--max-calls": max_calls, "--threshold": threshold, "--alpha": alpha}
     chosen = [name for name, value in modes.items() if value is not None]
@@ -123,6 +130,8 @@ def _one_mode(max_calls: int | None, threshold: float | None, alpha: float | Non
         raise UsageError(f"found {' and '.join(chosen)}, expected one of --max-calls, --threshold and --alpha")
     if delta is not None and alpha is None:
         raise UsageError(f"--delta: found {delta:g} alone, expected --alpha beside it")
+    if of is not None and alpha is None:
+        raise UsageError(f"--of: found {of} alone, expected --alpha beside it")
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"--threshold: found {threshold:g}, expected a confidence in [0, 1]")
 
@@ -143,14 +152,6 @@ def _untargeted(spec: Spec) -> Spec:
         return spec
     fixed = FixedPolicy(threshold=policy.threshold, audit_rate=policy.audit_rate)
     return spec.model_copy(update={"policy": fixed})
-
-
-def _left_out(spec: Spec) -> list[str]:
-    """What of a target a backtest does not run."""
-    policy = spec.policy
-    if not isinstance(policy, TargetPolicy) or (policy.of == "kept" and not policy.labels):
-        return []
-    return ["a backtest promises of the kept items only: policy.of and policy.labels are left out"]
 
 
 def _with_threshold(spec: Spec, threshold: float) -> Spec:

@@ -29,8 +29,6 @@ MOST_READ = 2_000
 """Judge answers that one look reads; the next one goes on."""
 MOST_COUNTED = 100_000
 """Items that escalated, of which one look counts who answered."""
-PATIENCE = 3
-"""A challenger that has no certificate after so many times the planned answers gets none."""
 
 
 class Certifier:
@@ -161,7 +159,7 @@ class Certifier:
             rate = promise.proven_rate(policy, first.k, first.n)
             watching = guards.rung(tx, trial.id) == Rung.WATCHING
             certificates.set_audit_rate(tx, known.id, drift.raised(policy.audit_rate) if watching else rate)
-        elif bundle.state == "challenger" and len(read) >= PATIENCE * trial.planned:
+        elif bundle.state == "challenger" and len(read) >= proof.PATIENCE * trial.planned:
             trials.end_of(tx, bundle.id, f"nothing was proven with {len(read)} answers")
             bundles.reject(tx, bundle.id)
             certificates.tell(tx, known.id, "trial", f"bundle {bundle.version} gets no certificate: {what}")
@@ -170,8 +168,7 @@ class Certifier:
         self, tx: Connection, known: Registered, bundle: Bundle, found: Certificate, read: Sequence[TrialAnswer]
     ) -> bool:
         """Whether a proven challenger would keep at least as much as is kept now; then it serves from now on."""
-        keeps = float(np.mean([one.confidence >= found.threshold for one in read]))
-        kept_now = float(np.mean([one.kept for one in read]))
+        keeps, kept_now = proof.kept_by(found, read)
         if keeps < kept_now:
             return False
         against = known.incumbent.id if known.incumbent else None

@@ -23,6 +23,8 @@ from datashunt.store.trials import Judged, Trial, TrialAnswer
 
 LEAST_PLANNED, FEWEST, POWER = 300, 25, 0.9
 """Judge answers that a trial is given at least; the fewest that its thresholds are chosen for."""
+PATIENCE = 3
+"""A challenger that has no certificate after so many times the planned answers gets none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +130,9 @@ def answers_of(
     confidence = np.where(np.isin(said, never), 0.0, probabilities.max(axis=1, initial=0.0))
     # stored probabilities are rounded, and may exceed 1 by that
     return Answers(np.minimum(np.nan_to_num(confidence), 1.0), said, np.array(truth, dtype=np.intp))
+
+
+def kept_by(found: Certificate, answers: Sequence[TrialAnswer]) -> tuple[float, float]:
+    """Shares of judged items that are kept at what is proven, and that were kept by the bundle that serves."""
+    then = float(np.mean([one.confidence >= found.threshold for one in answers]))
+    return then, float(np.mean([one.kept for one in answers]))

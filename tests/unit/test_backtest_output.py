@@ -9,7 +9,7 @@ import pytest
 
 from datashunt import classifier, llm
 from datashunt.backtest import output
-from datashunt.backtest.ledger import Decision, Trained
+from datashunt.backtest.ledger import Decision, Trained, Tried
 from datashunt.backtest.options import Options
 from datashunt.backtest.output import Finished
 from datashunt.backtest.recording import Recorded
@@ -77,6 +77,7 @@ def finished(**more: Any) -> Finished:
         "spec": SPEC, "stream": STREAM, "decisions": DECISIONS, "trained": [trained()], "options": Options(),
         "seconds": 12.0,
     }  # fmt: skip
+    known["tried"] = []
     return Finished(**{**known, **more})
 
 
@@ -134,9 +135,12 @@ def test_a_distillation_is_told_as_the_store_tells_it() -> None:
 
 
 def test_certificates_say_of_which_bundle_and_since_when() -> None:
-    assert output.certificates([trained(1), trained(2, at_item=9, certificate=CERTIFICATE)]) == [
-        {"bundle": 2, "at_item": 9, **CERTIFICATE}
+    lower = {**CERTIFICATE, "threshold": 0.7, "at_item": 12}
+    tried = [
+        Tried(1, 3, 0.05, [0.9], 300, None),
+        Tried(2, 3, 0.05, [0.8, 0.7], 300, None, granted=({**CERTIFICATE, "at_item": 9}, lower)),
     ]
+    assert output.certificates(tried) == [{"bundle": 2, "at_item": 9, **CERTIFICATE}, {"bundle": 2, **lower}]
 
 
 class TestTheFiles:
