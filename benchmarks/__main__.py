@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import budget, command, decision, distil, figures, llm_faults, llm_lane, memory, score_lane, submit
+from benchmarks import (
+    budget,
+    ceiling,
+    command,
+    decision,
+    distil,
+    figures,
+    llm_faults,
+    llm_lane,
+    memory,
+    score_lane,
+    submit,
+)
 
 ALL: tuple[command.Benchmark, ...] = (
     submit.benchmark,
     score_lane.benchmark,
+    ceiling.benchmark,
     llm_lane.benchmark,
     llm_faults.benchmark,
     memory.benchmark,

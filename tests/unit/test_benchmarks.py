@@ -8,7 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import budget, decision, distil, figures, lessons, llm_faults, llm_lane, memory, score_lane, submit
+from benchmarks import (
+    budget,
+    ceiling,
+    decision,
+    distil,
+    figures,
+    lessons,
+    llm_faults,
+    llm_lane,
+    memory,
+    score_lane,
+    submit,
+)
 from benchmarks.__main__ import ALL
 from benchmarks.command import parser, write
 from benchmarks.figures import BEGIN, END, Measure, Result
@@ -36,7 +48,7 @@ def value(result: Result, name: str) -> float:
 
 
 def test_every_benchmark_is_run_by_the_whole() -> None:
-    every = (submit, score_lane, llm_lane, llm_faults, memory, distil, budget, decision)
+    every = (submit, score_lane, ceiling, llm_lane, llm_faults, memory, distil, budget, decision)
     assert {one.benchmark for one in every} == set(ALL)
 
 
@@ -83,6 +95,15 @@ def test_the_share_is_the_median_of_the_rounds_and_counts_time_not_items() -> No
     assert value(RESULTS[0], "share_least") == 0.6
     assert value(RESULTS[0], "lane_items_s") == 100.0
     assert value(RESULTS[0], "beside_model_us") == pytest.approx(1.0 / 300 * 1e6)
+
+
+def test_the_ceiling_counts_the_cpu_of_all_processes() -> None:
+    rounds = [ceiling.Round(1.0, 0.1, 0.2, 0.3, 0.4), ceiling.Round(4.0, 0.1, 0.2, 0.3, 0.4)]
+    found = Result("ceiling", False, 1.0, ceiling._measures(10_000, [*rounds, rounds[0]]))
+    assert value(found, "items_s") == pytest.approx(10_000)
+    assert value(found, "items_s_least") == 2_500
+    assert value(found, "cpu_us") == pytest.approx(100.0)
+    assert value(found, "postgres_us") == pytest.approx(30.0)
 
 
 def test_submit_is_judged_by_its_median_call() -> None:

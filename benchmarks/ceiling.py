@@ -1,0 +1,107 @@
+"""What everything but the model costs: the score lane with a stand-in model that costs nothing.
+
+Items per second from `submit` to stored outcome, and the CPU of all processes for an item: producer, worker, broker and
+PostgreSQL with all that it starts.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+import psutil
+
+from benchmarks import command
+from benchmarks.figures import Measure, Result
+from benchmarks.service import Service, score_worker, serve_stand_in, service, submit, wait_until_open
+from benchmarks.texts import texts
+from datashunt.client import Client
+
+CALL = 2_000
+"""Items of one call of the producer."""
+WARM_UP = 4_000
+TARGET = 8_000
+CPU_TARGET = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Seconds that a round took, and of CPU in the producer, the worker, PostgreSQL and the broker."""
+
+    wall: float
+    producer: float
+    worker: float
+    postgres: float
+    broker: float
+
+    @property
+    def cpu(self) -> float:
+        """Of all processes."""
+        return self.producer + self.worker + self.postgres + self.broker
+
+
+def benchmark(full: bool) -> Result:
+    """Rounds of 20,000 items: seven, or three of 8,000."""
+    rounds, items = (7, 20_000) if full else (3, 8_000)
+    started = time.monotonic()
+    with service() as running:
+        serve_stand_in(running)
+        with score_worker(running, app="benchmarks.free") as worker, Client(running.settings) as client:
+            _round(running, worker, client, WARM_UP, "warm-up")
+            found = [_round(running, worker, client, items, f"round-{i}") for i in range(rounds)]
+    return Result("ceiling", full, time.monotonic() - started, _measures(items, found))
+
+
+def _round(running: Service, worker: subprocess.Popen[bytes], client: Client, items: int, name: str) -> Round:
+    made = texts(items, seed=sum(name.encode()))
+    before, started = _cpu(worker), time.perf_counter()
+    for at in range(0, items, CALL):
+        submit(client, made[at : at + CALL], f"{name}-{at}")
+    wait_until_open(running, worker, 0)
+    wall, after = time.perf_counter() - started, _cpu(worker)
+    return Round(wall, *(late - early for early, late in zip(before, after, strict=True)))
+
+
+def _cpu(worker: subprocess.Popen[bytes]) -> tuple[float, float, float, float]:
+    """CPU seconds so far of this process, the worker, PostgreSQL and the broker."""
+    own = psutil.Process()
+    servers: dict[str, list[psutil.Process]] = {"postgres": [], "valkey": []}
+    for child in own.children(recursive=True):
+        for name, found in servers.items():
+            if name in child.name():
+                found.append(child)
+    return (
+        time.process_time(),
+        _seconds([psutil.Process(worker.pid)]),
+        _seconds(servers["postgres"]),
+        _seconds(servers["valkey"]),
+    )
+
+
+def _seconds(processes: Iterable[psutil.Process]) -> float:
+    """User and system time, and that of children that have ended: PostgreSQL's connections and its helpers."""
+    return sum(sum(process.cpu_times()[:4]) for process in processes)
+
+
+def _measures(items: int, found: list[Round]) -> list[Measure]:
+    def each(name: str) -> float:
+        return median(getattr(one, name) for one in found) / items * 1e6
+
+    return [
+        Measure("items_s", "submit to stored outcome, median", 1e6 / each("wall"), "items/s", TARGET),
+        Measure("items_s_least", "the same, the worst round", items / max(one.wall for one in found), "items/s"),
+        Measure("cpu_us", "CPU of all processes, median", each("cpu"), "µs/item", CPU_TARGET, at_most=True),
+        Measure("producer_us", "of it: producer", each("producer"), "µs/item"),
+        Measure("worker_us", "of it: score worker", each("worker"), "µs/item"),
+        Measure("postgres_us", "of it: PostgreSQL", each("postgres"), "µs/item"),
+        Measure("broker_us", "of it: broker", each("broker"), "µs/item"),
+        Measure("items", "items of a round", items),
+        Measure("rounds", "rounds", len(found)),
+    ]
+
+
+if __name__ == "__main__":
+    command.main(benchmark, __doc__)
