@@ -100,8 +100,11 @@ def hold(tx: Connection, rows: Sequence[int]) -> None:
 _SETTLE = text("""
     WITH verdict AS MATERIALIZED (
         SELECT v.*, CAST(v.probabilities AS real[]) AS vector,
-               CASE WHEN kept THEN nextval(pg_get_serial_sequence('outcomes', 'id')) END AS outcome_id
-          FROM unnest(CAST(:rows AS bigint[]), CAST(:kept AS bool[]), CAST(:labels AS text[]),
+               CASE WHEN kept THEN nextval(sequence.outcomes) END AS outcome_id,
+               CASE WHEN v.probabilities IS NOT NULL THEN nextval(sequence.scores) END AS score_id
+          FROM (SELECT CAST(pg_get_serial_sequence('outcomes', 'id') AS regclass) AS outcomes,
+                       CAST(pg_get_serial_sequence('scores', 'id') AS regclass) AS scores) AS sequence,
+               unnest(CAST(:rows AS bigint[]), CAST(:kept AS bool[]), CAST(:labels AS text[]),
                       CAST(:confidences AS real[]), CAST(:probabilities AS text[]), CAST(:reasons AS text[]),
                       CAST(:roles AS text[]), CAST(:propensities AS real[]), CAST(:offered AS text[]),
                       CAST(:priors AS text[]), CAST(:held AS bool[]), CAST(:reserved AS numeric[]),
@@ -116,30 +119,33 @@ _SETTLE = text("""
                          outcome_id = CASE WHEN kept THEN verdict.outcome_id END,
                          done_at = CASE WHEN kept THEN now() END
           FROM verdict
-         WHERE items.id = verdict.row_id AND items.lease_token = :token AND items.state = 'scoring'
+         -- `coalesce` hides the guard from the planner, which would take it for one row: it would look through an
+         -- index on the state, which holds all that was ever scored until it is vacuumed, and compare all with all.
+         WHERE items.id = ANY(CAST(:rows AS bigint[])) AND items.id = verdict.row_id
+           AND coalesce(items.lease_token = :token AND items.state = 'scoring', false)
      RETURNING verdict.*, items.priority, items.deadline),
     scored AS (
-        INSERT INTO scores (item_id, bundle_id, spec_version, probabilities, label, confidence, threshold, kept)
-        SELECT row_id, :bundle, :spec_version, vector, label, confidence, :threshold, kept
-          FROM moved WHERE vector IS NOT NULL
-     RETURNING id, item_id),
+        INSERT INTO scores (id, item_id, bundle_id, spec_version, probabilities, label, confidence, threshold, kept)
+        OVERRIDING SYSTEM VALUE
+        SELECT score_id, row_id, :bundle, :spec_version, vector, label, confidence, :threshold, kept
+          FROM moved WHERE vector IS NOT NULL),
     decided AS (
         INSERT INTO outcomes (id, item_id, classifier_id, spec_version, label, source, confidence,
                               probabilities, bundle_id, threshold, score_id)
         OVERRIDING SYSTEM VALUE
         SELECT outcome_id, row_id, :classifier, :spec_version, label, 'small', confidence, vector, :bundle,
-               :threshold, scored.id
-          FROM moved JOIN scored ON scored.item_id = row_id WHERE kept),
+               :threshold, score_id
+          FROM moved WHERE kept),
     asked AS (
         INSERT INTO asks (item_id, classifier_id, score_id, spec_version, reason, role, propensity, offered, prior,
                           priority, deadline, budget_day_id, reserved, not_before)
-        SELECT row_id, :classifier, scored.id, :spec_version, reason, role, propensity,
+        SELECT row_id, :classifier, score_id, :spec_version, reason, role, propensity,
                CASE WHEN offered IS NOT NULL
                     THEN ARRAY(SELECT jsonb_array_elements_text(CAST(offered AS jsonb))) END,
                CAST(prior AS jsonb), priority, deadline,
                CASE WHEN reserved IS NOT NULL THEN CAST(:budget_day AS bigint) END, reserved,
                now() + make_interval(secs => CASE WHEN waits THEN :wait_s ELSE 0 END)
-          FROM moved LEFT JOIN scored ON scored.item_id = row_id
+          FROM moved
          WHERE reason IS NOT NULL
          ORDER BY row_id
             ON CONFLICT (item_id) WHERE state IN ('waiting', 'calling')
