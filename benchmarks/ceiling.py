@@ -50,12 +50,13 @@ def benchmark(full: bool) -> Result:
     with service() as running:
         serve_stand_in(running)
         with score_worker(running, app="benchmarks.free") as worker, Client(running.settings) as client:
-            _round(running, worker, client, WARM_UP, "warm-up")
-            found = [_round(running, worker, client, items, f"round-{i}") for i in range(rounds)]
+            one_round(running, worker, client, WARM_UP, "warm-up")
+            found = [one_round(running, worker, client, items, f"round-{i}") for i in range(rounds)]
     return Result("ceiling", full, time.monotonic() - started, _measures(items, found))
 
 
-def _round(running: Service, worker: subprocess.Popen[bytes], client: Client, items: int, name: str) -> Round:
+def one_round(running: Service, worker: subprocess.Popen[bytes], client: Client, items: int, name: str) -> Round:
+    """One round; items must have another name each time."""
     made = texts(items, seed=sum(name.encode()))
     before, started = _cpu(worker), time.perf_counter()
     for at in range(0, items, CALL):
