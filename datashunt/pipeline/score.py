@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from itertools import compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -30,6 +32,35 @@ if TYPE_CHECKING:
     from datashunt.small import SmallModel
 
 
+LINGER_S = 0.5
+"""How long a run goes on with a backlog beyond its own rows: claims and writes hide behind the model meanwhile."""
+AHEAD_SHARE = 0.125
+"""A batch is claimed ahead while the last one took less of the lease: it waits for one before its own turn comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Items under a lease of ours."""
+
+    items: list[ClaimedItem]
+    token: UUID
+
+    @property
+    def full(self) -> bool:
+        """Whether there may be more."""
+        return len(self.items) == scores.CLAIM_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What was decided about a batch, less its items that could not be scored, and by whom."""
+
+    known: Registered
+    items: list[ClaimedItem]
+    scored: list[Scored]
+    model_s: float
+
+
 class Scorer:
     """Scores what is queued. One for each process: torch shares its threads badly."""
 
@@ -41,63 +72,98 @@ class Scorer:
         self._models = models
         self._settings = settings
         self._clock = clock
+        self._beside = ThreadPoolExecutor(2, thread_name_prefix="score")
+        self._last_s = float("inf")
 
     def run(self, classifier: str, rows: Sequence[int], *, stop: Callable[[], bool] = lambda: False) -> Iterator[Wake]:
         """Score the backlog, oldest first, until none of these rows is queued; yields what to publish.
 
-        Each batch is committed before its wake-up is yielded. What this call claimed and did not finish is
-        handed back, also when the caller stops early. Before each batch `stop` is asked; what is left then stands
-        still, and tick finds it.
+        While there is more than one batch, the next one is claimed and the last one written beside the model, also for
+        a moment beyond these rows. Each batch is committed before its wake-up is yielded. What this call claimed and
+        did not finish is handed back, also when the caller stops early. Before each batch `stop` is asked; what is left
+        then stands still, and tick finds it.
 
         Raises:
             UnknownClassifier, BundleError, ModelError, StoreError: nothing is lost; tick comes again.
         """
-        while not stop() and self._any_queued(rows):
-            known = self._directory.get(classifier)
-            model = self._models.get(known.incumbent) if known.incumbent else None
-            token = uuid4()
-            batch = self._claim(known, token)
-            if not batch:
-                return
-            try:
-                wake = self._score_batch(known, model, batch, token)
-            except BaseException:
-                self._release(token)
-                raise
-            if wake is not None:
-                yield wake
+        until = time.monotonic() + LINGER_S
+        held: set[UUID] = set()
+        ahead: Future[_Batch] | None = None
+        writing: Future[Wake | None] | None = None
+        try:
+            batch = self._first(classifier, rows, held, stop)
+            while batch is not None:
+                quick = self._last_s < AHEAD_SHARE * self._settings.score_lease_s and time.monotonic() < until
+                ahead = self._beside.submit(self._claim, classifier, None, held) if batch.full and quick else None
+                verdict = self._score(classifier, batch)
+                if writing is not None:
+                    yield from _wakes(writing.result())
+                writing = self._beside.submit(self._write, verdict, batch.token, held)
+                batch = ahead.result() if ahead is not None else None
+                ahead = None
+                if batch is None or not batch.items or stop():
+                    wake, writing = writing.result(), None
+                    yield from _wakes(wake)
+                    if batch is None or not batch.items:
+                        batch = self._first(classifier, rows, held, stop)
+                    else:
+                        return
+        finally:
+            flying: list[Future[Any]] = [one for one in (ahead, writing) if one is not None]
+            wait(flying)
+            self._release(held)
 
-    def _any_queued(self, rows: Sequence[int]) -> bool:
-        with self._store.begin() as tx:
-            return scores.any_queued(tx, rows)
+    def _first(self, classifier: str, rows: Sequence[int], held: set[UUID], stop: Callable[[], bool]) -> _Batch | None:
+        """A batch, if any of these rows is queued; not before its model is there."""
+        if stop():
+            return None
+        self._serving(classifier)
+        batch = self._claim(classifier, rows, held)
+        return batch if batch.items else None
 
-    def _claim(self, known: Registered, token: UUID) -> list[ClaimedItem]:
-        with self._store.begin() as tx:
-            return scores.claim(tx, known.id, token, lease_s=self._settings.score_lease_s)
+    def _serving(self, classifier: str) -> tuple[Registered, SmallModel | None]:
+        known = self._directory.get(classifier)
+        return known, self._models.get(known.incumbent) if known.incumbent else None
 
-    def _release(self, token: UUID) -> None:
-        with self._store.begin() as tx:
-            scores.release(tx, token)
+    def _claim(self, classifier: str, rows: Sequence[int] | None, held: set[UUID]) -> _Batch:
+        """The next batch, if any of these rows is queued; None: whatever there is."""
+        token, known = uuid4(), self._directory.get(classifier)
+        held.add(token)
+        with self._store.single() as tx:
+            items = scores.claim(tx, known.id, token, lease_s=self._settings.score_lease_s, rows=rows)
+        if not items:
+            held.discard(token)
+        return _Batch(items, token)
 
-    def _score_batch(
-        self, known: Registered, model: SmallModel | None, batch: list[ClaimedItem], token: UUID
-    ) -> Wake | None:
+    def _release(self, tokens: Iterable[UUID]) -> None:
+        for token in tokens:
+            with self._store.begin() as tx:
+                scores.release(tx, token)
+
+    def _score(self, classifier: str, batch: _Batch) -> _Verdict:
         started = time.perf_counter()
+        known, model = self._serving(classifier)
+        items = batch.items
         if model is None:
-            scored = [cold_start(known, item) for item in batch]
+            scored = [cold_start(known, item) for item in items]
         else:
-            batch, probabilities = self._probabilities(model, batch, token)
-            scored = decide(known, batch, probabilities, draft=isinstance(known.spec.policy, BudgetPolicy))
-        model_s = time.perf_counter() - started
-        settled = self._settle(known, batch, scored, token)
+            items, probabilities = self._probabilities(model, items, batch.token)
+            scored = decide(known, items, probabilities, draft=isinstance(known.spec.policy, BudgetPolicy))
+        self._last_s = time.perf_counter() - started
+        return _Verdict(known, items, scored, self._last_s)
+
+    def _write(self, verdict: _Verdict, token: UUID, held: set[UUID]) -> Wake | None:
+        known = verdict.known
+        settled = self._settle(known, verdict.items, verdict.scored, token)
+        held.discard(token)
         event(
             "scored",
             classifier=known.name,
             items=settled.moved,
-            lost=len(scored) - settled.moved,
+            lost=len(verdict.scored) - settled.moved,
             asks=len(settled.asks),
             bundle=known.incumbent.version if known.incumbent else None,
-            model_ms=round(model_s * 1e3, 1),
+            model_ms=round(verdict.model_s * 1e3, 1),
         )
         return Wake("llm", known.name, settled.asks) if settled.asks else None
 
@@ -106,7 +172,8 @@ class Scorer:
         policy = known.spec.policy
         bundle = known.incumbent.id if known.incumbent else None
         amounts = budget.amounts_of(known, policy, batch, scored) if isinstance(policy, BudgetPolicy) else []
-        with self._store.begin() as tx:
+        # without a budget it is one statement
+        with self._store.begin() if isinstance(policy, BudgetPolicy) else self._store.single() as tx:
             share = None
             if isinstance(policy, BudgetPolicy) and batch:
                 share = budget.allot(tx, known, policy, scored, amounts, self._clock)
@@ -147,6 +214,10 @@ class Scorer:
 
     def _forward(self, model: SmallModel, texts: list[str]) -> NDArray[np.float32]:
         return model.probabilities(texts, batch_tokens=self._settings.score_batch_tokens)
+
+
+def _wakes(wake: Wake | None) -> list[Wake]:
+    return [] if wake is None else [wake]
 
 
 def cold_start(known: Registered, item: ClaimedItem) -> Scored:

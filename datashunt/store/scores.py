@@ -18,38 +18,50 @@ SUSPECT_AFTER = 2
 """Claims that never finished, after which an item is claimed alone: it may be what brings workers down."""
 
 _CLAIM = text("""
-    WITH picked AS (
+    WITH wanted AS MATERIALIZED (
+        SELECT :backlog OR EXISTS (
+            SELECT FROM items WHERE id = ANY(CAST(:rows AS bigint[])) AND state = 'queued') AS "is"),
+    fresh AS MATERIALIZED (
         SELECT id FROM items
-         WHERE classifier_id = :classifier AND state = 'queued' AND (attempts >= :suspect) = :suspects
+         WHERE classifier_id = :classifier AND state = 'queued' AND attempts < :suspect AND (SELECT "is" FROM wanted)
          ORDER BY priority, id LIMIT :most FOR UPDATE SKIP LOCKED),
+    suspect AS MATERIALIZED (
+        SELECT id FROM items
+         WHERE classifier_id = :classifier AND state = 'queued' AND attempts >= :suspect
+           AND NOT :backlog AND (SELECT "is" FROM wanted) AND NOT EXISTS (SELECT FROM fresh)
+         ORDER BY priority, id LIMIT 1 FOR UPDATE SKIP LOCKED),
     claimed AS (
         UPDATE items SET state = 'scoring', attempts = attempts + 1, lease_token = :token,
                          lease_until = now() + make_interval(secs => :lease_s)
-          FROM picked WHERE items.id = picked.id
+          FROM (SELECT id FROM fresh UNION ALL SELECT id FROM suspect) AS picked WHERE items.id = picked.id
      RETURNING items.id, items.key)
     SELECT claimed.id, claimed.key, texts.text FROM claimed JOIN texts ON texts.item_id = claimed.id
 """)
 
 
 def claim(
-    tx: Connection, classifier_id: int, token: UUID, *, lease_s: float, most: int = CLAIM_LIMIT
+    tx: Connection,
+    classifier_id: int,
+    token: UUID,
+    *,
+    lease_s: float,
+    rows: Sequence[int] | None = None,
+    most: int = CLAIM_LIMIT,
 ) -> list[ClaimedItem]:
-    """Lease the oldest queued items of a classifier, at most `most` of them; a suspect one alone, and last."""
+    """Lease the oldest queued items of a classifier, at most `most` of them, in one statement.
+
+    Args:
+        tx: a transaction.
+        classifier_id: whose items.
+        token: of the lease.
+        lease_s: its length.
+        rows: only if one of these still waits to be scored; a suspect is then taken alone, and last. None: whatever
+            waits, but no suspect.
+        most: items.
+    """
     values = {"classifier": classifier_id, "token": token, "lease_s": lease_s, "suspect": SUSPECT_AFTER}
-    rows = tx.execute(_CLAIM, {**values, "most": most, "suspects": False}).all()
-    if not rows:
-        rows = tx.execute(_CLAIM, {**values, "most": 1, "suspects": True}).all()
-    return [ClaimedItem(row.id, row.key, row.text) for row in rows]
-
-
-def any_queued(tx: Connection, rows: Sequence[int]) -> bool:
-    """Whether any of these items still waits to be scored."""
-    return bool(
-        tx.execute(
-            text("SELECT EXISTS (SELECT FROM items WHERE id = ANY(:rows) AND state = 'queued')"),
-            {"rows": list(rows)},
-        ).scalar_one()
-    )
+    found = tx.execute(_CLAIM, {**values, "rows": list(rows or ()), "backlog": rows is None, "most": most})
+    return [ClaimedItem(row.id, row.key, row.text) for row in found]
 
 
 @dataclass(frozen=True, slots=True)

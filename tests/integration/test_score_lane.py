@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 from lanes import NAME, FakeModel, FakeModels, World
@@ -200,6 +202,59 @@ def test_a_worker_that_shall_end_finishes_its_batch_and_claims_no_other(world: W
     _, wakes = world.submit(*[KEEP] * 300)
     assert list(world.scorer(FakeModels(model)).run(NAME, wakes[0].ids, stop=lambda: model.batches != [])) == []
     assert world.states() == {"done": 256, "queued": 44}
+
+
+def test_the_next_batch_is_claimed_and_the_last_one_written_beside_the_model(world: World) -> None:
+    world.bundle()
+    seen: list[dict[str, int]] = []
+
+    def look(_: Sequence[str]) -> None:
+        end = time.monotonic() + 30
+        wanted = {1: {"done": 256, "scoring": 512}, 2: {"done": 512, "scoring": 256}}.get(len(seen))
+        while wanted is not None and world.states() != wanted:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        seen.append(world.states())
+
+    _, wakes = world.submit(*[KEEP] * 768)
+    assert list(world.scorer(FakeModels(FakeModel(before=look))).run(NAME, wakes[0].ids[:257])) == []
+    assert seen == [{"queued": 512, "scoring": 256}, {"done": 256, "scoring": 512}, {"done": 512, "scoring": 256}]
+    assert world.states() == {"done": 768}
+
+
+def test_a_worker_that_shall_end_hands_back_what_it_claimed_ahead(world: World) -> None:
+    world.bundle()
+    model = FakeModel()
+    _, wakes = world.submit(*[KEEP] * 768)
+    scorer = world.scorer(FakeModels(model))
+    assert list(scorer.run(NAME, wakes[0].ids, stop=lambda: len(model.batches) == 2)) == []
+    assert world.states() == {"done": 512, "queued": 256}
+    assert world.rows("SELECT DISTINCT attempts FROM items WHERE state = 'queued'") == [(0,)]
+
+
+def test_a_batch_that_fails_hands_back_its_items_and_those_claimed_ahead(world: World) -> None:
+    world.bundle()
+    model = FakeModel(before=lambda _: _raise_later(model))
+    _, wakes = world.submit(*[KEEP] * 768)
+    with pytest.raises(KeyboardInterrupt):
+        list(world.scorer(FakeModels(model)).run(NAME, wakes[0].ids))
+    assert world.states() == {"done": 256, "queued": 512}
+    assert world.rows("SELECT DISTINCT attempts, lease_token FROM items WHERE state = 'queued'") == [(0, None)]
+
+
+def _raise_later(model: FakeModel) -> None:
+    if len(model.batches) == 2:
+        raise KeyboardInterrupt
+
+
+def test_a_suspect_is_never_claimed_ahead(world: World) -> None:
+    """What is claimed beside a batch that brings its worker down uses up an attempt each time."""
+    world.bundle()
+    world.submit(*[KEEP] * 3)
+    world.change("UPDATE items SET attempts = :n", n=scores.SUSPECT_AFTER)
+    with world.store.begin() as tx:
+        assert scores.claim(tx, world.known().id, uuid4(), lease_s=60) == []
+    assert world.states() == {"queued": 3}
 
 
 def test_a_bundle_that_cannot_be_loaded_claims_nothing(world: World) -> None:
