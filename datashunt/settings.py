@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=0)] = Field(
         0, description="torch threads; 0: torch's own choice, the machine's cores"
     )
+    models_memory_mb: Annotated[int, Field(ge=1)] = Field(
+        2_048, description="MiB of weights that a worker keeps loaded; the least recently used go first"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
     precision: str = Field("auto", description="auto, fp32, bf16, fp16")
     log_level: str = "INFO"

@@ -13,7 +13,7 @@ from datashunt.store import Store, classifiers
 from datashunt.store.classifiers import Bundle, Registered
 
 if TYPE_CHECKING:
-    from datashunt.small import SmallModel
+    from datashunt.small import Shared, SmallModel
 
 
 class Directory:
@@ -49,13 +49,13 @@ class Directory:
 
 
 class Models:
-    """Loaded bundles, the most recently used `keep` of them."""
+    """Loaded bundles, the most recently used that fit in memory; an encoder that several have counts once."""
 
-    def __init__(self, registry: Registry, settings: Settings, *, keep: int = 4) -> None:
+    def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
         self._settings = settings
-        self._keep = keep
         self._loaded: OrderedDict[str, SmallModel] = OrderedDict()
+        self._shared: Shared | None = None
         self._lock = threading.Lock()
 
     def get(self, bundle: Bundle) -> SmallModel:
@@ -65,20 +65,30 @@ class Models:
             BundleError: it is missing or altered.
             ModelError: it cannot be loaded on this device.
         """
-        from datashunt.small import SmallModel
-
         with self._lock:
             model = self._loaded.get(bundle.content_hash)
             if model is None:
-                folder = self._registry.fetch(bundle.uri, bundle.content_hash)
-                model = SmallModel.load(
-                    folder,
-                    device=self._settings.device,
-                    precision=self._settings.precision,
-                    threads=self._settings.threads,
-                )
-                self._loaded[bundle.content_hash] = model
-                while len(self._loaded) > self._keep:
+                model = self._loaded[bundle.content_hash] = self._load(bundle)
+                while len(self._loaded) > 1 and self._bytes() > self._settings.models_memory_mb * 2**20:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(bundle.content_hash)
             return model
+
+    def _load(self, bundle: Bundle) -> SmallModel:
+        from datashunt.small import Shared, SmallModel
+
+        if self._shared is None:
+            self._shared = Shared()
+        return SmallModel.load(
+            self._registry.fetch(bundle.uri, bundle.content_hash),
+            device=self._settings.device,
+            precision=self._settings.precision,
+            threads=self._settings.threads,
+            shared=self._shared,
+        )
+
+    def _bytes(self) -> int:
+        parts: dict[int, int] = {}
+        for model in self._loaded.values():
+            parts |= model.memory()
+        return sum(parts.values())

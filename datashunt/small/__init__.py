@@ -8,11 +8,13 @@ from datashunt.small.bundle import BundleInfo, read_info, save
 from datashunt.small.hardware import choose_device, choose_precision, probe, training_precision
 from datashunt.small.model import SmallModel
 from datashunt.small.network import Encoded, SequenceClassifier, load_encoder, resolve_base
+from datashunt.small.sharing import Shared
 
 __all__ = [
     "BundleInfo",
     "Encoded",
     "SequenceClassifier",
+    "Shared",
     "SmallModel",
     "choose_device",
     "choose_precision",

@@ -18,7 +18,8 @@ from datashunt.errors import BundleError, ModelError
 from datashunt.small.batching import pad, token_batches
 from datashunt.small.bundle import BundleInfo, read_info
 from datashunt.small.hardware import DTYPES, choose_device, choose_precision, probe
-from datashunt.small.network import Encoded, SequenceClassifier, encode, load_tokenizer
+from datashunt.small.network import Encoded, SequenceClassifier, encode
+from datashunt.small.sharing import Shared, size_of
 
 BATCH_TOKENS = 8_192
 """Padded tokens of one forward pass, unless the caller says otherwise."""
@@ -45,7 +46,15 @@ class SmallModel:
         self.precision = precision
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "auto", precision: str = "auto", threads: int = 0) -> SmallModel:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int = 0,
+        shared: Shared | None = None,
+    ) -> SmallModel:
         """Load a bundle's folder.
 
         Args:
@@ -53,6 +62,7 @@ class SmallModel:
             device: auto, cpu, cuda or cuda:N.
             precision: auto, fp32, bf16 or fp16.
             threads: torch threads of this process; 0 leaves them alone.
+            shared: what loaded bundles have in common.
 
         Raises:
             BundleError: the folder is no bundle, or its weights do not fit its labels.
@@ -66,9 +76,10 @@ class SmallModel:
         dtype = choose_precision(precision, chosen, hardware)
         try:
             _check_labels(AutoConfig.from_pretrained(folder), info, folder)
-            network = SequenceClassifier.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-            tokenizer = load_tokenizer(str(folder), info.max_tokens)
-        except (OSError, ValueError, RuntimeError, SafetensorError, ModelError) as error:
+            parts = shared or Shared()
+            network = parts.network(folder, f"{chosen} {dtype}")
+            tokenizer = parts.tokenizer(folder, info.max_tokens)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ModelError) as error:
             reason = str(error).strip().split("\n")[0]
             raise BundleError(f"the bundle in {folder} cannot be loaded ({reason}): fetch it again") from None
         return cls(network, tokenizer, info, device=chosen, precision=dtype)
@@ -82,6 +93,10 @@ class SmallModel:
     def temperature(self) -> float:
         """What the logits are divided by."""
         return self.info.temperature
+
+    def memory(self) -> dict[int, int]:
+        """Bytes of the encoder, by its identity, and of the head: two models may have the same encoder."""
+        return {id(part): size_of(part) for part in (self.network.encoder, self.network.head)}
 
     def probabilities(self, texts: Sequence[str], *, batch_tokens: int = BATCH_TOKENS) -> NDArray[np.float32]:
         """Calibrated class probabilities (n, k) of n texts, in their order.

@@ -1,0 +1,100 @@
+"""Parts that bundles have in common, loaded once: encoders and tokenizers, known by what is in their files.
+
+Bundles of the recipe `head` leave their base as it was, so those of fifty classifiers differ in a few thousand numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from datashunt.small.network import ClassifierConfig, SequenceClassifier, load_tokenizer
+
+WEIGHTS = "model.safetensors"
+_HEAD = ("head.weight", "head.bias")
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
+
+
+class Shared:
+    """Encoders and tokenizers that are in use now; what no loaded bundle uses is gone."""
+
+    def __init__(self) -> None:
+        self._encoders: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
+        self._tokenizers: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+    def network(self, folder: Path, kind: str) -> SequenceClassifier:
+        """The network of a bundle, over an encoder that another one brought, if they have the same.
+
+        Args:
+            folder: the bundle's.
+            kind: device and precision it is for, which an encoder has only one of.
+        """
+        digest = encoder_digest(folder)
+        known = self._encoders.get(f"{kind} {digest}")
+        if known is not None:
+            return _over(known, folder)
+        network: SequenceClassifier = SequenceClassifier.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True
+        )
+        if digest is not None:
+            self._encoders[f"{kind} {digest}"] = network.encoder
+        return network
+
+    def tokenizer(self, folder: Path, max_tokens: int) -> Any:
+        """The tokenizer of a bundle, cutting texts after `max_tokens`."""
+        sha = hashlib.sha256(str(max_tokens).encode())
+        for name in _TOKENIZER:
+            path = folder / name
+            sha.update(f" {name} ".encode() + (path.read_bytes() if path.exists() else b"-"))
+        known = self._tokenizers.get(sha.hexdigest())
+        if known is None:
+            known = load_tokenizer(str(folder), max_tokens)
+            self._tokenizers[sha.hexdigest()] = known
+        return known
+
+
+def encoder_digest(folder: Path) -> str | None:
+    """SHA-256 of the encoder's configuration and weights, whatever head is beside them; None if they are in parts."""
+    path = folder / WEIGHTS
+    if not path.exists():
+        return None
+    encoder = ClassifierConfig.from_pretrained(folder).encoder
+    sha = hashlib.sha256(json.dumps(encoder, sort_keys=True).encode())
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + size])
+        with memoryview(content) as view:
+            for name, tensor in sorted(header.items()):
+                if name in _HEAD or name == "__metadata__":
+                    continue
+                first, last = tensor["data_offsets"]
+                sha.update(f"{name} {tensor['dtype']} {tensor['shape']}".encode())
+                with view[8 + size + first : 8 + size + last] as part:
+                    sha.update(part)
+    return sha.hexdigest()
+
+
+def _over(encoder: nn.Module, folder: Path) -> SequenceClassifier:
+    """A bundle's network with its own head, over an encoder that is there; nothing else of it is read."""
+    with torch.device("meta"):
+        network = SequenceClassifier(ClassifierConfig.from_pretrained(folder))
+    network.encoder = encoder
+    with safe_open(folder / WEIGHTS, "pt") as weights:
+        weight, bias = (weights.get_tensor(name).float() for name in _HEAD)
+    if (weight.shape, bias.shape) != (network.head.weight.shape, network.head.bias.shape):
+        raise ValueError(f"its head is of the shape {tuple(weight.shape)}, its configuration says otherwise")
+    network.head.weight, network.head.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return network
+
+
+def size_of(module: nn.Module) -> int:
+    """Bytes of a module's parameters and buffers."""
+    return sum(part.numel() * part.element_size() for part in [*module.parameters(), *module.buffers()])
