@@ -1,7 +1,7 @@
 """What everything but the model costs: the score lane with a stand-in model that costs nothing.
 
-Items per second from `submit` to stored outcome, and the CPU of all processes for an item: producer, worker, broker and
-PostgreSQL with all that it starts.
+Items per second from `submit` to stored outcome; for an item, the CPU of all processes (producer, worker, broker and
+PostgreSQL with all that it starts), the bytes that go through the broker and those of PostgreSQL's write-ahead log.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from statistics import median
 
 import psutil
+import redis
+from sqlalchemy import text
 
 from benchmarks import command
 from benchmarks.figures import Measure, Result
@@ -29,13 +31,15 @@ CPU_TARGET = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Seconds that a round took, and of CPU in the producer, the worker, PostgreSQL and the broker."""
+    """What a round took: seconds, seconds of CPU in each part, bytes over the broker and of write-ahead log."""
 
     wall: float
     producer: float
     worker: float
     postgres: float
     broker: float
+    traffic: float
+    wal: float
 
     @property
     def cpu(self) -> float:
@@ -58,12 +62,22 @@ def benchmark(full: bool) -> Result:
 def one_round(running: Service, worker: subprocess.Popen[bytes], client: Client, items: int, name: str) -> Round:
     """One round; items must have another name each time."""
     made = texts(items, seed=sum(name.encode()))
-    before, started = _cpu(worker), time.perf_counter()
+    before, started = _taken(running, worker), time.perf_counter()
     for at in range(0, items, CALL):
         submit(client, made[at : at + CALL], f"{name}-{at}")
     wait_until_open(running, worker, 0)
-    wall, after = time.perf_counter() - started, _cpu(worker)
+    wall, after = time.perf_counter() - started, _taken(running, worker)
     return Round(wall, *(late - early for early, late in zip(before, after, strict=True)))
+
+
+def _taken(running: Service, worker: subprocess.Popen[bytes]) -> tuple[float, ...]:
+    """CPU of each part, bytes over the broker, and bytes of write-ahead log, all since the start."""
+    with running.runtime.store.single() as connection:
+        wal = float(connection.execute(text("SELECT pg_current_wal_lsn() - '0/0'")).scalar_one())
+    assert running.settings.broker_url is not None
+    with redis.Redis.from_url(running.settings.broker_url.get_secret_value()) as client:
+        stats = client.info("stats")
+    return (*_cpu(worker), float(stats["total_net_input_bytes"] + stats["total_net_output_bytes"]), wal)
 
 
 def _cpu(worker: subprocess.Popen[bytes]) -> tuple[float, float, float, float]:
@@ -99,6 +113,8 @@ def _measures(items: int, found: list[Round]) -> list[Measure]:
         Measure("worker_us", "of it: score worker", each("worker"), "µs/item"),
         Measure("postgres_us", "of it: PostgreSQL", each("postgres"), "µs/item"),
         Measure("broker_us", "of it: broker", each("broker"), "µs/item"),
+        Measure("traffic", "to and from the broker", each("traffic") / 1e6, "B/item"),
+        Measure("wal", "write-ahead log of PostgreSQL", each("wal") / 1e6, "B/item"),
         Measure("items", "items of a round", items),
         Measure("rounds", "rounds", len(found)),
     ]

@@ -46,10 +46,9 @@ class Service:
         return self.settings.data_dir / "logs" / "score.log"
 
     def still_open(self) -> int:
-        """Items without an outcome."""
+        """Items without an outcome, of all classifiers."""
         with self.runtime.store.begin() as tx:
-            known = classifiers.current(tx, CLASSIFIER)
-            return results.still_open(tx, known.id).moving
+            return sum(results.still_open(tx, known.id).moving for known in classifiers.everyone(tx))
 
 
 @contextmanager
@@ -80,7 +79,7 @@ def service(*, changes: Mapping[str, Any] | None = None, **more: str) -> Iterato
         environment = {f"{settings_module.PREFIX}{name.upper()}": value for name, value in values.items()}
         try:
             migrate.upgrade(runtime.store)
-            _apply(runtime, changes or {})
+            apply(runtime, CLASSIFIER, changes or {})
             yield Service(settings, runtime, environment)
         finally:
             runtime.close()
@@ -89,9 +88,10 @@ def service(*, changes: Mapping[str, Any] | None = None, **more: str) -> Iterato
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _apply(runtime: Runtime, changes: Mapping[str, Any]) -> None:
+def apply(runtime: Runtime, name: str, changes: Mapping[str, Any]) -> None:
+    """Declare a classifier that keeps every item and audits none, but for these fields of its file."""
     document = {
-        "name": CLASSIFIER,
+        "name": name,
         "labels": dict.fromkeys(LABELS, "a generated label"),
         "instruction": "Choose a label.",
         "small_model": {"base": "auto", "max_tokens": 128},
@@ -103,8 +103,8 @@ def _apply(runtime: Runtime, changes: Mapping[str, Any]) -> None:
         classifiers.apply(tx, spec, prompts.prompt_hash(spec))
 
 
-def serve_bundle(service: Service) -> Path:
-    """Publish and promote a bundle of the packaged encoder with a random head; returns its folder.
+def serve_bundle(service: Service, name: str = CLASSIFIER, seed: int = 0) -> Path:
+    """Publish and promote a bundle of the packaged encoder with a head of this seed; returns its folder.
 
     Raises:
         ModelError: the packaged encoder is not installed.
@@ -114,12 +114,12 @@ def serve_bundle(service: Service) -> Path:
     from datashunt import small
     from datashunt.small.network import load_tokenizer
 
-    folder = service.settings.data_dir / "benchmark-bundle"
+    folder = service.settings.data_dir / f"{name}-bundle"
     with service.runtime.store.begin() as tx:
-        known = classifiers.current(tx, CLASSIFIER)
+        known = classifiers.current(tx, name)
     part = known.spec.small_model
     network = small.SequenceClassifier.of_base(part.base, LABELS)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     torch.nn.init.normal_(network.head.weight, std=0.5)
     info = small.BundleInfo(
         labels=LABELS,
@@ -131,7 +131,7 @@ def serve_bundle(service: Service) -> Path:
         created_at=datetime.now(UTC).isoformat(),
     )
     small.save(folder, network, load_tokenizer(part.base, part.max_tokens), info)
-    uri, content_hash = service.runtime.registry.publish(folder, f"{CLASSIFIER}/1")
+    uri, content_hash = service.runtime.registry.publish(folder, f"{name}/1")
     with service.runtime.store.begin() as tx:
         bundle = bundles.add(
             tx, known, uri=uri, content_hash=content_hash, recipe=info.recipe, prune_cut=None, evaluation={}
@@ -164,9 +164,9 @@ def score_worker(service: Service, app: str = "workers") -> Iterator[subprocess.
         process.end(worker, signal.SIGTERM, 20.0)
 
 
-def submit(client: Client, texts: Sequence[str], prefix: str) -> None:
+def submit(client: Client, texts: Sequence[str], prefix: str, name: str = CLASSIFIER) -> None:
     """Submit texts in one call; rows get their ids in this order."""
-    client.submit(CLASSIFIER, [{"id": f"{prefix}-{i:07d}", "text": text} for i, text in enumerate(texts)])
+    client.submit(name, [{"id": f"{prefix}-{i:07d}", "text": text} for i, text in enumerate(texts)])
 
 
 def wait_until_open(service: Service, worker: subprocess.Popen[bytes], most: int) -> int:

@@ -44,11 +44,11 @@ def pad(
         pad_id: the token that fills.
         device: where to.
         grid: n and the longest are rounded up to multiples of these, with rows of one token at the end: kernels that
-            are compiled for each shape then meet few shapes.
+            are compiled for each shape then meet few shapes. Fewer rows than one step are rounded up to a power of
+            two: a single item must not cost as much as sixteen.
     """
-    count, longest = (
-        -(-size // step) * step for size, step in zip((len(rows), max(1, *map(len, rows))), grid, strict=True)
-    )
+    longest = -(-max(1, *map(len, rows)) // grid[1]) * grid[1]
+    count = min(-(-len(rows) // grid[0]) * grid[0], 1 << (len(rows) - 1).bit_length())
     ids = np.full((count, longest), pad_id, dtype=np.int64)
     mask = np.zeros((count, longest), dtype=np.int64)
     mask[len(rows) :, 0] = 1

@@ -11,13 +11,17 @@ import pytest
 from benchmarks import (
     budget,
     ceiling,
+    classifiers,
     decision,
     distil,
     figures,
+    history,
+    latency,
     lessons,
     llm_faults,
     llm_lane,
     memory,
+    rival,
     score_lane,
     submit,
 )
@@ -48,7 +52,8 @@ def value(result: Result, name: str) -> float:
 
 
 def test_every_benchmark_is_run_by_the_whole() -> None:
-    every = (submit, score_lane, ceiling, llm_lane, llm_faults, memory, distil, budget, decision)
+    lanes = (submit, score_lane, ceiling, classifiers, latency, history, rival, llm_lane, llm_faults)
+    every = (*lanes, memory, distil, budget, decision)
     assert {one.benchmark for one in every} == set(ALL)
 
 
@@ -98,12 +103,44 @@ def test_the_share_is_the_median_of_the_rounds_and_counts_time_not_items() -> No
 
 
 def test_the_ceiling_counts_the_cpu_of_all_processes() -> None:
-    rounds = [ceiling.Round(1.0, 0.1, 0.2, 0.3, 0.4), ceiling.Round(4.0, 0.1, 0.2, 0.3, 0.4)]
+    rounds = [ceiling.Round(wall, 0.1, 0.2, 0.3, 0.4, 2e6, 3e6) for wall in (1.0, 4.0)]
     found = Result("ceiling", False, 1.0, ceiling._measures(10_000, [*rounds, rounds[0]]))
     assert value(found, "items_s") == pytest.approx(10_000)
     assert value(found, "items_s_least") == 2_500
     assert value(found, "cpu_us") == pytest.approx(100.0)
     assert value(found, "postgres_us") == pytest.approx(30.0)
+    assert (value(found, "traffic"), value(found, "wal")) == pytest.approx((200.0, 300.0))
+
+
+def test_what_a_single_item_waits_is_what_its_model_did_not_take() -> None:
+    found = {one.name: one for one in latency._measures([30.0, 90.0, 20.0], [20.0, 20.0, 15.0])}
+    assert (found["beside_p50"].value, found["beside_p50"].reached) == (10.0, True)
+    assert (found["beside_p99"].value, found["beside_p99"].reached) == (70.0, False)
+
+
+def test_many_classifiers_are_compared_round_by_round() -> None:
+    found = Result("x", True, 1.0, classifiers._measures(50, [(2.0, 1.0), (1.0, 0.8), (1.0, 0.9)], [2**20, 2**21]))
+    assert value(found, "share") == 0.8
+    assert value(found, "one_items_s") == pytest.approx(4_000 / 0.9)
+    assert (value(found, "one_mb"), value(found, "many_mb")) == (1.0, 2.0)
+
+
+def test_history_is_judged_by_the_medians_before_and_after() -> None:
+    def rounds(*walls: float) -> list[ceiling.Round]:
+        return [ceiling.Round(wall, 0.1, 0.1, wall / 2, 0.1, 0.0, 0.0) for wall in walls]
+
+    found = Result("x", True, 1.0, history._measures(1_000, 10, 900.0, rounds(1.0, 9.0, 0.5), rounds(2.0, 2.0, 9.0)))
+    assert value(found, "share") == 0.5
+    assert value(found, "filled_us") == pytest.approx(1_000.0)
+
+
+def test_a_rival_is_compared_by_medians() -> None:
+    real = {"ours": [600.0, 500.0, 700.0], "many": [400.0, 300.0, 500.0], "one": [100.0]}
+    free = {"ours": [8_000.0], "many": [1_000.0], "one": [200.0]}
+    found = Result("rival", True, 1.0, rival._measures(10, 3, real, free))
+    assert (value(found, "batches"), value(found, "one")) == (1.5, 6.0)
+    assert (value(found, "free_batches"), value(found, "free_one")) == (8.0, 40.0)
+    assert value(found, "free_many_items_s") == 1_000.0
 
 
 def test_submit_is_judged_by_its_median_call() -> None:

@@ -50,7 +50,14 @@ def test_texts_without_tokens_still_make_a_batch(rows: list[list[int]]) -> None:
 
 
 def test_a_grid_rounds_rows_and_tokens_up_and_the_rows_that_fill_have_one_token() -> None:
-    ids, mask = pad([[7, 8, 9, 4, 2], [5]], 1, "cpu", grid=(4, 4))
+    ids, mask = pad([[7, 8, 9, 4, 2], [5], [6]], 1, "cpu", grid=(4, 4))
     assert ids.shape == mask.shape == (4, 8)
     assert ids[0].tolist() == [7, 8, 9, 4, 2, 1, 1, 1]
     assert mask.sum(dim=1).tolist() == [5, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("rows", "padded"), [(1, 1), (2, 2), (3, 4), (9, 16), (16, 16), (17, 32), (33, 48)])
+def test_few_rows_are_not_padded_to_many(rows: int, padded: int) -> None:
+    ids, mask = pad([[5]] * rows, 1, "cpu", grid=(16, 8))
+    assert ids.shape == (padded, 8)
+    assert mask.sum() == padded
