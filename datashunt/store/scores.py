@@ -19,8 +19,9 @@ SUSPECT_AFTER = 2
 
 _CLAIM = text("""
     WITH wanted AS MATERIALIZED (
+        -- `coalesce`: by the primary key, not through the index of all that is queued.
         SELECT :backlog OR EXISTS (
-            SELECT FROM items WHERE id = ANY(CAST(:rows AS bigint[])) AND state = 'queued') AS "is"),
+            SELECT FROM items WHERE id = ANY(CAST(:rows AS bigint[])) AND coalesce(state = 'queued', false)) AS "is"),
     fresh AS MATERIALIZED (
         SELECT id FROM items
          WHERE classifier_id = :classifier AND state = 'queued' AND attempts < :suspect AND (SELECT "is" FROM wanted)
