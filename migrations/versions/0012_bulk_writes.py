@@ -1,7 +1,7 @@
 """bulk writes: no look at a parent for each row
 
 Revision ID: 0012
-Revises: 0010
+Revises: 0011
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0012"
-down_revision = "0010"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 # Each is written in bulk, by a statement that has its parent in hand: it inserts or locks the item in the same one,
