@@ -1,4 +1,7 @@
-"""What is wrong with this installation: settings, servers, migrations, models, the LLM endpoint. Costs nothing."""
+"""What is wrong with this installation: settings, servers, migrations, models, the LLM endpoint; and with its data.
+
+Costs nothing and changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from datashunt.bootstrap import Runtime
 from datashunt.classifier import Spec
 from datashunt.errors import DatashuntError
 from datashunt.settings import Settings
-from datashunt.store import classifiers, migrate
+from datashunt.store import classifiers, invariants, migrate
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,29 @@ def examine(settings: Settings) -> list[Finding]:
         return [_finding(what, check, runtime) for what, check in checks]
     finally:
         runtime.close()
+
+
+def examine_data(settings: Settings) -> list[Finding]:
+    """Prove of a database that nothing in it is lost, double or at odds; asks nobody but PostgreSQL."""
+    runtime = Runtime(settings, pool_size=1)
+    try:
+        migrated = _finding("migrations", _migrations, runtime)
+        if not migrated.ok:
+            return [migrated]
+        with runtime.store.begin() as tx:
+            found = invariants.check(tx)
+    except DatashuntError as error:
+        return [Finding("PostgreSQL", False, str(error))]
+    finally:
+        runtime.close()
+    return [Finding(one.name, broken.count == 0, _told(one, broken)) for one, broken in found]
+
+
+def _told(one: invariants.Invariant, broken: invariants.Broken) -> str:
+    if broken.count == 0:
+        return one.sentence
+    more = ", …" if broken.count > len(broken.some) else ""
+    return f"broken {broken.count:,} times: {one.sentence}. Not so: {', '.join(broken.some)}{more}"
 
 
 def _finding(what: str, check: Callable[[Runtime], str], runtime: Runtime) -> Finding:

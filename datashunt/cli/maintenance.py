@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+from rich.markup import escape
 
 from datashunt import doctor as examine
 from datashunt.cli.context import load, out, runtime
@@ -42,11 +43,13 @@ def current() -> None:
     print(f"database: {found or 'empty'}; this release: {migrate.head()}")
 
 
-def doctor() -> None:
-    """Say what is wrong with settings, servers, migrations, models and the LLM endpoint."""
-    findings = examine.examine(load())
+def doctor(
+    deep: bool = typer.Option(False, "--deep", help="Prove instead that nothing in the database is lost or at odds."),
+) -> None:
+    """Say what is wrong with settings, servers, migrations, models and the LLM endpoint; or with the data."""
+    findings = examine.examine_data(load()) if deep else examine.examine(load())
     for finding in findings:
         mark = "[green]ok  [/]" if finding.ok else "[red]bad [/]"
-        out.print(mark, f"{finding.what}: {finding.detail}", highlight=False)
+        out.print(mark, escape(f"{finding.what}: {finding.detail}"), highlight=False)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)

