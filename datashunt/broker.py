@@ -114,6 +114,21 @@ class Publisher:
         except (OperationalError, OSError) as error:
             raise _unreachable(error) from error
 
+    def waiting(self, queue: str) -> int:
+        """How many messages nobody has taken yet from this queue.
+
+        Raises:
+            BrokerError: the broker cannot be reached.
+        """
+        with self._app.connection_for_read(connect_timeout=5) as connection:
+            try:
+                connection.ensure_connection(max_retries=1, timeout=5)
+                return int(connection.default_channel.queue_declare(queue, passive=True).message_count)
+            except (OperationalError, OSError, *connection.connection_errors) as error:
+                raise _unreachable(error) from error
+            except connection.channel_errors:
+                return 0  # nobody has ever sent anything there
+
     def close(self) -> None:
         """Give all connections back."""
         self._app.close()

@@ -14,6 +14,7 @@ from datashunt import broker, settings, telemetry
 from datashunt.bootstrap import Runtime
 from datashunt.errors import BrokerError, DatashuntError, SettingsError
 from datashunt.items import Wake
+from datashunt.pipeline.pulse import Pulse
 from datashunt.telemetry import event
 from workers import restoring
 from workers.discarded import WithoutBody
@@ -23,6 +24,7 @@ MOST_CONNECTIONS = 20
 """Connections that a worker keeps open, however many threads it has: these mostly wait for the LLM, and hold none."""
 _runtimes: dict[int, Runtime] = {}
 _stopping = threading.Event()
+_pulse = Pulse()
 
 
 def runtime() -> Runtime:
@@ -129,6 +131,7 @@ def _check_and_listen(instance: Any, **_: Any) -> None:
     _wire(queues)
     if "llm" in queues:
         instance.app.amqp.queues.select_add("intake")
+    _pulse.begin(instance.hostname, set(instance.app.amqp.queues.consume_from))
 
 
 def _wire(queues: set[str]) -> None:
@@ -151,15 +154,33 @@ def _begin_to_stop(**_: Any) -> None:
     _stopping.set()
 
 
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _say_good_bye(**_: Any) -> None:
+    _pulse.end(runtime().store)
+
+
+@signals.task_received.connect  # type: ignore[untyped-decorator]
+def _take(**_: Any) -> None:
+    _pulse.take()
+
+
 def stopping() -> bool:
-    """Whether this worker was asked to end: it finishes the batch or the call in hand, and begins no other."""
+    """Whether this worker was asked to end: it finishes the batch or the call in hand, and begins no other.
+
+    It is asked before each batch, call and training step, so that to ask is a sign of work.
+    """
+    _pulse.step()
+    if _pulse.is_of_a_child:
+        _pulse.report(runtime().store, runtime().settings)
     return _stopping.is_set()
 
 
 def _tick_until_stopping() -> None:
     every_s = runtime().settings.tick_every_s
+    _pulse.report(runtime().store, runtime().settings)
     while not _stopping.wait(every_s):
         tick_once()
+        _pulse.report(runtime().store, runtime().settings)
 
 
 def tick_once() -> None:

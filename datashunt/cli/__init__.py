@@ -24,6 +24,7 @@ from datashunt.cli import (
     rerun,
     servers,
     spend,
+    status,
     whatif,
 )
 from datashunt.errors import DatashuntError
@@ -41,6 +42,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(dead.app, name="dead")
 app.add_typer(maintenance.db, name="db")
 items.register(app)
+status.register(app)
 spend.register(app)
 people.register(app)
 certificate.register(app)

@@ -1,31 +1,24 @@
-"""`datashunt submit | wait | results | status`."""
+"""`datashunt submit | wait | results`."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from datashunt import streams
 from datashunt.bootstrap import Runtime
-from datashunt.cli import shares
-from datashunt.cli.context import err, load, out, print_json, runtime
-from datashunt.cli.tables import table as columns
+from datashunt.cli.context import err, load, runtime
 from datashunt.client import Client
-from datashunt.day import day_at
 from datashunt.errors import UsageError
 from datashunt.items import Item, Refusal
-from datashunt.pipeline import people, promise, pruning, standing
 from datashunt.pipeline.submit import deadline_of, fault_of_priority
-from datashunt.policy import BudgetPolicy
-from datashunt.store import batches, budgets, classifiers, results
+from datashunt.store import classifiers, results
 from datashunt.streams import BadRow, Row
 
 CALL = 20_000
@@ -41,7 +34,6 @@ def register(app: typer.Typer) -> None:
     app.command()(submit)
     app.command()(wait)
     app.command("results")(results_)
-    app.command()(status)
 
 
 def submit(
@@ -170,136 +162,3 @@ def results_(
             if not follow:
                 return
             time.sleep(0.5)
-
-
-def status(
-    name: str | None = typer.Argument(None, help="One classifier; default: all."),
-    as_json: bool = typer.Option(False, "--json", help="For programs."),
-) -> None:
-    """Show counts by state and source, the backlog, the LLM's share and cost, and what serves."""
-    with runtime() as made, made.store.begin() as tx:
-        known = [classifiers.current(tx, name)] if name else classifiers.everyone(tx)
-        found = {one.name: _status(tx, one) for one in known}
-    if as_json:
-        print_json(found[name] if name else found)
-        return
-    table = columns("classifier", "items", "done", "backlog", "dead", "LLM", "cost", "bundle")
-    for one, state in found.items():
-        share = state["llm_share"]
-        table.add_row(
-            one,
-            str(state["items"]),
-            str(state["states"].get("done", 0)),
-            str(state["backlog"]),
-            str(state["states"].get("dead", 0)),
-            "–" if share is None else f"{share:.1%}",
-            f"${state['cost_usd']:.4f}",
-            str(state["bundle"] or "none"),
-        )
-    out.print(table)
-    for one, state in found.items():
-        if state["promise"]:
-            print(f"{one}: {_proof(state['promise'])}")
-        if state["budget"]:
-            print(f"{one}: {_spending(state['budget'])}")
-        if state["pruning"]:
-            print(f"{one}: {_pruning(state['pruning'])}")
-        if state["people"]:
-            print(f"{one}: {shares.line(state['people'])}")
-        for batch in state["batches"]:
-            age = f"{batch['age_s'] / 3600:.1f} h old"
-            print(f"{one}: batch {batch['id']}: {batch['requests']} asks, {batch['state']}, {age}")
-
-
-def _status(tx: Any, known: classifiers.Registered) -> dict[str, Any]:
-    found = pruning.report(tx, known, promise.stand(known).threshold)
-    return {
-        "classifier": known.name,
-        "spec_version": known.version,
-        "bundle": known.incumbent.version if known.incumbent else None,
-        "threshold": promise.stand(known).shown,
-        "promise": _promise(tx, known),
-        **results.status(tx, known.id),
-        "budget": _budget(tx, known),
-        "pruning": None if found is None else asdict(found),
-        "people": shares.document(people.alone(tx, known)),
-        "batches": [asdict(batch) for batch in batches.in_flight(tx, known.id)],
-    }
-
-
-def _promise(tx: Any, known: classifiers.Registered) -> dict[str, Any] | None:
-    """What is promised, proven and missing; None without a target."""
-    promised = standing.promised(known)
-    if promised is None:
-        return None
-    proven = standing.proven(tx, known)
-    return {
-        "promised": promised,
-        "certified": None
-        if proven is None
-        else f"certified from a confidence of {proven.threshold:.4f} on, for items like those audited since"
-        f" {proven.valid_from:%Y-%m-%d %H:%M}",
-        "trials": [one.to_json() for one in standing.on_trial(tx, known)],
-        "audit_rate": standing.audit_rate(known),
-    }
-
-
-def _proof(state: dict[str, Any]) -> str:
-    """One line about a promise."""
-    open_ = [f"bundle {one['bundle']}: {one['note']}" for one in state["trials"] if one["note"] is not None]
-    told = [state["certified"] or "no certificate yet", *open_]
-    return f"{state['promised']}; {'; '.join(told)}"
-
-
-def _budget(tx: Any, known: classifiers.Registered) -> dict[str, Any] | None:
-    """Today's budget, or None without one; a day on which nothing was decided yet is all free."""
-    policy = known.spec.policy
-    if not isinstance(policy, BudgetPolicy):
-        return None
-    today = day_at(budgets.now(tx), policy.timezone).date
-    found = budgets.on_day(tx, known.id, today, policy.unit) or {}
-    return {
-        "day": today.isoformat(),
-        "timezone": policy.timezone,
-        "unit": policy.unit,
-        "per_day": float(policy.per_day),
-        "used": float(found.get("spent", 0)),
-        "reserved": float(found.get("reserved", 0)),
-        "items": found.get("items", 0),
-        "threshold": found.get("threshold"),
-        "at_cap": policy.at_cap,
-    }
-
-
-def _spending(state: dict[str, Any]) -> str:
-    """One line about a day's budget."""
-    money = "${:,.4f}" if state["unit"] == "usd" else "{:,.0f}"
-    per_day, used, reserved = (money.format(state[name]) for name in ("per_day", "used", "reserved"))
-    calls = "" if state["unit"] == "usd" else " calls"
-    threshold = "none yet" if state["threshold"] is None else f"{state['threshold']:.3f}"
-    return (
-        f"budget of {state['day']} ({state['timezone']}): {used} of {per_day}{calls} used, {reserved} reserved,"
-        f" threshold {threshold}"
-    )
-
-
-def _pruning(state: dict[str, Any]) -> str:
-    """One line about hard pruning: what is missing, or how often the LLM's label is offered and what it saves."""
-    if not state["active"]:
-        if state["missing"]:
-            return (
-                f"pruning: {state['missing']:,} more fit answers to escalated items are missing; no label is left out"
-            )
-        return "pruning: no label is left out until the next distillation"
-    told = f"pruning: no audited item has escalated yet; target {state['target']:g}"
-    if state["audited"]:
-        told = (
-            f"pruning: {state['coverage']:.1%} of {state['audited']:,} audited items that escalate are covered"
-            f" (95 %: {state['low']:.1%} to {state['high']:.1%}), target {state['target']:g}"
-        )
-    if not state["asks"]:
-        return told
-    return (
-        f"{told}; {state['asks']:,} pruned, of which {state['fell_back']:,} asked again over all labels:"
-        f" {state['tokens'] / state['tokens_full']:.1%} of the tokens"
-    )

@@ -1,12 +1,16 @@
-"""`datashunt db upgrade | downgrade | current` and `datashunt doctor`."""
+"""`datashunt db upgrade | downgrade | current`, `datashunt doctor` and `datashunt healthy`."""
 
 from __future__ import annotations
+
+import socket
 
 import typer
 from rich.markup import escape
 
 from datashunt import doctor as examine
 from datashunt.cli.context import load, out, runtime
+from datashunt.errors import UsageError
+from datashunt.pipeline import liveness
 from datashunt.store import migrate
 
 db = typer.Typer(help="The database's schema.", no_args_is_help=True)
@@ -15,6 +19,7 @@ db = typer.Typer(help="The database's schema.", no_args_is_help=True)
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command()(doctor)
+    app.command()(healthy)
 
 
 @db.command()
@@ -52,4 +57,18 @@ def doctor(
         mark = "[green]ok  [/]" if finding.ok else "[red]bad [/]"
         out.print(mark, escape(f"{finding.what}: {finding.detail}"), highlight=False)
     if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def healthy(
+    queue: str = typer.Option(..., "--queue", help="score, llm, intake or distil."),
+    host: str = typer.Option(socket.gethostname(), "--host", help="Whose workers.", show_default="this one"),
+) -> None:
+    """Say whether this host's worker of a queue still takes messages: exit code 0 or 1, and a sentence."""
+    if queue not in liveness.QUEUES:
+        raise UsageError(f"--queue: expected {', '.join(liveness.QUEUES)}, found {queue!r}")
+    with runtime() as made:
+        found = liveness.examine(made.store, made.publisher, made.settings, queue, host)
+    print(found.why)
+    if not found.ok:
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ import pytest
 from lanes import LABELS, FakeLLM, FakeModel, World, reply
 
 from datashunt.classifier import NONE_OF_THESE
-from datashunt.cli import items as command
+from datashunt.cli import status as command
 from datashunt.items import Item, Usage
 from datashunt.pipeline import pruning
 from datashunt.prompts import Prompt, render

@@ -16,6 +16,7 @@ import yaml
 import datashunt
 from datashunt.cli import app
 from datashunt.embedded import worker_commands
+from datashunt.pipeline import liveness
 from datashunt.settings import PREFIX, Settings
 
 DOCKER = Path(__file__).parents[2] / "docker"
@@ -127,6 +128,15 @@ def test_every_setting_reaches_the_workers() -> None:
     of_llm = {"DATASHUNT_LLM_BASE_URL", "DATASHUNT_LLM_API_KEY"}
     for service in (one for one in SERVICES.values() if lane(one) in {"score", "distil"}):
         assert set(service["environment"]) == SETTINGS - by_image - of_llm
+
+
+def test_a_worker_is_asked_whether_it_still_takes_messages_of_its_queue() -> None:
+    for service in (one for one in SERVICES.values() if lane(one)):
+        assert service["healthcheck"]["test"] == ["CMD", "datashunt", "healthy", "--queue", lane(service)]
+        assert lane(service) in liveness.QUEUES
+        # it may look twice
+        seconds = float(service["healthcheck"]["timeout"].removesuffix("s"))
+        assert seconds > 2 * liveness.every_s(Settings()) + 20
 
 
 def test_workers_wait_for_the_migration_and_the_broker() -> None:

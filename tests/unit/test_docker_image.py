@@ -71,15 +71,6 @@ def test_a_target_ends_with_its_user_so_that_nothing_later_is_roots(target: str)
 
 
 @TARGETS
-def test_a_target_has_a_health_check_whose_program_is_in_the_image(target: str) -> None:
-    check = last(target, "HEALTHCHECK")
-    program = Path(re.search(r'"(/[^"]+)"\]', check)[1])  # type: ignore[index]
-    assert str(program.parent) == last(target, "WORKDIR")
-    assert (ROOT / "docker" / program.name).is_file()
-    assert f"docker/{program.name} ./" in [words for stage in lineage(target) for words in stage.all("COPY")]
-
-
-@TARGETS
 def test_no_build_tool_is_inherited_by_a_target(target: str) -> None:
     assert {stage.name for stage in lineage(target)} == {target, "runtime"}
 
