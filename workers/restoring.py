@@ -1,8 +1,12 @@
-"""A worker outlives its broker, even while it holds messages.
+"""A worker outlives its broker, even while it holds messages, and one that has no memory left.
 
 When a connection is lost, kombu closes its channels, and puts unacknowledged messages back on the way: over a
 connection that is closed by then, so that an AttributeError ends the worker (transport redis). They are not lost: the
 rows are the truth, and the broker gives unacknowledged messages again after its visibility timeout.
+
+Whoever takes a message from a Redis that may not grow cannot write down that it has it. To kombu that is a fault of the
+channel, which ends the worker, and ends it again as soon as it is started again; here it is one of the connection: the
+worker connects anew until there is memory.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from kombu.transport.redis import QoS
+from kombu.transport.redis import QoS, Transport
+from redis.exceptions import OutOfMemoryError
 
 from datashunt.telemetry import event
 
@@ -34,3 +39,4 @@ def install() -> None:
     """Let no worker of this process end for it."""
     if not hasattr(QoS.restore_unacked_once, "__wrapped__"):
         QoS.restore_unacked_once = forgiving(QoS.restore_unacked_once)  # type: ignore[method-assign]
+        Transport.connection_errors += (OutOfMemoryError,)

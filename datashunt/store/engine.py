@@ -20,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from datashunt.errors import SettingsError, StoreError
 
 UNDEFINED = {"42P01", "42703", "42883"}  # undefined_table, undefined_column, undefined_function
-ENDED = {"25P03", "25006"}  # idle in transaction for too long, read only
+ENDED = {"25P03", "25P04", "25006"}  # idle in a transaction for too long, a transaction for too long, read only
 
 
 class Store:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 
+import redis
 from sqlalchemy import text
 
 from datashunt.items import Wake
@@ -95,6 +96,28 @@ def test_a_broker_that_comes_back_empty_costs_time_and_no_item(system: System) -
     system.broker.start()
     until(lambda: system.done() == 440, "the workers to come back by themselves")
     system.assert_sound(440)
+
+
+def test_a_broker_without_memory_ends_no_worker(system: System) -> None:
+    system.apply()
+    workers = [system.start(lane) for lane in ("score", "llm", "distil")]
+    system.client.submit("tone", items(20))
+    until(lambda: system.done() == 20, "the workers to run")
+    until(lambda: system.one("SELECT count(*) FROM workers") == 3, "all of them")
+    for worker in workers:
+        worker.send_signal(signal.SIGSTOP)
+    rows = tuple(range(1, 5))
+    system.runtime.publisher.publish([Wake(lane, "tone", rows) for lane in ("score", "llm", "distil") for _ in rows])
+    with redis.Redis.from_url(system.broker.url) as broker:
+        broker.config_set("maxmemory", "1kb")
+        for worker in workers:
+            worker.send_signal(signal.SIGCONT)
+        until(lambda: system.logs().count("OutOfMemoryError") >= 3, "messages that cannot be taken")
+        assert system.client.submit("tone", items(40, start=20)).accepted == 40  # nobody can be woken
+        broker.config_set("maxmemory", "0")
+    until(lambda: system.done() == 60, "the workers to take messages again")
+    assert [worker.poll() for worker in workers] == [None, None, None]
+    system.assert_sound(60)
 
 
 def test_repeated_and_reordered_messages_ask_the_llm_once(system: System) -> None:
