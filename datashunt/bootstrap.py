@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from datashunt.broker import Publisher
 from datashunt.errors import SettingsError
+from datashunt.pipeline.bound import Bound
 from datashunt.pipeline.submit import Intake
 from datashunt.settings import Settings
 from datashunt.store import Store
@@ -103,7 +104,7 @@ class Runtime:
     @cached_property
     def intake(self) -> Intake:
         """Takes submissions."""
-        return Intake(self.store, self.settings.max_text_bytes)
+        return Intake(self.store, self.settings.max_text_bytes, Bound(self.settings.max_queued))
 
     @cached_property
     def scorer(self) -> Scorer:

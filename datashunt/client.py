@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from uuid import uuid4
 
 from datashunt import settings as settings_module
 from datashunt.bootstrap import Runtime
-from datashunt.errors import BrokerError
+from datashunt.errors import BrokerError, QueueFull, UsageError
 from datashunt.items import Item, ItemState, Receipt, Refusal, Result
+from datashunt.pipeline.bound import COUNT_EVERY_S
 from datashunt.settings import Settings
 from datashunt.store import classifiers, results
 from datashunt.telemetry import event
@@ -43,6 +44,7 @@ class Client:
         items: Iterable[Item | Mapping[str, Any] | Refusal],
         *,
         submission_id: str | None = None,
+        at_bound: Literal["refuse", "wait"] | None = None,
     ) -> Receipt:
         """Store items to be classified, and wake the workers. Accepted means committed.
 
@@ -54,14 +56,29 @@ class Client:
                 not kept. A deadline is a number of seconds from now, a datetime with its time zone, or one as ISO 8601.
                 Lower priorities come first, −100 to 100.
             submission_id: names this call; give it to make the receipt readable again. Default: a new one.
+            at_bound: what to do while as many items are queued as DATASHUNT_MAX_QUEUED allows: refuse the call, or wait
+                until fewer are, however long that takes. Default: DATASHUNT_AT_BOUND.
 
         Raises:
+            QueueFull: refused at the bound; nothing was stored.
             UnknownClassifier: nothing was stored.
             SubmissionError: the submission id was used for other items.
             SettingsError, StoreError: nothing was stored.
         """
         publisher = self._runtime.publisher  # a setting that is missing is told before anything is stored
-        receipt, wakes = self._runtime.intake.submit(classifier, items, submission_id or str(uuid4()))
+        how = at_bound or self._runtime.settings.at_bound
+        if how not in {"refuse", "wait"}:
+            raise UsageError(f"at_bound: expected refuse or wait, found {how!r}")
+        entries = items if how == "refuse" else list(items)  # they may be read more than once
+        submission = submission_id or str(uuid4())
+        while True:
+            try:
+                receipt, wakes = self._runtime.intake.submit(classifier, entries, submission)
+                break
+            except QueueFull:
+                if how == "refuse":
+                    raise
+                time.sleep(COUNT_EVERY_S)
         try:
             publisher.publish(wakes)
         except BrokerError as error:

@@ -7,6 +7,7 @@
     │   ├── UnknownClassifier       no classifier has this name
     │   ├── CertificateError        a promise that cannot be made, or answers that cannot prove one
     │   └── SubmissionError         a whole submission is refused
+    ├── QueueFull                   as many items are queued as may be; exit code 4
     ├── StoreError                  PostgreSQL cannot be reached, or is not migrated
     ├── BrokerError                 the broker cannot be reached
     ├── BundleError                 a bundle is missing, altered, or of other labels
@@ -65,6 +66,12 @@ class CertificateError(UsageError):
 
 class SubmissionError(UsageError):
     """A whole submission is refused."""
+
+
+class QueueFull(DatashuntError):
+    """As many items of a classifier are queued as may be: nothing was stored, send it again later."""
+
+    exit_code = 4
 
 
 class StoreError(DatashuntError):

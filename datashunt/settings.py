@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     batch_poll_s: Seconds = Field(60.0, description="how often the endpoint is asked how far a batch is")
 
     max_text_bytes: Annotated[int, Field(ge=1)] = Field(1_000_000, description="largest text accepted, UTF-8")
+    max_queued: Annotated[int, Field(ge=0)] = Field(
+        0, description="items of one classifier that may be queued before `submit` takes no more; 0: no bound"
+    )
+    at_bound: str = Field("refuse", description="what `submit` does then: refuse or wait")
     score_lease_s: Seconds = Field(60.0, description="how long a score worker may hold a batch")
     score_batch_tokens: Annotated[int, Field(ge=1)] = Field(8_192, description="padded tokens of one forward pass")
     score_max_attempts: Annotated[int, Field(ge=1)] = Field(5, description="claims before an item is dead")
@@ -71,6 +75,13 @@ class Settings(BaseSettings):
     def _known_device(cls, value: str) -> str:
         if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value):
             raise ValueError("expected auto, cpu, cuda or cuda:N")
+        return value
+
+    @field_validator("at_bound")
+    @classmethod
+    def _known_at_bound(cls, value: str) -> str:
+        if value not in {"refuse", "wait"}:
+            raise ValueError("expected refuse or wait")
         return value
 
     @field_validator("precision")

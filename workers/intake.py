@@ -8,7 +8,7 @@ from typing import Any
 from celery.exceptions import Reject
 
 from datashunt.classifier import NAME
-from datashunt.errors import BrokerError, StoreError, UsageError
+from datashunt.errors import BrokerError, QueueFull, StoreError, UsageError
 from datashunt.items import Receipt
 from datashunt.pipeline.submit import fault_of_id
 from datashunt.telemetry import event
@@ -56,7 +56,7 @@ def take(submission_id: object, classifier: object, items: object) -> Receipt:
         return runtime().intake.refuse(named, submission_id, error)
     try:
         receipt, wakes = runtime().intake.submit(classifier, items, submission_id)
-    except UsageError as refused:
+    except (UsageError, QueueFull) as refused:
         return runtime().intake.refuse(named, submission_id, str(refused))
     publish(wakes)
     return receipt

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from typing import Any, cast
 
 import typer
 
@@ -48,6 +49,9 @@ def submit(
         None, "--deadline-column", help="Field or column that holds a deadline of the item's own."
     ),
     priority: int = typer.Option(0, "--priority", help="Lower ones are scored and asked first: -100 to 100."),
+    at_bound: str | None = typer.Option(
+        None, "--at-bound", help="refuse or wait, while DATASHUNT_MAX_QUEUED items are queued (DATASHUNT_AT_BOUND)."
+    ),
     wait_: bool = typer.Option(False, "--wait", help="Wait until every item is done."),
 ) -> None:
     """Submit the items of a .jsonl, .csv or .parquet file (the first two also .gz); accepted means committed."""
@@ -55,6 +59,8 @@ def submit(
         wanted = deadline_of(deadline)
     except ValueError as error:
         raise UsageError(f"--deadline: {error}") from None
+    if at_bound not in {None, "refuse", "wait"}:
+        raise UsageError(f"--at-bound: expected refuse or wait, found {at_bound!r}")
     fault = fault_of_priority(priority)
     if fault is not None:
         raise UsageError(f"--priority: {fault[1]}")
@@ -65,7 +71,7 @@ def submit(
     try:
         with Client(load()) as client:
             for lines, entries in _calls(rows, wanted, deadline_column, priority):
-                receipt = client.submit(name, entries)
+                receipt = client.submit(name, entries, at_bound=cast(Any, at_bound))
                 calls += 1
                 accepted += receipt.accepted
                 known += receipt.known

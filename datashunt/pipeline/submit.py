@@ -6,12 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from datashunt.errors import SubmissionError
 from datashunt.items import Item, Receipt, Refusal, Wake
+from datashunt.pipeline.bound import Bound
 from datashunt.store import Connection, Store, classifiers, intake
 from datashunt.store.intake import Entry
 
@@ -27,6 +28,7 @@ class Intake:
 
     store: Store
     max_text_bytes: int
+    bound: Bound = field(default_factory=lambda: Bound(0))
 
     def submit(
         self, classifier: str, entries: Iterable[Item | Mapping[str, Any] | Refusal], submission_id: str
@@ -44,6 +46,7 @@ class Intake:
         Raises:
             UnknownClassifier: nothing was stored.
             SubmissionError: the submission id cannot be one, or was used for another payload before.
+            QueueFull: as many items are queued as may be; nothing was stored.
             StoreError: nothing was stored.
         """
         fault = fault_of_id(submission_id)
@@ -54,6 +57,7 @@ class Intake:
             known_classifier = classifiers.current(tx, classifier)
             if not intake.open_submission(tx, submission_id, classifier, payload):
                 return self._receipt_of(tx, submission_id, classifier, payload), []
+            self.bound.check(tx, known_classifier)
             good, repeats, conflicts = one_of_each(good)
             refused += conflicts
             added = intake.add_items(tx, known_classifier.id, submission_id, good)
@@ -62,6 +66,7 @@ class Intake:
             known = repeats + added.known
             receipt = Receipt(submission_id, classifier, len(added.rows), known, tuple(refused))
             intake.close_submission(tx, receipt)
+        self.bound.add(known_classifier, len(added.rows))
         return receipt, [Wake("score", classifier, added.rows)] if added.rows else []
 
     def refuse(self, classifier: str, submission_id: str, error: str) -> Receipt:

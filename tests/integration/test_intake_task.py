@@ -118,3 +118,15 @@ def test_a_client_publishes_what_it_committed(world: World, broker_url: str) -> 
         receipt = client.submit(NAME, [Item(f"k{n}", "x") for n in range(300)])
     assert receipt.accepted == 300
     assert queued(broker_url, "score") == 2
+
+
+def test_a_submission_at_the_bound_is_refused_as_a_whole_and_taken_when_it_is_sent_again(
+    intake: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATASHUNT_MAX_QUEUED", "1")
+    monkeypatch.setattr("datashunt.pipeline.bound.COUNT_EVERY_S", 0.0)
+    assert intake.take("s1", NAME, [{"id": "a", "text": "x"}]).accepted == 1
+    full = intake.take("s2", NAME, [{"id": "b", "text": "y"}])
+    assert (full.accepted, full.error is not None and "1 items of sentiment are queued" in full.error) == (0, True)
+    world.change("UPDATE items SET state = 'dead'")
+    assert intake.take("s2", NAME, [{"id": "b", "text": "y"}]).accepted == 1

@@ -36,6 +36,7 @@ class FakeRuntime:
 
     def __init__(self) -> None:
         self.intake = self.publisher = self
+        self.settings = Settings()
         self.submissions: list[str] = []
 
     def submit(self, classifier: str, items: object, submission_id: str) -> tuple[Receipt, list[Wake]]:
