@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench bench-full bench-quality bench-quality-full install clean
+CHAOS_ARGS ?= --seed 1
+
+.PHONY: demo test lint chaos bench bench-full bench-quality bench-quality-full install clean
 
 demo: $(STAMP)
 	$(BIN)/datashunt demo --out demo
@@ -17,6 +19,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+chaos: $(STAMP)
+	$(BIN)/python -m tests.acceptance.faults $(CHAOS_ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
