@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import typer
@@ -12,12 +11,12 @@ from datashunt.cli.context import out, print_json, runtime
 from datashunt.cli.tables import table as columns
 from datashunt.pipeline import standing
 from datashunt.pipeline.standing import Standing
-from datashunt.quality import Agreement, Live
+from datashunt.quality import Agreement
 
 
 def certificate(
     name: str,
-    days: float = typer.Option(7.0, "--days", min=0.01, help="How far back the agreement is measured."),
+    days: float = typer.Option(shares.DAYS, "--days", min=0.01, help="How far back the agreement is measured."),
     as_json: bool = typer.Option(False, "--json", help="For programs."),
 ) -> None:
     """Show what is proven of a classifier, what is missing, and how well outcomes agree with the LLM and people."""
@@ -30,7 +29,7 @@ def certificate(
         print(line)
     print(f"\nagreement with the LLM, audits of the last {days:g} days ({100 * (1 - standing.DELTA):.0f} % intervals):")
     table = columns("items", "agree", "interval", "audits")
-    for what, one in _rows(found.live):
+    for what, one in shares.rows(found.live):
         table.add_row(what, *_cells(one))
     out.print(table)
     if found.people is not None:
@@ -71,7 +70,7 @@ def _document(found: Standing) -> dict[str, Any]:
         "certificate": None if found.certificate is None else found.certificate.to_json(),
         "trials": [trial.to_json() for trial in found.trials],
         "audit_rate": found.rate,
-        "agreement": {what: _numbers(one) for what, one in _rows(found.live)},
+        "agreement": shares.agreement(found.live),
         "agreement_with_people": shares.document(found.people),
         "unanswered": found.live.unanswered,
         "audits_of_kept": {"asks": found.cost.asks, "cost_usd": float(found.cost.usd)},
@@ -79,26 +78,9 @@ def _document(found: Standing) -> dict[str, Any]:
     }
 
 
-def _rows(live: Live) -> list[tuple[str, Agreement]]:
-    rows = [("kept", live.kept), ("kept, text not trained on", live.kept_unseen), ("all", live.all)]
-    for label, one in live.labels.items():
-        rows += [(f"kept as {label}", one.precision), (f"{label} for the LLM: found", one.recall)]
-    return rows
-
-
 def _cells(one: Agreement) -> tuple[str, str, str]:
     low, high = one.interval.low, one.interval.high
     return f"{one.interval.estimate:.1%}" if one.n else "–", f"{low:.1%} to {high:.1%}", str(one.n)
-
-
-def _numbers(one: Agreement) -> dict[str, Any]:
-    estimate = one.interval.estimate
-    return {
-        "share": None if math.isnan(estimate) else estimate,
-        "low": one.interval.low,
-        "high": one.interval.high,
-        "audits": one.n,
-    }
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""What people say of outcomes, as `review --quality`, `certificate` and `status` show it."""
+"""What the LLM and people say of outcomes, as `certificate`, `status` and `review --quality` show it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,31 @@ from datashunt import quality
 from datashunt.cli.tables import table as columns
 from datashunt.pipeline import people
 from datashunt.pipeline.people import DELTA, Quality, Share
+from datashunt.quality import Agreement, Interval, Live
+
+DAYS = 7.0
+"""How far back agreement with the LLM is measured, unless one asks for another time."""
+
+
+def rows(live: Live, *, labels: bool = True) -> list[tuple[str, Agreement]]:
+    """Agreement with the LLM of what, with `labels` also label by label."""
+    found = [("kept", live.kept), ("kept, text not trained on", live.kept_unseen), ("all", live.all)]
+    for label, one in live.labels.items() if labels else ():
+        found += [(f"kept as {label}", one.precision), (f"{label} for the LLM: found", one.recall)]
+    return found
+
+
+def agreement(live: Live, *, labels: bool = True) -> dict[str, Any]:
+    """The same as JSON values."""
+    return {what: {**_share(one.interval), "audits": one.n} for what, one in rows(live, labels=labels)}
+
+
+def agreement_line(state: dict[str, Any]) -> str:
+    """One line of that document."""
+    kept, every = (
+        f"{one['share']:.1%} ({one['low']:.1%} to {one['high']:.1%})" for one in (state["kept"], state["all"])
+    )
+    return f"agreement with the LLM, {DAYS:g} days: {kept} of kept items, {every} of all"
 
 
 def lines(found: Quality) -> list[Any]:
@@ -49,12 +74,12 @@ def line(state: dict[str, Any]) -> str:
 
 
 def _numbers(one: Share) -> dict[str, Any]:
-    estimate = one.interval.estimate
+    return {"of": one.what, "labelled": one.n, **_share(one.interval), "method": one.method}
+
+
+def _share(found: Interval) -> dict[str, float | None]:
     return {
-        "of": one.what,
-        "labelled": one.n,
-        "share": None if math.isnan(estimate) else estimate,
-        "low": one.interval.low,
-        "high": one.interval.high,
-        "method": one.method,
+        "share": None if math.isnan(found.estimate) else found.estimate,
+        "low": found.low,
+        "high": found.high,
     }

@@ -36,7 +36,7 @@ def status(
             _print_workers(signs, settings, as_json)
             return
         known = [classifiers.current(tx, name)] if name else classifiers.everyone(tx)
-        found = {one.name: _status(tx, one) for one in known}
+        found = {one.name: _status(tx, one, settings) for one in known}
     if as_json:
         print_json(found[name] if name else found)
         return
@@ -61,6 +61,8 @@ def status(
             print(f"{one}: {_spending(state['budget'])}")
         if state["pruning"]:
             print(f"{one}: {_pruning(state['pruning'])}")
+        if state["agreement"]["kept"]["audits"]:
+            print(f"{one}: {shares.agreement_line(state['agreement'])}")
         if state["people"]:
             print(f"{one}: {shares.line(state['people'])}")
         for batch in state["batches"]:
@@ -90,8 +92,9 @@ def _print_workers(signs: Sequence[Sign], settings: Settings, as_json: bool) -> 
         print("no worker has given a sign of life within a day")
 
 
-def _status(tx: Any, known: classifiers.Registered) -> dict[str, Any]:
+def _status(tx: Any, known: classifiers.Registered, settings: Settings) -> dict[str, Any]:
     found = pruning.report(tx, known, promise.stand(known).threshold)
+    live = standing.agreement(tx, known, settings, since_s=shares.DAYS * 86_400.0)
     return {
         "classifier": known.name,
         "spec_version": known.version,
@@ -101,6 +104,7 @@ def _status(tx: Any, known: classifiers.Registered) -> dict[str, Any]:
         **results.status(tx, known.id),
         "budget": _budget(tx, known),
         "pruning": None if found is None else asdict(found),
+        "agreement": shares.agreement(live, labels=False),
         "people": shares.document(people.alone(tx, known)),
         "batches": [asdict(batch) for batch in batches.in_flight(tx, known.id)],
     }

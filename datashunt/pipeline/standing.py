@@ -63,7 +63,6 @@ def read(store: Store, settings: Settings, name: str, *, since_s: float) -> Stan
     """
     with store.begin() as tx:
         known = classifiers.current(tx, name)
-        audited = audits.recent(tx, known.id, since_s=since_s, patience_s=settings.audit_deadline_s)
         return Standing(
             name=name,
             promise=promised(known),
@@ -72,9 +71,15 @@ def read(store: Store, settings: Settings, name: str, *, since_s: float) -> Stan
             rate=audit_rate(known),
             cost=audits.cost(tx, known.id, since_s=since_s),
             people=people.newest(tx, known),
-            live=quality.live(audited, known.spec.label_names, DELTA),
+            live=agreement(tx, known, settings, since_s=since_s),
             events=tuple(certificates.events(tx, known.id)),
         )
+
+
+def agreement(tx: Connection, known: Registered, settings: Settings, *, since_s: float) -> Live:
+    """How well outcomes agree with the LLM, by the audits of the last `since_s` seconds."""
+    audited = audits.recent(tx, known.id, since_s=since_s, patience_s=settings.audit_deadline_s)
+    return quality.live(audited, known.spec.label_names, DELTA)
 
 
 def promised(known: Registered) -> str | None:

@@ -54,6 +54,9 @@ def test_agreement_is_measured_on_audits_of_what_is_kept(run: Run, certified: Wo
     assert found["audits_of_kept"] == {"asks": n, "cost_usd": pytest.approx(n * 0.00012)}
     assert agreement["kept"]["low"] == pytest.approx(0.05 ** (1 / n))
     assert sum(agreement[f"kept as {label}"]["audits"] for label in LABELS) == n
+    told = json.loads(run("status", NAME, "--json").out)["agreement"]
+    assert told == {what: agreement[what] for what in ("kept", "kept, text not trained on", "all")}
+    assert "agreement with the LLM, 7 days: 100.0% (" in run("status").out
     row = certified.rows("SELECT * FROM live_quality")[0]
     assert (row.audits, row.audits_of_kept, row.kept_agreement, row.agreement) == (40 + n, n, 1.0, 1.0)
     rows = certified.rows("SELECT label, audits_of_kept, kept_agreement FROM live_quality_by_label")
