@@ -18,7 +18,7 @@ from benchmarks.texts import texts
 from datashunt.client import Client
 
 WARM_UP = 768
-TARGET = 0.7
+TARGET = 0.9
 
 
 def benchmark(full: bool) -> Result:

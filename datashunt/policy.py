@@ -146,6 +146,8 @@ class TargetPolicy(Part):
         audit_rate: share of all items that is audited once the certificate stands; more while there is none.
         labels: further targets, by label.
         on_uncertified: while nothing is proven: ask about everything, keep at `threshold`, or hold for people.
+        on_drift: whether a stream whose scores have changed beyond doubt suspends the certificate by that alone, or is
+            only audited more, until the audits tell: for streams whose days have shapes.
         threshold: at which bundles are compared with each other, and what is kept under `on_uncertified: keep`.
     """
 
@@ -156,6 +158,7 @@ class TargetPolicy(Part):
     audit_rate: Annotated[Real, Field(ge=0.005, le=1.0)] = 0.05
     labels: dict[str, LabelTarget] = Field(default_factory=dict)
     on_uncertified: Literal["ask", "keep", "hold"] = "ask"
+    on_drift: Literal["suspend", "watch"] = "suspend"
     threshold: Fraction = 0.9
 
     @property

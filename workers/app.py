@@ -156,7 +156,8 @@ def _begin_to_stop(**_: Any) -> None:
 
 @signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _say_good_bye(**_: Any) -> None:
-    _pulse.end(runtime().store)
+    if _pulse.has_begun:
+        _pulse.end(runtime().store)
 
 
 @signals.task_received.connect  # type: ignore[untyped-decorator]

@@ -1,7 +1,8 @@
 """What is done about drift, one rung after the other, and the way back. Pure.
 
 calm ── the scores or the audits give an alarm ──▶ watching: more is audited
-calm, watching ── audits prove a rate above α, or scores change beyond doubt ──▶ suspended: no promise; distil
+calm, watching ── audits prove a rate above α, or scores change beyond doubt (unless the policy leaves it to the
+audits) ──▶ suspended: no promise; distil
 watching ── later audits prove a rate below α ──▶ calm: what comes now is the new reference
 suspended ── another bundle serves, or a certificate is granted ──▶ new guards, calm
 """
@@ -70,8 +71,14 @@ class Step:
     events: tuple[Event, ...] = ()
 
 
-def climb(rung: Rung, evidence: Evidence) -> Step:
-    """The next rung. A suspended certificate stays so: only a new one, or a new bundle, makes it good."""
+def climb(rung: Rung, evidence: Evidence, *, scores_suspend: bool = True) -> Step:
+    """The next rung. A suspended certificate stays so: only a new one, or a new bundle, makes it good.
+
+    Args:
+        rung: where the guard is.
+        evidence: what it has seen.
+        scores_suspend: whether scores that have changed beyond doubt are enough, whatever the audits say.
+    """
     if rung is Rung.SUSPENDED:
         return Step(rung)
     reason = _reason(evidence, FALSE_ALARM, FALSE_ALARM)
@@ -80,7 +87,7 @@ def climb(rung: Rung, evidence: Evidence) -> Step:
     if reason is None:
         return Step(rung)
     raising = (Event(EventKind.RAISED, f"{reason}: {RAISE:g} times as much is audited"),)
-    beyond = _reason(evidence, SUSPENSION, FALSE_ALARM)
+    beyond = _reason(evidence, SUSPENSION if scores_suspend else 0.0, FALSE_ALARM)
     if beyond is None:
         return Step(Rung.WATCHING, raising if rung is Rung.CALM else ())
     ending = (
@@ -115,4 +122,4 @@ def _odds(nats: float, chance: float) -> str:
 
 
 def _alarm(chance: float) -> float:
-    return -math.log(chance)
+    return -math.log(chance) if chance > 0.0 else math.inf

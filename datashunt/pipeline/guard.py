@@ -41,7 +41,7 @@ def watch(tx: Connection, known: Registered, policy: TargetPolicy) -> bool:
         guards.save(tx, trial.id, _fresh(known, policy, trial, *guards.newest(tx)))
         return False
     read = _read(tx, known, policy, trial, stored)
-    step = drift.climb(Rung(stored.rung), evidence(read))
+    step = drift.climb(Rung(stored.rung), evidence(read), scores_suspend=policy.on_drift == "suspend")
     guards.save(tx, trial.id, _after(read, step, known, policy, trial))
     return _act(tx, known, policy, step)
 

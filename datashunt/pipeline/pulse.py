@@ -29,6 +29,11 @@ class Pulse:
         """This process is the worker of that node name, and takes messages from these queues."""
         self._name, self._queues, self._pid = name, tuple(sorted(queues)), os.getpid()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether this process is a worker; one that was refused is none."""
+        return bool(self._name)
+
     def take(self) -> None:
         """A message was taken."""
         self._taken += 1
@@ -45,7 +50,7 @@ class Pulse:
 
     def report(self, store: Store, settings: Settings) -> None:
         """Write it down, if the last time was long enough ago. Not to be able to is only logged."""
-        if not self._name or time.monotonic() - self._reported < liveness.every_s(settings):
+        if not self.has_begun or time.monotonic() - self._reported < liveness.every_s(settings):
             return
         self._reported = time.monotonic()
         try:
@@ -59,7 +64,7 @@ class Pulse:
 
     def end(self, store: Store) -> None:
         """This worker ends in good order."""
-        if not self._name or self.is_of_a_child:
+        if not self.has_begun or self.is_of_a_child:
             return
         try:
             with store.single() as tx:

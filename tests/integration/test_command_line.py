@@ -300,7 +300,7 @@ def test_status_shows_the_batches_that_are_under_way(run: Run, world: World) -> 
         batches.plan(tx, world.known(), gather_s=0.0)
     (found,) = json.loads(run("status", NAME, "--json").out)["batches"]
     assert (found["state"], found["requests"]) == ("building", 0)
-    assert run("status").out.splitlines()[-1] == f"{NAME}: batch {found['id']}: 0 asks, building, 0.0 h old"
+    assert f"{NAME}: batch {found['id']}: 0 asks, building, 0.0 h old" in run("status").out.splitlines()
 
 
 # models and dead letters

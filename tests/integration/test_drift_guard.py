@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lanes import LABELS, NAME, FakeLLM, World, reply
-from test_certify import certified, certify, kinds, standing, texts, tried, work
+from test_certify import PROMISE, certified, certify, kinds, standing, texts, tried, work
 
 from datashunt.drift import AuditGuard, ScoreGuard
 from datashunt.pipeline import guard
@@ -93,6 +93,17 @@ def test_scores_that_change_beyond_doubt_suspend_the_certificate(watched: World)
     assert watched.one("SELECT ended_why FROM trials") == "drift"
     certify(watched)  # the same bundle may be proven again, with fresh answers
     assert watched.one("SELECT count(*) FROM trials WHERE ended_at IS NULL") == 1
+
+
+def test_a_policy_may_leave_it_to_the_audits(watched: World) -> None:
+    watched.apply(policy={**PROMISE, "on_drift": "watch"})
+    assert standing(watched) is not None  # nothing else is promised
+    score(watched, 1_200, "0.95", 1_000)
+    watch(watched)
+    score(watched, 400, "0.7", 3_000)
+    assert watch(watched) is False
+    assert kinds(watched)[-1] == "audit_rate_raised"
+    assert standing(watched) is not None
 
 
 def test_audits_that_disagree_too_often_suspend_it_too(watched: World) -> None:

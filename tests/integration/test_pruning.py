@@ -134,7 +134,7 @@ def _pruned(prompt: Prompt) -> Any:
 
 def line(world: World) -> str:
     with world.store.begin() as tx:
-        state = command._status(tx, world.known())["pruning"]
+        state = command._status(tx, world.known(), world.settings)["pruning"]
     return command._pruning(state)
 
 
@@ -157,4 +157,4 @@ def test_status_says_what_is_missing_and_then_what_is_covered(world: World) -> N
 
 def test_status_of_what_does_not_prune_has_no_such_line(world: World) -> None:
     with world.store.begin() as tx:
-        assert command._status(tx, world.known())["pruning"] is None
+        assert command._status(tx, world.known(), world.settings)["pruning"] is None

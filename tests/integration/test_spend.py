@@ -29,7 +29,8 @@ def test_calls_tokens_money_and_reused_answers_are_counted_by_day(world: World) 
     asked(world, "b", "negative 0.5 one", FakeLLM())
     world.change("UPDATE calls SET created_at = '2026-01-01 23:30:00+00'")
     world.change("UPDATE answers SET created_at = '2026-01-01 23:30:00+00'")
-    asked(world, "c", "negative 0.5 two", FakeLLM([TIMEOUT]))
+    world.score("negative 0.5 two")
+    world.ask_once(FakeLLM([TIMEOUT]))
     first, second = spent(world, "day")
     assert (first.classifier, first.group, first.calls, first.reused, first.unknown) == (
         "sentiment",

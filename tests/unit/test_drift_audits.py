@@ -92,6 +92,13 @@ class TestLadder:
     def test_scores_beyond_doubt_suspend_and_ask_for_a_distillation(self) -> None:
         assert kinds(Rung.WATCHING, scores=BEYOND) == (Rung.SUSPENDED, [EventKind.SUSPENDED, EventKind.DISTIL])
 
+    def test_where_the_audits_decide_scores_only_raise_the_rate(self) -> None:
+        certain = Evidence(scores=1_000.0)
+        assert climb(Rung.CALM, certain, scores_suspend=False).rung is Rung.WATCHING
+        assert climb(Rung.WATCHING, certain, scores_suspend=False).rung is Rung.WATCHING
+        told = climb(Rung.WATCHING, Evidence(scores=1_000.0, audits=ALARM), scores_suspend=False)
+        assert (told.rung, told.events[-1].kind) == (Rung.SUSPENDED, EventKind.DISTIL)
+
     def test_audits_suspend_from_either_rung(self) -> None:
         ending = [EventKind.SUSPENDED, EventKind.DISTIL]
         assert kinds(Rung.CALM, audits=ALARM) == (Rung.SUSPENDED, [EventKind.RAISED, *ending])

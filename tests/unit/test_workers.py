@@ -100,7 +100,7 @@ def worker(pool: str, *queues: str) -> SimpleNamespace:
     """What Celery hands over when a worker has been set up."""
     made = broker.configure(Celery("test", set_as_current=False), SecretStr("memory://"))
     made.amqp.queues.select(queues)
-    return SimpleNamespace(app=made, pool_cls=pool)
+    return SimpleNamespace(app=made, pool_cls=pool, hostname="worker@host")
 
 
 @pytest.fixture
@@ -288,3 +288,16 @@ def test_a_broker_that_is_gone_does_not_end_a_worker_that_holds_messages(app: Mo
     once = QoS.restore_unacked_once
     restoring.install()
     assert QoS.restore_unacked_once is once
+
+
+def test_a_channel_that_was_closed_is_a_lost_connection(app: ModuleType) -> None:
+    from kombu import Connection
+    from kombu.transport.redis import Channel, Transport
+
+    closed = object.__new__(Channel)
+    closed.connection = None
+    with pytest.raises(Transport.connection_errors, match="closed with its connection"):
+        closed._connparams()
+    open_ = object.__new__(Channel)
+    open_.connection = Connection("redis://somewhere:1234/0").transport
+    assert open_._connparams()["host"] == "somewhere"
