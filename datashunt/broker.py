@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from celery import Celery
+from celery.app.amqp import AMQP
 from kombu.exceptions import OperationalError
+from kombu.serialization import dumps
 from pydantic import SecretStr
 
 from datashunt.errors import BrokerError, SettingsError
 from datashunt.items import Wake
+from datashunt.signing import HEADER, RECEIPT, Signer
 
 TASKS = {
     "score": "datashunt.score",
@@ -24,13 +28,32 @@ IDS_PER_MESSAGE = {"score": 256, "llm": 4, "batch": 1, "distil": 1, "certify": 1
 RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.4, "interval_max": 1.0}
 
 
-def configure(app: Celery, url: SecretStr) -> Celery:
+class _Signing(AMQP):  # type: ignore[misc]  # Celery ships no types
+    """Signs every task that its app sends."""
+
+    def __init__(self, app: Celery, signer: Signer) -> None:
+        super().__init__(app)
+        self._signer = signer
+
+    def as_task_v2(self, task_id: str, name: str, *args: Any, **other: Any) -> Any:
+        """Celery's message, with the signature of the very bytes that it will send."""
+        message = super().as_task_v2(task_id, name, *args, **other)
+        message.headers[HEADER] = self._signer.sign(name, _bytes(message.body))
+        return message
+
+
+def configure(app: Celery, url: SecretStr, key: SecretStr | None = None) -> Celery:
     """Fill the project's settings and the broker's URL into a Celery app; nothing is connected yet.
+
+    With a key, what the app sends is signed, and it takes no remote control: Celery cannot sign that.
 
     Raises:
         SettingsError: it is no URL of a broker.
     """
     app.config_from_object("celeryconfig")
+    if key is not None:
+        app.amqp_cls = partial(_Signing, signer=Signer(key))
+        app.conf.worker_enable_remote_control = False
     app.conf.broker_url = known = _known(app, url.get_secret_value())
     if not known.startswith(("redis", "sentinel")):
         app.conf.broker_transport_options = {}  # the others know none of Redis' options
@@ -56,8 +79,9 @@ def _known(app: Celery, url: str) -> str:
 class Publisher:
     """Sends wake-ups and receipts. Safe to share between threads."""
 
-    def __init__(self, url: SecretStr) -> None:
-        self._app = configure(Celery("datashunt", set_as_current=False), url)
+    def __init__(self, url: SecretStr, key: SecretStr | None = None) -> None:
+        self._app = configure(Celery("datashunt", set_as_current=False), url, key)
+        self._signer = None if key is None else Signer(key)
 
     def publish(self, wakes: Iterable[Wake]) -> int:
         """Publish wake-ups in messages of bounded size; returns how many messages.
@@ -88,10 +112,12 @@ class Publisher:
         Raises:
             BrokerError: it was not sent; the producer can resend and gets the same receipt.
         """
+        signed = {} if self._signer is None else {HEADER: self._signer.sign(RECEIPT, _bytes(dict(body)))}
         try:
             with self._app.producer_or_acquire() as producer:
                 producer.publish(
                     dict(body),
+                    headers=signed,
                     serializer="json",
                     exchange="",
                     routing_key=queue,
@@ -132,6 +158,12 @@ class Publisher:
     def close(self) -> None:
         """Give all connections back."""
         self._app.close()
+
+
+def _bytes(body: Any) -> bytes:
+    """A body as kombu writes it."""
+    payload: str = dumps(body, serializer="json")[2]  # type: ignore[no-untyped-call]  # kombu ships no types
+    return payload.encode()
 
 
 def _unreachable(error: Exception) -> BrokerError:

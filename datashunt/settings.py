@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from datashunt.errors import SettingsError
+from datashunt.signing import split
 
 PREFIX = "DATASHUNT_"
 Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
@@ -31,6 +32,9 @@ class Settings(BaseSettings):
     broker_url: SecretStr | None = Field(None, description="redis://host:port/0 or amqp://host:port//")
     quota_url: SecretStr | None = Field(
         None, description="Redis or Valkey for the shared LLM quota; default: the broker, if it is one"
+    )
+    message_key: SecretStr | None = Field(
+        None, description="signs messages; workers that have it take no others. Commas between a new and an old one"
     )
     models_url: str = Field("", description="fsspec URL of the bundles; default: DATA_DIR/models")
     data_dir: Path = Field(Path(".datashunt"), description="folder of the embedded servers and local caches")
@@ -69,6 +73,13 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
     precision: str = Field("auto", description="auto, fp32, bf16, fp16")
     log_level: str = "INFO"
+
+    @field_validator("message_key")
+    @classmethod
+    def _long_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and any(len(key) < 32 for key in split(value)):
+            raise ValueError("expected at least 32 characters, such as `openssl rand -hex 32` prints")
+        return value
 
     @field_validator("device")
     @classmethod

@@ -18,6 +18,7 @@ from datashunt.pipeline.pulse import Pulse
 from datashunt.telemetry import event
 from workers import restoring
 from workers.discarded import WithoutBody
+from workers.signed import SignedTask
 
 TORCH_QUEUES = {"score", "distil"}
 MOST_CONNECTIONS = 20
@@ -51,13 +52,13 @@ def make_app() -> Celery:
         SystemExit: with code 2 when a setting is missing or wrong.
     """
     try:
-        url = settings.load().broker_url
-        if url is None:
+        given = settings.load()
+        if given.broker_url is None:
             raise SettingsError(
                 "DATASHUNT_BROKER_URL is not set: give redis://host:port/0 or amqp://host:port//, or load the"
                 ' embedded servers\' URLs with eval "$(datashunt env)"'
             )
-        made = broker.configure(Celery("datashunt"), url)
+        made = broker.configure(Celery("datashunt", task_cls=SignedTask), given.broker_url, given.message_key)
     except DatashuntError as error:
         sys.stderr.write(f"datashunt: {error}\n")
         raise SystemExit(error.exit_code) from None
