@@ -97,8 +97,8 @@ class Client:
             UnknownClassifier: there is no such classifier.
         """
         with self._runtime.store.begin() as tx:
-            known = classifiers.current(tx, classifier)
-            found = results.current(tx, known.id, [id])
+            known = classifiers.id_of(tx, classifier)
+            found = results.current(tx, known, [id])
         return found[0] if found else None
 
     def results(self, classifier: str, after: str | None = None) -> Iterator[Result]:
@@ -114,8 +114,8 @@ class Client:
         cursor = after
         while True:
             with self._runtime.store.begin() as tx:
-                known = classifiers.current(tx, classifier)
-                page = results.stream(tx, known.id, cursor, PAGE)
+                known = classifiers.id_of(tx, classifier)
+                page = results.stream(tx, known, cursor, PAGE)
             yield from page
             if len(page) < PAGE:
                 return
@@ -130,10 +130,10 @@ class Client:
         deadline = time.monotonic() + timeout_s
         pause = 0.01
         with self._runtime.store.begin() as tx:
-            known = classifiers.current(tx, classifier)
+            known = classifiers.id_of(tx, classifier)
         while True:
             with self._runtime.store.begin() as tx:
-                found = results.states(tx, known.id, ids)
+                found = results.states(tx, known, ids)
             moving = [key for key, state in found.items() if state not in FINAL]
             if not moving:
                 return found

@@ -12,6 +12,7 @@ from datashunt.cli.context import load, out, runtime
 from datashunt.errors import UsageError
 from datashunt.pipeline import liveness
 from datashunt.store import migrate
+from datashunt.store import roles as roles_
 
 db = typer.Typer(help="The database's schema.", no_args_is_help=True)
 
@@ -46,6 +47,17 @@ def current() -> None:
     with runtime() as made, made.store.begin() as tx:
         found = migrate.current(tx)
     print(f"database: {found or 'empty'}; this release: {migrate.head()}")
+
+
+@db.command()
+def roles(apply: bool = typer.Option(False, "--apply", help="Run it on the database instead.")) -> None:
+    """Print the SQL that makes roles of least privilege: producer, worker, reader, migrator."""
+    if not apply:
+        print(roles_.script())
+        return
+    with runtime() as made:
+        roles_.apply(made.store)
+    print(f"database: {', '.join(roles_.ROLES)}; grant them to your logins")
 
 
 def doctor(

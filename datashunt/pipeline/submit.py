@@ -54,13 +54,13 @@ class Intake:
             raise SubmissionError(f"the submission id cannot be used: {fault[1]}")
         good, refused, payload = sort_out(entries, self.max_text_bytes)
         with self.store.begin() as tx:
-            known_classifier = classifiers.current(tx, classifier)
+            classifier_id = classifiers.id_of(tx, classifier)
             if not intake.open_submission(tx, submission_id, classifier, payload):
                 return self._receipt_of(tx, submission_id, classifier, payload), []
             self.bound.check(tx, known_classifier)
             good, repeats, conflicts = one_of_each(good)
             refused += conflicts
-            added = intake.add_items(tx, known_classifier.id, submission_id, good)
+            added = intake.add_items(tx, classifier_id, submission_id, good)
             refused += [_conflict(entry) for entry in added.conflicts]
             refused.sort(key=lambda refusal: refusal.position)
             known = repeats + added.known

@@ -216,6 +216,22 @@ def current(tx: Connection, name: str) -> Registered:
     return _registered(row)
 
 
+def id_of(tx: Connection, name: str) -> int:
+    """The row of the classifier of this name: all that a producer may know of it.
+
+    Raises:
+        UnknownClassifier: there is none.
+    """
+    if not classifier.NAME.fullmatch(name):
+        raise UnknownClassifier(name)
+    found: int | None = tx.execute(
+        text("SELECT id FROM classifiers WHERE name = :name"), {"name": name}
+    ).scalar_one_or_none()
+    if found is None:
+        raise UnknownClassifier(name)
+    return found
+
+
 def version(tx: Connection, row_id: int, number: int) -> Registered:
     """The classifier as an earlier or the present version declares it."""
     by_version = _CURRENT.replace("s.version = c.spec_version", "s.version = :version")

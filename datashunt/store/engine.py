@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from datashunt.errors import SettingsError, StoreError
 
 UNDEFINED = {"42P01", "42703", "42883"}  # undefined_table, undefined_column, undefined_function
+FORBIDDEN = "42501"  # insufficient_privilege
 ENDED = {"25P03", "25P04", "25006"}  # idle in a transaction for too long, a transaction for too long, read only
 
 
@@ -103,6 +104,10 @@ def _translated() -> Iterator[None]:
             raise StoreError("the database has not the tables of this release: run `datashunt db upgrade`") from error
         if state in ENDED:
             raise StoreError(f"PostgreSQL cannot be used: {_reason(error)}") from error
+        if state == FORBIDDEN:
+            raise StoreError(
+                f"{_reason(error)}: give DATASHUNT_DATABASE_URL a login of another role (see datashunt db roles)"
+            ) from error
         raise
 
 
