@@ -22,7 +22,7 @@ def test_options_of_the_database_url_reach_the_driver() -> None:
 
 def test_a_root_certificate_that_is_missing_is_no_reason_to_go_on_without(tmp_path: object) -> None:
     store = Store(SecretStr(f"postgresql://u:p@127.0.0.1:9/d?sslmode=verify-full&sslrootcert={tmp_path}/none.pem"))
-    with pytest.raises(DatashuntError, match="root certificate|cannot be used"), store.begin():
+    with pytest.raises(DatashuntError, match=r"root certificate|cannot be used"), store.begin():
         pass
 
 
