@@ -15,10 +15,12 @@ from datashunt.items import Item, ItemState, Receipt, Refusal, Result
 from datashunt.pipeline.bound import COUNT_EVERY_S
 from datashunt.settings import Settings
 from datashunt.store import classifiers, results
+from datashunt.store import forget as forgetting
+from datashunt.store.forget import Forgotten
 from datashunt.telemetry import event
 
 PAGE = 1_000
-FINAL = {ItemState.DONE, ItemState.DEAD, ItemState.HELD}
+FINAL = {ItemState.DONE, ItemState.DEAD, ItemState.HELD, ItemState.FORGOTTEN}
 
 
 class Client:
@@ -122,7 +124,7 @@ class Client:
             cursor = page[-1].cursor
 
     def wait(self, classifier: str, ids: Sequence[str], timeout_s: float) -> dict[str, str]:
-        """Wait until each of these items is done, dead or held; returns the state of each that exists.
+        """Wait until each of these items is done, dead, held or forgotten; returns the state of each that exists.
 
         Raises:
             TimeoutError: some were still on their way after `timeout_s` seconds.
@@ -141,6 +143,15 @@ class Client:
                 raise TimeoutError(f"{len(moving)} of {len(ids)} items of {classifier} are not done yet")
             time.sleep(pause)
             pause = min(pause * 1.5, 0.5)
+
+    def forget(self, classifier: str, ids: Sequence[str]) -> Forgotten:
+        """Remove the texts of items and all that was said of them; keep what they cost. This cannot be undone.
+
+        Raises:
+            UnknownClassifier, UsageError: no such classifier, or no such item; nothing was forgotten.
+        """
+        with self._runtime.store.begin() as tx:
+            return forgetting.forget(tx, classifiers.id_of(tx, classifier), classifier, ids)
 
     def close(self) -> None:
         """Give all connections back."""

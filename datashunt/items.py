@@ -11,7 +11,7 @@ from typing import Any
 
 
 class ItemState(StrEnum):
-    """Where an item is. `done` and `dead` are final; `held` waits for a person."""
+    """Where an item is. `done`, `dead` and `forgotten` are final; `held` waits for a person."""
 
     QUEUED = "queued"
     SCORING = "scoring"
@@ -19,16 +19,21 @@ class ItemState(StrEnum):
     HELD = "held"
     DONE = "done"
     DEAD = "dead"
+    FORGOTTEN = "forgotten"
 
 
 class AskState(StrEnum):
-    """Where an ask is. `withdrawn`: nobody asks any more, since a person gave the label or the item is run again."""
+    """Where an ask is. `withdrawn`: nobody asks any more, since a person gave the label or the item is run again.
+
+    A reply that comes all the same is kept; not where it is `forgotten`, as its item is.
+    """
 
     WAITING = "waiting"
     CALLING = "calling"
     ANSWERED = "answered"
     DEAD = "dead"
     WITHDRAWN = "withdrawn"
+    FORGOTTEN = "forgotten"
 
 
 class BatchState(StrEnum):

@@ -21,6 +21,7 @@ from datashunt.cli import (
     maintenance,
     models,
     people,
+    privacy,
     rerun,
     servers,
     spend,
@@ -45,6 +46,7 @@ items.register(app)
 status.register(app)
 spend.register(app)
 people.register(app)
+privacy.register(app)
 certificate.register(app)
 rerun.register(app)
 whatif.register(app)

@@ -7,7 +7,6 @@ import time
 
 from datashunt.errors import QueueFull
 from datashunt.store import Connection, intake
-from datashunt.store.classifiers import Registered
 
 COUNT_EVERY_S = 1.0
 """A process counts no more often, and adds what it stores itself: others may pass the bound for so long."""
@@ -21,7 +20,7 @@ class Bound:
         self._counted: dict[int, tuple[float, int]] = {}
         self._lock = threading.Lock()
 
-    def check(self, tx: Connection, known: Registered) -> None:
+    def check(self, tx: Connection, classifier_id: int, name: str) -> None:
         """Let a submission pass while fewer items are queued than may be.
 
         Raises:
@@ -29,20 +28,20 @@ class Bound:
         """
         if not self._most:
             return
-        counted_at, count = self._counted.get(known.id, (-float("inf"), 0))
+        counted_at, count = self._counted.get(classifier_id, (-float("inf"), 0))
         if time.monotonic() - counted_at > COUNT_EVERY_S:
-            count = intake.queued(tx, known.id, self._most)
+            count = intake.queued(tx, classifier_id, self._most)
             with self._lock:
-                self._counted[known.id] = (time.monotonic(), count)
+                self._counted[classifier_id] = (time.monotonic(), count)
         if count >= self._most:
             raise QueueFull(
-                f"{self._most:,} items of {known.name} are queued, and no more may be (DATASHUNT_MAX_QUEUED):"
+                f"{self._most:,} items of {name} are queued, and no more may be (DATASHUNT_MAX_QUEUED):"
                 " send it again when the workers have caught up; nothing was stored"
             )
 
-    def add(self, known: Registered, items: int) -> None:
+    def add(self, classifier_id: int, items: int) -> None:
         """So many more are queued now."""
         with self._lock:
-            if known.id in self._counted:
-                counted_at, count = self._counted[known.id]
-                self._counted[known.id] = (counted_at, count + items)
+            if classifier_id in self._counted:
+                counted_at, count = self._counted[classifier_id]
+                self._counted[classifier_id] = (counted_at, count + items)

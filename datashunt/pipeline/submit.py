@@ -57,7 +57,7 @@ class Intake:
             classifier_id = classifiers.id_of(tx, classifier)
             if not intake.open_submission(tx, submission_id, classifier, payload):
                 return self._receipt_of(tx, submission_id, classifier, payload), []
-            self.bound.check(tx, known_classifier)
+            self.bound.check(tx, classifier_id, classifier)
             good, repeats, conflicts = one_of_each(good)
             refused += conflicts
             added = intake.add_items(tx, classifier_id, submission_id, good)
@@ -66,7 +66,7 @@ class Intake:
             known = repeats + added.known
             receipt = Receipt(submission_id, classifier, len(added.rows), known, tuple(refused))
             intake.close_submission(tx, receipt)
-        self.bound.add(known_classifier, len(added.rows))
+        self.bound.add(classifier_id, len(added.rows))
         return receipt, [Wake("score", classifier, added.rows)] if added.rows else []
 
     def refuse(self, classifier: str, submission_id: str, error: str) -> Receipt:

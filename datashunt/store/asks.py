@@ -154,7 +154,7 @@ _ANSWER = """
     closed AS (
         UPDATE asks SET state = 'answered', lease_token = NULL, lease_until = NULL, budget_day_id = NULL,
                         reserved = NULL
-          FROM before WHERE asks.id = before.id AND state <> 'answered'
+          FROM before WHERE asks.id = before.id AND state NOT IN ('answered', 'forgotten')
      RETURNING asks.*, before.budget_day_id AS day, before.reserved AS amount),
     letters AS (
         UPDATE dead_letters SET replayed_at = now() FROM closed WHERE ask_id = closed.id AND replayed_at IS NULL),

@@ -238,11 +238,12 @@ class Booked:
 
 
 _BOOKED = f"""
-    SELECT {columns_of("asks")}, items.key, texts.text, specs.labels_hash, calls.id AS call, calls.state AS call_state
+    SELECT {columns_of("asks")}, items.key, coalesce(texts.text, '') AS text, specs.labels_hash, calls.id AS call,
+           calls.state AS call_state
       FROM calls
       JOIN asks ON asks.id = calls.ask_id
       JOIN items ON items.id = asks.item_id
-      JOIN texts ON texts.item_id = asks.item_id
+      LEFT JOIN texts ON texts.item_id = asks.item_id -- forgotten meanwhile: it is paid for all the same
       JOIN specs ON specs.classifier_id = asks.classifier_id AND specs.version = asks.spec_version
      WHERE calls.batch_id = :batch
 """  # noqa: S608 - our own words

@@ -54,6 +54,7 @@ _REPLAY = text("""
     WITH letters AS (
         UPDATE dead_letters d SET replayed_at = now() FROM items i
          WHERE i.id = d.item_id AND d.classifier_id = :classifier AND d.replayed_at IS NULL
+           AND EXISTS (SELECT FROM texts WHERE item_id = i.id)
            AND (CAST(:keys AS text[]) IS NULL OR i.key = ANY(CAST(:keys AS text[])))
      RETURNING d.item_id, d.ask_id),
     asks_back AS (

@@ -49,7 +49,8 @@ ITEMS = (
         "unfinished",
         "An unfinished item has no current outcome",
         "SELECT id AS item FROM items WHERE state <> 'done'"
-        " AND (outcome_id IS NOT NULL OR label IS NOT NULL OR source IS NOT NULL OR done_at IS NOT NULL)",
+        " AND (outcome_id IS NOT NULL OR label IS NOT NULL"
+        "      OR state <> 'forgotten' AND (source IS NOT NULL OR done_at IS NOT NULL))",
     ),
     Invariant(
         "outcome_twice",
@@ -98,8 +99,12 @@ ITEMS = (
     ),
     Invariant(
         "text",
-        "Every item has its text",
-        "SELECT id AS item FROM items WHERE NOT EXISTS (SELECT FROM texts WHERE item_id = items.id)",
+        "Every item that has not ended has its text, and one that is forgotten has none",
+        "SELECT id AS item FROM items WHERE state NOT IN ('done', 'dead', 'forgotten')"
+        " AND NOT EXISTS (SELECT FROM texts WHERE item_id = items.id)"
+        " UNION ALL SELECT id FROM items WHERE state = 'forgotten' AND (EXISTS (SELECT FROM texts"
+        " WHERE item_id = items.id) OR EXISTS (SELECT FROM outcomes WHERE item_id = items.id)"
+        " OR EXISTS (SELECT FROM answers WHERE item_id = items.id))",
     ),
     Invariant(
         "receipt",

@@ -48,7 +48,8 @@ _LOCK_ASKS = text("""
      ORDER BY asks.id FOR UPDATE OF asks
 """)
 _LOCK_ITEMS = text("""
-    SELECT id, key FROM items WHERE classifier_id = :classifier AND key = ANY(:keys) ORDER BY id FOR UPDATE
+    SELECT id, key FROM items WHERE classifier_id = :classifier AND key = ANY(:keys)
+       AND state <> 'forgotten' ORDER BY id FOR UPDATE
 """)
 
 _TAKE = text("""

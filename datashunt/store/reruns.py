@@ -16,6 +16,7 @@ BEHIND = 1
 _OLD = """
       FROM items i JOIN outcomes o ON o.id = i.outcome_id
      WHERE i.classifier_id = :classifier AND i.state = 'done' AND i.source <> 'human' AND o.spec_version < :before
+       AND EXISTS (SELECT FROM texts WHERE item_id = i.id)
 """
 
 
@@ -45,6 +46,7 @@ _REQUEUE = text("""
         SELECT i.id
           FROM items i JOIN outcomes o ON o.id = i.outcome_id
          WHERE i.id = ANY(:rows) AND i.state = 'done' AND i.source <> 'human' AND o.spec_version < :before
+           AND EXISTS (SELECT FROM texts WHERE item_id = i.id)
          ORDER BY i.id FOR UPDATE OF i)
     UPDATE items SET state = 'queued', label = NULL, source = NULL, outcome_id = NULL, done_at = NULL, attempts = 0,
                      priority = greatest(priority, :behind), announced_at = now()

@@ -13,11 +13,13 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     CheckConstraint,
     ForeignKey,
     Identity,
     Index,
+    Integer,
     SmallInteger,
     UniqueConstraint,
     text,
@@ -132,6 +134,15 @@ class TextRow(Base):
     item_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     text: Mapped[str]
     meta: Mapped[dict[str, Any] | None]
+
+
+class ForgottenItem(Base):
+    """An item that was forgotten, and the versions of the bundles that may have learnt from it."""
+
+    __tablename__ = "forgotten"
+    item_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("items.id"), primary_key=True)
+    bundles: Mapped[list[int]] = mapped_column(ARRAY(Integer(), dimensions=1))
+    forgotten_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class ScoreRow(Base):

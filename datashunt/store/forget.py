@@ -1,0 +1,142 @@
+"""Forgetting: what an item said and what was said of it goes; that it was there, and what it cost, stays."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from datashunt.errors import UsageError
+from datashunt.store import budgets
+
+SHOWN = 5
+"""Most unknown ids that an error names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was forgotten.
+
+    Attributes:
+        items: how many items, those that were forgotten before among them.
+        in_flight: how many of them a worker held at that moment; what it still brings is thrown away.
+        bundles: versions of bundles that may have been trained or calibrated on them, or began as such a one.
+    """
+
+    items: int
+    in_flight: int
+    bundles: tuple[int, ...]
+
+
+_LOCK = (
+    text("SELECT FROM asks WHERE item_id = ANY(:rows) ORDER BY id FOR UPDATE"),
+    text("SELECT FROM items WHERE id = ANY(:rows) ORDER BY id FOR UPDATE"),
+)
+_IN_FLIGHT = text("""
+    SELECT count(*) FROM items WHERE id = ANY(:rows) AND (state = 'scoring' OR EXISTS (
+           SELECT FROM asks WHERE item_id = items.id AND asks.state = 'calling'))
+""")
+# A distillation sees answers and scores up to those it names, of which it may leave some out.
+_BUNDLES = text("""
+    INSERT INTO forgotten (item_id, bundles)
+    SELECT i.id, ARRAY(
+        WITH RECURSIVE learnt AS (
+            SELECT b.id, b.version FROM distillations d JOIN bundles b ON b.id = d.bundle_id
+             WHERE d.classifier_id = i.classifier_id
+               AND (d.up_to_answer >= (SELECT min(id) FROM answers WHERE item_id = i.id)
+                    OR d.up_to_score >= (SELECT min(id) FROM scores WHERE item_id = i.id))
+             UNION
+            SELECT b.id, b.version FROM bundles b JOIN learnt ON b.parent_id = learnt.id)
+        SELECT version FROM learnt ORDER BY version)
+      FROM items i WHERE i.id = ANY(:rows)
+    ON CONFLICT (item_id) DO NOTHING
+""")
+_WITHDRAW = text(f"""
+    WITH before AS (
+        SELECT id, budget_day_id, reserved FROM asks
+         WHERE item_id = ANY(:rows) AND state IN ('waiting', 'calling') FOR UPDATE),
+    withdrawn AS (
+        UPDATE asks SET state = 'withdrawn', lease_token = NULL, lease_until = NULL, budget_day_id = NULL,
+                        reserved = NULL
+          FROM before WHERE asks.id = before.id
+     RETURNING before.budget_day_id AS day, before.reserved AS amount),
+    {budgets.booked(closed="withdrawn")}
+    SELECT count(*) FROM withdrawn
+""")  # noqa: S608 - the parts are constants of ours
+_REMOVE = (
+    text("UPDATE asks SET state = 'forgotten', offered = NULL, prior = NULL WHERE item_id = ANY(:rows)"),
+    # An answer that repeats one of these is still paid for, and must not be taken for an original.
+    text(
+        "UPDATE answers SET reused_from = id WHERE item_id <> ALL(:rows)"
+        " AND reused_from IN (SELECT id FROM answers WHERE item_id = ANY(:rows))"
+    ),
+    text("DELETE FROM answers WHERE item_id = ANY(:rows)"),
+    text("UPDATE calls SET error = NULL, reuse_key = NULL, votes = NULL WHERE item_id = ANY(:rows)"),
+    text("DELETE FROM sampled_items WHERE item_id = ANY(:rows)"),
+    text(
+        "UPDATE items SET state = 'forgotten', label = NULL, outcome_id = NULL, lease_token = NULL,"
+        " lease_until = NULL WHERE id = ANY(:rows)"
+    ),
+    text("DELETE FROM outcomes WHERE item_id = ANY(:rows)"),
+    text("DELETE FROM scores WHERE item_id = ANY(:rows)"),
+    text("DELETE FROM texts WHERE item_id = ANY(:rows)"),
+    text(
+        "UPDATE dead_letters SET detail = 'forgotten', replayed_at = coalesce(replayed_at, now())"
+        " WHERE item_id = ANY(:rows)"
+    ),
+)
+# What the text can be recognised by: nobody can try texts against a number drawn by lot.
+_UNHASH = (
+    text(
+        "UPDATE submissions SET payload_hash = sha256(payload_hash || CAST(:salt AS bytea))"
+        " WHERE id IN (SELECT submission_id FROM items WHERE id = ANY(:rows))"
+    ),
+    text("UPDATE items SET text_hash = sha256(text_hash || CAST(:salt AS bytea)) WHERE id = ANY(:rows)"),
+)
+
+
+def forget(tx: Connection, classifier_id: int, name: str, keys: Sequence[str]) -> Forgotten:
+    """Remove the texts of these items and all that was said of them. To do it again changes nothing.
+
+    Raises:
+        UsageError: some of the ids are unknown; nothing was forgotten.
+    """
+    found = tx.execute(
+        text("SELECT id, key, state FROM items WHERE classifier_id = :classifier AND key = ANY(:keys) ORDER BY id"),
+        {"classifier": classifier_id, "keys": list(keys)},
+    ).all()
+    unknown = sorted(set(keys) - {row.key for row in found})
+    if unknown:
+        more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
+        raise UsageError(f"{name} has no item {', '.join(map(repr, unknown[:SHOWN]))}{more}: nothing was forgotten")
+    every = {"rows": [row.id for row in found]}
+    for statement in _LOCK:
+        tx.execute(statement, every)
+    in_flight = tx.execute(_IN_FLIGHT, every).scalar_one()
+    tx.execute(_BUNDLES, every)
+    new = {"rows": [row.id for row in found if row.state != "forgotten"]}
+    tx.execute(_WITHDRAW, new)
+    for statement in _REMOVE:
+        tx.execute(statement, every)  # also what a call that was under way then has left since
+    for statement in _UNHASH:
+        tx.execute(statement, {**new, "salt": secrets.token_bytes(32)})
+    bundles = tx.execute(
+        text("SELECT DISTINCT unnest(bundles) AS one FROM forgotten WHERE item_id = ANY(:rows) ORDER BY one"), every
+    )
+    return Forgotten(len(found), in_flight, tuple(bundles.scalars()))
+
+
+_OLD_TEXTS = text("""
+    DELETE FROM texts USING items
+     WHERE texts.item_id = items.id AND items.classifier_id = :classifier AND items.state IN ('done', 'dead')
+       AND coalesce(items.done_at, (SELECT max(created_at) FROM dead_letters WHERE item_id = items.id))
+           < now() - make_interval(secs => :older_s)
+       AND NOT EXISTS (SELECT FROM asks WHERE item_id = items.id AND asks.state IN ('waiting', 'calling'))
+""")
+
+
+def old_texts(tx: Connection, classifier_id: int, older_s: float) -> int:
+    """Remove the texts of items that ended so many seconds ago; returns how many. Their outcomes stay."""
+    return tx.execute(_OLD_TEXTS, {"classifier": classifier_id, "older_s": older_s}).rowcount
