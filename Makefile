@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 CHAOS_ARGS ?= --seed 1
 
-.PHONY: demo test lint chaos bench bench-full bench-quality bench-quality-full install clean
+.PHONY: demo test lint chaos fuzz audit bench bench-full bench-quality bench-quality-full install clean
 
 demo: $(STAMP)
 	$(BIN)/datashunt demo --out demo
@@ -22,6 +22,9 @@ lint: $(STAMP)
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.acceptance.faults $(CHAOS_ARGS)
+
+fuzz: $(STAMP)
+	DATASHUNT_BROKER_URL=memory:// $(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

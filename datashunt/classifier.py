@@ -304,10 +304,29 @@ def parse(document: object, *, where: str = "classifier") -> Spec:
     if not isinstance(document, dict):
         raise SpecError(f"{where}: expected fields such as name, labels and instruction, found {_short(document)}")
     try:
-        return Spec.model_validate(document)
+        spec = Spec.model_validate(document)
     except ValidationError as error:
         problems = "; ".join(_problem(item) for item in error.errors(include_url=False))
         raise SpecError(f"{where}: {problems}") from None
+    if not _storable(spec):
+        raise SpecError(f"{where}: holds a NUL or a lone surrogate, which no database takes as text: remove it")
+    return spec
+
+
+def _storable(spec: Spec) -> bool:
+    try:
+        text = json.dumps(spec.document(), ensure_ascii=False).encode().decode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in "".join(_strings(json.loads(text)))
+
+
+def _strings(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [text for pair in value.items() for part in pair for text in _strings(part)]
+    if isinstance(value, list):
+        return [text for part in value for text in _strings(part)]
+    return [value] if isinstance(value, str) else []
 
 
 def load(path: Path) -> Spec:

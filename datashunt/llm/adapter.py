@@ -11,6 +11,11 @@ from datashunt.errors import LLMUnusable
 from datashunt.items import ProbabilitySource, Reply, Usage
 from datashunt.prompts import Prompt, over_candidates
 
+MOST_TOKENS = 100_000_000
+"""More than any request can have."""
+MOST_CHARACTERS = 200
+"""Of the names that a reply gives."""
+
 
 @dataclass(frozen=True, slots=True)
 class Manner:
@@ -74,7 +79,7 @@ def decision_reply(
     """
     fields = body if isinstance(body, dict) else {}
     usage = usage_of(fields, "input_tokens", "output_tokens")
-    named = {"model": str(fields.get("model") or model), "fingerprint": str(fields.get("system_fingerprint") or api)}
+    named = {"model": word(fields.get("model") or model), "fingerprint": word(fields.get("system_fingerprint") or api)}
     try:
         decided = decide(fields)
         if decided.label not in prompt.answers:
@@ -94,17 +99,29 @@ def decision_reply(
     )
 
 
+def word(value: object) -> str:
+    """What a reply calls something, fit to be stored."""
+    return str(value)[:MOST_CHARACTERS].encode(errors="replace").decode().replace("\0", "?")
+
+
 def usage_of(fields: Mapping[str, Any], prompt_field: str, completion_field: str) -> Usage | None:
-    """The tokens that a reply reports, under the names that its API has for them; None where it does not."""
+    """The tokens that a reply reports, under the names that its API has for them; None where it does not.
+
+    Counts that cannot be (negative, or beyond all models) are none: they would be booked as money.
+    """
     usage = fields.get("usage")
     if not isinstance(usage, dict):
         return None
-    prompt, completion = usage.get(prompt_field), usage.get(completion_field)
-    if not isinstance(prompt, int) or not isinstance(completion, int):
+    prompt, completion = _count(usage.get(prompt_field)), _count(usage.get(completion_field))
+    if prompt is None or completion is None:
         return None
     details = usage.get(f"{prompt_field}_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Usage(prompt=prompt, completion=completion, cached=cached if isinstance(cached, int) else 0)
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+    return Usage(prompt=prompt, completion=completion, cached=min(cached or 0, prompt))
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
 
 
 def probability_of(value: object) -> float:
@@ -115,4 +132,7 @@ def probability_of(value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError("expected a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("expected a probability") from None

@@ -1,0 +1,1 @@
+"""Mutated input, millions of times, at every place where something comes from outside: `make fuzz`."""
