@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 CHAOS_ARGS ?= --seed 1
 
-.PHONY: demo test lint chaos fuzz audit bench bench-full bench-quality bench-quality-full install clean
+.PHONY: demo test lint secure chaos fuzz audit bench bench-full bench-quality bench-quality-full install clean
 
 demo: $(STAMP)
 	$(BIN)/datashunt demo --out demo
@@ -22,6 +22,13 @@ lint: $(STAMP)
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.acceptance.faults $(CHAOS_ARGS)
+
+secure: $(STAMP)
+	$(BIN)/bandit -q -c pyproject.toml -ll -r datashunt workers migrations
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
+
+audit: $(STAMP)
+	$(BIN)/pip-audit --skip-editable
 
 fuzz: $(STAMP)
 	DATASHUNT_BROKER_URL=memory:// $(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
