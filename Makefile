@@ -25,7 +25,9 @@ chaos: $(STAMP)
 
 secure: $(STAMP)
 	$(BIN)/bandit -q -c pyproject.toml -ll -r datashunt workers migrations
-	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
+	@# of a copy: it writes lines that have moved into the baseline, and says so with a code of 3
+	@cp .secrets.baseline $(VENV)/secrets.json
+	$(BIN)/detect-secrets-hook --baseline $(VENV)/secrets.json $$(git ls-files ':!.secrets.baseline') || [ $$? -eq 3 ]
 
 audit: $(STAMP)
 	$(BIN)/pip-audit --skip-editable
