@@ -142,9 +142,17 @@ def test_a_failed_start_in_the_background_is_reported_in_the_foreground(folder: 
     assert servers_of(folder) == []
 
 
+def default(number: signal.Signals) -> str:
+    """What a program at a terminal does with a signal before it says otherwise."""
+    return "default_int_handler" if number == signal.SIGINT else "SIG_DFL"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_in_the_foreground_a_signal_ends_all_in_order(folder: Path, number: signal.Signals) -> None:
-    argv = [sys.executable, "-m", "datashunt.embedded", "--data-dir", str(folder)]
+    # as at a terminal: what is started under `nohup` ignores a SIGHUP, rightly
+    start = f"import runpy, signal; signal.signal({int(number)}, signal.{default(number)})"
+    module = "runpy.run_module('datashunt.embedded', run_name='__main__', alter_sys=True)"
+    argv = [sys.executable, "-c", f"{start}; {module}", "--data-dir", str(folder)]
     with subprocess.Popen(argv, cwd=REPOSITORY) as foreground:
         assert process.wait_until(lambda: running(folder) is not None, DEADLINE_S)
         foreground.send_signal(number)
