@@ -323,3 +323,29 @@ def bury(tx: Connection, ask: ClaimedAsk, token: UUID, *, reason: str, detail: s
     """
     values = {"ask": ask.row, "token": token, "reason": reason, "detail": detail, "stamp": _STAMP}
     return tx.execute(_BURY, values).rowcount == 1
+
+
+_WITHDRAW = text(f"""
+    WITH before AS (
+        SELECT id, budget_day_id, reserved FROM asks
+         WHERE item_id = ANY(:items) AND state IN ('waiting', 'calling') AND (NOT :audits_stay OR role = 'train')
+           FOR UPDATE),
+    withdrawn AS (
+        UPDATE asks SET state = 'withdrawn', lease_token = NULL, lease_until = NULL, budget_day_id = NULL,
+                        reserved = NULL
+          FROM before WHERE asks.id = before.id
+     RETURNING before.budget_day_id AS day, before.reserved AS amount),
+    {budgets.booked(closed="withdrawn")}
+    SELECT count(*) FROM withdrawn
+""")  # noqa: S608 - the parts are constants of ours
+
+
+def withdraw(tx: Connection, items: Sequence[int], *, audits_stay: bool = False) -> None:
+    """Take back the open asks of these items, and what is reserved for them; a call under way is paid for all the same.
+
+    Args:
+        tx: a transaction that has locked these asks.
+        items: whose asks.
+        audits_stay: only those that train are taken back, not those that judge or calibrate.
+    """
+    tx.execute(_WITHDRAW, {"items": list(items), "audits_stay": audits_stay})

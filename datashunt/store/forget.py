@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from datashunt.errors import UsageError
-from datashunt.store import budgets
+from datashunt.store import asks
 
 SHOWN = 5
 """Most unknown ids that an error names."""
@@ -53,18 +53,6 @@ _BUNDLES = text("""
       FROM items i WHERE i.id = ANY(:rows)
     ON CONFLICT (item_id) DO NOTHING
 """)
-_WITHDRAW = text(f"""
-    WITH before AS (
-        SELECT id, budget_day_id, reserved FROM asks
-         WHERE item_id = ANY(:rows) AND state IN ('waiting', 'calling') FOR UPDATE),
-    withdrawn AS (
-        UPDATE asks SET state = 'withdrawn', lease_token = NULL, lease_until = NULL, budget_day_id = NULL,
-                        reserved = NULL
-          FROM before WHERE asks.id = before.id
-     RETURNING before.budget_day_id AS day, before.reserved AS amount),
-    {budgets.booked(closed="withdrawn")}
-    SELECT count(*) FROM withdrawn
-""")  # noqa: S608 - the parts are constants of ours
 _REMOVE = (
     text("UPDATE asks SET state = 'forgotten', offered = NULL, prior = NULL WHERE item_id = ANY(:rows)"),
     # An answer that repeats one of these is still paid for, and must not be taken for an original.
@@ -117,7 +105,7 @@ def forget(tx: Connection, classifier_id: int, name: str, keys: Sequence[str]) -
     in_flight = tx.execute(_IN_FLIGHT, every).scalar_one()
     tx.execute(_BUNDLES, every)
     new = {"rows": [row.id for row in found if row.state != "forgotten"]}
-    tx.execute(_WITHDRAW, new)
+    asks.withdraw(tx, new["rows"])
     for statement in _REMOVE:
         tx.execute(statement, every)  # also what a call that was under way then has left since
     for statement in _UNHASH:

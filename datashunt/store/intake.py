@@ -76,7 +76,7 @@ def add_items(tx: Connection, classifier_id: int, submission_id: str, entries: S
 
 
 def queued(tx: Connection, classifier_id: int, most: int) -> int:
-    """How many items of a classifier are queued, counted up to `most`: 0.1 µs for each, on its index alone."""
+    """How many items of a classifier are queued, counted up to `most`, on its index alone."""
     count: int = tx.execute(
         text(
             "SELECT count(*) FROM (SELECT FROM items WHERE classifier_id = :classifier AND state = 'queued'"

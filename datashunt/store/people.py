@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from datashunt.store import budgets
+from datashunt.store import asks
 from datashunt.store.classifiers import Registered
 
 
@@ -71,22 +71,13 @@ _TAKE = text("""
         SELECT outcome_id, row_id, :classifier, :spec_version, label, 'human', person FROM news)
     SELECT row_id FROM news
 """)
-_WITHDRAW = text(f"""
-    WITH before AS (
-        SELECT id, budget_day_id, reserved FROM asks
-         WHERE item_id = ANY(:rows) AND role = 'train' AND state IN ('waiting', 'calling') FOR UPDATE),
-    withdrawn AS (
-        UPDATE asks SET state = 'withdrawn', lease_token = NULL, lease_until = NULL, budget_day_id = NULL,
-                        reserved = NULL
-          FROM before WHERE asks.id = before.id
-     RETURNING before.budget_day_id AS day, before.reserved AS amount),
-    {budgets.booked(closed="withdrawn")},
-    audits AS (
+_AUDITS_STAY = text("""
+    WITH audits AS (
         UPDATE asks SET reason = 'audit' WHERE item_id = ANY(:rows) AND role <> 'train' AND state <> 'answered')
     UPDATE dead_letters SET replayed_at = now()
      WHERE item_id = ANY(:rows) AND replayed_at IS NULL
        AND NOT EXISTS (SELECT FROM asks WHERE asks.id = dead_letters.ask_id AND asks.role <> 'train')
-""")  # noqa: S608 - the parts are constants of ours
+""")
 
 
 def take(tx: Connection, known: Registered, labels: Sequence[PersonLabel]) -> Taken:
@@ -111,5 +102,6 @@ def take(tx: Connection, known: Registered, labels: Sequence[PersonLabel]) -> Ta
         ).scalars()
     )
     if moved:
-        tx.execute(_WITHDRAW, {"rows": moved})
+        asks.withdraw(tx, moved, audits_stay=True)
+        tx.execute(_AUDITS_STAY, {"rows": moved})
     return Taken(len(moved), len(there) - len(moved), tuple(one for one in labels if one.id not in rows))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from datashunt.store import budgets
+from datashunt.store import asks
 from datashunt.store.classifiers import Registered
 
 BEHIND = 1
@@ -53,18 +53,7 @@ _REQUEUE = text("""
       FROM old WHERE items.id = old.id
  RETURNING items.id
 """)
-_WITHDRAW = text(f"""
-    WITH before AS (
-        SELECT id, budget_day_id, reserved FROM asks
-         WHERE item_id = ANY(:rows) AND state IN ('waiting', 'calling') FOR UPDATE),
-    withdrawn AS (
-        UPDATE asks SET state = 'withdrawn', lease_token = NULL, lease_until = NULL, budget_day_id = NULL,
-                        reserved = NULL
-          FROM before WHERE asks.id = before.id
-     RETURNING before.budget_day_id AS day, before.reserved AS amount),
-    {budgets.booked(closed="withdrawn")}
-    UPDATE dead_letters SET replayed_at = now() WHERE item_id = ANY(:rows) AND replayed_at IS NULL
-""")  # noqa: S608 - the parts are constants of ours
+_REPLAYED = text("UPDATE dead_letters SET replayed_at = now() WHERE item_id = ANY(:rows) AND replayed_at IS NULL")
 
 
 def requeue(tx: Connection, known: Registered, before: int, *, after: int, most: int) -> Requeued:
@@ -88,5 +77,6 @@ def requeue(tx: Connection, known: Registered, before: int, *, after: int, most:
         return Requeued((), None)
     tx.execute(_LOCK_ASKS, {"rows": rows})  # before items, as whoever stores an answer does
     moved = sorted(tx.execute(_REQUEUE, {"rows": rows, "before": before, "behind": BEHIND}).scalars())
-    tx.execute(_WITHDRAW, {"rows": moved})
+    asks.withdraw(tx, moved)
+    tx.execute(_REPLAYED, {"rows": moved})
     return Requeued(tuple(moved), rows[-1])

@@ -10,8 +10,8 @@ import pytest
 from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
-from kombu import Connection
 from pydantic import SecretStr
+from test_broker import drain
 
 from datashunt.broker import Publisher, configure
 from datashunt.errors import SettingsError
@@ -56,24 +56,15 @@ def test_a_short_key_is_refused_and_not_shown(key: str) -> None:
 def publisher() -> Iterator[Publisher]:
     """A publisher with a key, to a broker inside this process."""
     made = Publisher(SecretStr("memory://"), SecretStr(KEY))
-    _drain("score"), _drain("receipts")
+    drain("score"), drain("receipts")
     yield made
     made.close()
-
-
-def _drain(queue: str) -> list[Any]:
-    found = []
-    with Connection("memory://") as connection, connection.SimpleQueue(queue) as waiting:
-        while waiting.qsize():
-            found.append(waiting.get_nowait())
-            found[-1].ack()
-    return found
 
 
 def test_wake_ups_and_receipts_are_signed_as_they_are_sent(publisher: Publisher) -> None:
     publisher.publish([Wake("score", "mood", (1, 2))])
     publisher.reply("receipts", "c-1", {"submission_id": "ä 🦊"})
-    (wake,), (receipt,) = _drain("score"), _drain("receipts")
+    (wake,), (receipt,) = drain("score"), drain("receipts")
     signer = Signer(SecretStr(KEY))
     assert json.loads(wake.body)[0] == ["mood", [1, 2]]
     assert signer.fault("datashunt.score", wake.body, wake.headers[HEADER]) is None
@@ -82,9 +73,9 @@ def test_wake_ups_and_receipts_are_signed_as_they_are_sent(publisher: Publisher)
 
 def test_without_a_key_nothing_is_signed() -> None:
     made = Publisher(SecretStr("memory://"))
-    _drain("score")
+    drain("score")
     made.publish([Wake("score", "mood", (1,))])
-    (wake,) = _drain("score")
+    (wake,) = drain("score")
     made.close()
     assert HEADER not in wake.headers
 
