@@ -19,6 +19,7 @@ from filelock import FileLock
 from datashunt.errors import BundleError
 
 MANIFEST = "manifest.json"
+FORMAT = 1
 
 
 class Registry:
@@ -43,7 +44,7 @@ class Registry:
         uri = f"{self._url}/{key}"
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
-        document = json.dumps({"format": 1, "files": manifest}, indent=1, sort_keys=True).encode()
+        document = json.dumps({"format": FORMAT, "files": manifest}, indent=1, sort_keys=True).encode()
         try:
             system, root = fsspec.core.url_to_fs(uri)
             for path in files:
@@ -88,6 +89,21 @@ class Registry:
                 self._download(uri, content_hash, target)
         return target
 
+    def digests(self, folder: Path, content_hash: str) -> dict[str, str]:
+        """SHA-256 of each file of a bundle by its name, as it was published; the hash vouches for them.
+
+        Args:
+            folder: where it was fetched to.
+            content_hash: the bundle's.
+
+        Raises:
+            BundleError: the folder was altered since.
+        """
+        try:
+            return _files((folder / MANIFEST).read_bytes(), str(folder), content_hash)
+        except OSError as error:
+            raise BundleError(f"the bundle in {folder} cannot be read: {error}") from error
+
     def _download(self, uri: str, content_hash: str, target: Path) -> None:
         scratch = Path(tempfile.mkdtemp(dir=self._cache))
         try:
@@ -120,6 +136,11 @@ def _files(document: bytes, uri: str, content_hash: str) -> dict[str, str]:
     if hashlib.sha256(document).hexdigest() != content_hash:
         raise BundleError(f"{uri}/{MANIFEST} is not the one that was published: roll back or distil again")
     manifest: dict[str, Any] = json.loads(document)
+    if manifest["format"] > FORMAT:
+        raise BundleError(
+            f"{uri}/{MANIFEST} has format {manifest['format']}, this release reads up to {FORMAT}:"
+            " upgrade datashunt here"
+        )
     return dict(manifest["files"])
 
 

@@ -79,12 +79,14 @@ class Models:
 
         if self._shared is None:
             self._shared = Shared()
+        folder = self._registry.fetch(bundle.uri, bundle.content_hash)
         return SmallModel.load(
-            self._registry.fetch(bundle.uri, bundle.content_hash),
+            folder,
             device=self._settings.device,
             precision=self._settings.precision,
             threads=self._settings.threads,
             shared=self._shared,
+            digests=self._registry.digests(folder, bundle.content_hash),
         )
 
     def _bytes(self) -> int:

@@ -13,6 +13,9 @@ from datashunt.errors import BundleError
 
 INFO_FILE = "bundle.json"
 FORMAT = 1
+"""What `save` writes. Every lower one is read for ever: a field that is added later has a default, which is what
+bundles without it mean, and one that is not known any more is passed over. What older readers would misunderstand gets
+the next number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +74,15 @@ def read_info(folder: Path) -> BundleInfo:
     """Read and check `bundle.json`.
 
     Raises:
-        BundleError: it is missing, cut short, of another format, or contradicts itself.
+        BundleError: it is missing, cut short, of a newer format, or contradicts itself.
     """
     path = folder / INFO_FILE
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document["format"] != FORMAT:
-            raise BundleError(f"{path} has format {document['format']}, this version reads {FORMAT}: upgrade datashunt")
-        known = {entry.name: document[entry.name] for entry in fields(BundleInfo)}
+        found = int(document["format"])
+        if found > FORMAT:
+            raise BundleError(f"{path} has format {found}, this release reads up to {FORMAT}: upgrade datashunt here")
+        known = {entry.name: document[entry.name] for entry in fields(BundleInfo) if entry.name in document}
         info = BundleInfo(**{**known, "labels": tuple(known["labels"])})
         consistent = info.labels_hash == document["labels_hash"] and info.temperature > 0
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class SmallModel:
         precision: str = "auto",
         threads: int = 0,
         shared: Shared | None = None,
+        digests: Mapping[str, str] | None = None,
     ) -> SmallModel:
         """Load a bundle's folder.
 
@@ -63,9 +64,11 @@ class SmallModel:
             precision: auto, fp32, bf16 or fp16.
             threads: torch threads of this process; 0 leaves them alone.
             shared: what loaded bundles have in common.
+            digests: SHA-256 of the folder's files by name, as they were published, if that is known.
 
         Raises:
-            BundleError: the folder is no bundle, or its weights do not fit its labels.
+            BundleError: the folder is no bundle, its weights are not those that were published, or do not fit its
+                labels.
             ModelError: this machine lacks the device or precision asked for.
         """
         if threads:
@@ -77,7 +80,7 @@ class SmallModel:
         try:
             _check_labels(AutoConfig.from_pretrained(folder), info, folder)
             parts = shared or Shared()
-            network = parts.network(folder, f"{chosen} {dtype}")
+            network = parts.network(folder, f"{chosen} {dtype}", digests)
             tokenizer = parts.tokenizer(folder, info.max_tokens)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ModelError) as error:
             reason = str(error).strip().split("\n")[0]

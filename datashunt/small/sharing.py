@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
-from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
+from datashunt.small import weights
 from datashunt.small.network import ClassifierConfig, SequenceClassifier, load_tokenizer
 
-WEIGHTS = "model.safetensors"
 _HEAD = ("head.weight", "head.bias")
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
 
@@ -30,20 +29,23 @@ class Shared:
         self._encoders: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
         self._tokenizers: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
-    def network(self, folder: Path, kind: str) -> SequenceClassifier:
+    def network(self, folder: Path, kind: str, digests: Mapping[str, str] | None = None) -> SequenceClassifier:
         """The network of a bundle, over an encoder that another one brought, if they have the same.
 
         Args:
             folder: the bundle's.
             kind: device and precision it is for, which an encoder has only one of.
+            digests: SHA-256 of the folder's files by name, as they were published, if that is known.
         """
-        digest = encoder_digest(folder)
+        contents = weights.read(folder, digests)
+        config = ClassifierConfig.from_pretrained(folder)
+        found = weights.tensors(contents)
+        digest = encoder_digest(config, contents)
+        del contents
         known = self._encoders.get(f"{kind} {digest}")
         if known is not None:
-            return _over(known, folder)
-        network: SequenceClassifier = SequenceClassifier.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True
-        )
+            return _over(known, config, found)
+        network = _filled(config, found)
         if digest is not None:
             self._encoders[f"{kind} {digest}"] = network.encoder
         return network
@@ -61,34 +63,41 @@ class Shared:
         return known
 
 
-def encoder_digest(folder: Path) -> str | None:
+def encoder_digest(config: ClassifierConfig, contents: Sequence[bytes]) -> str | None:
     """SHA-256 of the encoder's configuration and weights, whatever head is beside them; None if they are in parts."""
-    path = folder / WEIGHTS
-    if not path.exists():
+    if len(contents) != 1:
         return None
-    encoder = ClassifierConfig.from_pretrained(folder).encoder
-    sha = hashlib.sha256(json.dumps(encoder, sort_keys=True).encode())
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        size = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + size])
-        with memoryview(content) as view:
-            for name, tensor in sorted(header.items()):
-                if name in _HEAD or name == "__metadata__":
-                    continue
-                first, last = tensor["data_offsets"]
-                sha.update(f"{name} {tensor['dtype']} {tensor['shape']}".encode())
-                with view[8 + size + first : 8 + size + last] as part:
-                    sha.update(part)
+    (content,) = contents
+    sha = hashlib.sha256(json.dumps(config.encoder, sort_keys=True).encode())
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    view = memoryview(content)
+    for name, tensor in sorted(header.items()):
+        if name in _HEAD or name == "__metadata__":
+            continue
+        first, last = tensor["data_offsets"]
+        sha.update(f"{name} {tensor['dtype']} {tensor['shape']}".encode())
+        sha.update(view[8 + size + first : 8 + size + last])
     return sha.hexdigest()
 
 
-def _over(encoder: nn.Module, folder: Path) -> SequenceClassifier:
-    """A bundle's network with its own head, over an encoder that is there; nothing else of it is read."""
+def _filled(config: ClassifierConfig, found: Mapping[str, Tensor]) -> SequenceClassifier:
+    """A network of these weights alone."""
+    network: SequenceClassifier
+    network, told = SequenceClassifier.from_pretrained(
+        None, config=config, state_dict=dict(found), dtype=torch.float32, output_loading_info=True
+    )
+    if told["missing_keys"]:  # transformers would go on with random numbers
+        raise ValueError(f"its weights lack {', '.join(sorted(told['missing_keys']))}")
+    return network
+
+
+def _over(encoder: nn.Module, config: ClassifierConfig, found: Mapping[str, Tensor]) -> SequenceClassifier:
+    """A bundle's network with its own head, over an encoder that is there; nothing else of it is used."""
     with torch.device("meta"):
-        network = SequenceClassifier(ClassifierConfig.from_pretrained(folder))
+        network = SequenceClassifier(config)
     network.encoder = encoder
-    with safe_open(folder / WEIGHTS, "pt") as weights:
-        weight, bias = (weights.get_tensor(name).float() for name in _HEAD)
+    weight, bias = (found[name].float() for name in _HEAD)
     if (weight.shape, bias.shape) != (network.head.weight.shape, network.head.bias.shape):
         raise ValueError(f"its head is of the shape {tuple(weight.shape)}, its configuration says otherwise")
     network.head.weight, network.head.bias = nn.Parameter(weight), nn.Parameter(bias)

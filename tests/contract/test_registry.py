@@ -85,6 +85,30 @@ def test_another_bundle_at_the_same_place_is_refused(registry: Registry, folder:
     assert registry.fetch(uri, second).is_dir()
 
 
+def test_a_manifest_of_a_newer_format_asks_for_an_upgrade(registry: Registry, folder: Path) -> None:
+    uri, _ = registry.publish(folder, "sentiment/1")
+    newer = b'{"format": 2, "files": {}}'
+    spoil(uri, "manifest.json", newer)
+    with pytest.raises(BundleError, match=r"format 2, this release reads up to 1: upgrade datashunt here"):
+        registry.fetch(uri, hashlib.sha256(newer).hexdigest())
+
+
+def test_the_digests_of_a_bundle_are_those_of_its_files_and_the_hash_vouches_for_them(
+    registry: Registry, folder: Path
+) -> None:
+    uri, content_hash = registry.publish(folder, "sentiment/1")
+    fetched = registry.fetch(uri, content_hash)
+    expected = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
+    assert registry.digests(fetched, content_hash) == expected
+    manifest = fetched / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b"bundle", b"bungle"))
+    with pytest.raises(BundleError, match="not the one that was published"):
+        registry.digests(fetched, content_hash)
+    manifest.unlink()
+    with pytest.raises(BundleError, match="cannot be read"):
+        registry.digests(fetched, content_hash)
+
+
 def test_a_fetched_bundle_is_served_without_the_registry(registry: Registry, folder: Path) -> None:
     uri, content_hash = registry.publish(folder, "sentiment/1")
     fetched = registry.fetch(uri, content_hash)

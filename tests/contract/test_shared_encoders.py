@@ -18,7 +18,8 @@ from datashunt.errors import BundleError
 from datashunt.pipeline.models import Models
 from datashunt.registry import Registry
 from datashunt.settings import Settings
-from datashunt.small.network import load_tokenizer
+from datashunt.small import weights
+from datashunt.small.network import ClassifierConfig, load_tokenizer
 from datashunt.small.sharing import encoder_digest, size_of
 from datashunt.store.classifiers import Bundle
 
@@ -91,14 +92,15 @@ def test_a_head_that_does_not_fit_is_refused_also_beside_a_known_encoder(base: s
     tensors = load_file(path)
     tensors["head.weight"] = tensors["head.weight"][:2].clone()
     save_file(tensors, path, metadata={"format": "pt"})
-    assert encoder_digest(bad) == encoder_digest(good)
+    config = ClassifierConfig.from_pretrained(good)
+    assert encoder_digest(config, weights.read(bad)) == encoder_digest(config, weights.read(good))
     with pytest.raises(BundleError, match="cannot be loaded"):
         loaded(bad, shared)
     assert kept.labels == LABELS
 
 
-def test_weights_in_parts_are_not_shared(tmp_path: Path) -> None:
-    assert encoder_digest(tmp_path) is None
+def test_weights_in_parts_are_not_shared() -> None:
+    assert encoder_digest(ClassifierConfig(), [b"", b""]) is None
 
 
 def bundle(registry: Registry, folder: Path, number: int) -> Bundle:

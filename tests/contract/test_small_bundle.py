@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import LABELS, texts, tiny_base
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -147,10 +151,54 @@ def test_a_description_cut_short_is_refused(bundle: Path) -> None:
         small.SmallModel.load(bundle)
 
 
-def test_another_format_asks_for_an_upgrade(bundle: Path) -> None:
+def test_a_newer_format_asks_for_an_upgrade(bundle: Path) -> None:
     change(bundle, format=99)
-    with pytest.raises(BundleError, match=r"format 99.*upgrade"):
+    with pytest.raises(BundleError, match=r"format 99, this release reads up to \d+: upgrade datashunt here"):
         small.read_info(bundle)
+    with pytest.raises(BundleError, match="format 99"):
+        small.SmallModel.load(bundle)
+
+
+# as the first release wrote it; never changed: bundles of it are in people's folders
+FIRST_FORMAT = """{
+  "format": 1,
+  "labels_hash": "32ff3a4e2d6fcf32",
+  "labels": ["bad", "good", "so-so"],
+  "temperature": 2.0,
+  "recipe": "head",
+  "threshold": 0.9,
+  "base": "a/base",
+  "max_tokens": 12,
+  "created_at": "2026-01-01T00:00:00+00:00",
+  "trained_on": {"train": 10, "fit": 2, "replay": 0},
+  "evaluation": {"n": 2, "agreement": 0.5, "ece": null, "labels":
+    {"bad": {"n": 2, "recall": 0.5, "precision": null, "ece": null}}},
+  "parent": null
+}
+"""
+
+
+def test_a_bundle_of_the_first_format_is_read(bundle: Path) -> None:
+    (bundle / "bundle.json").write_text(FIRST_FORMAT)
+    assert small.SmallModel.load(bundle, device="cpu").info == INFO
+
+
+def test_a_field_that_older_bundles_have_not_means_its_default(bundle: Path) -> None:
+    path = bundle / "bundle.json"
+    document = json.loads(path.read_text())
+    del document["parent"], document["evaluation"], document["trained_on"]
+    path.write_text(json.dumps(document))
+    info = small.read_info(bundle)
+    assert (info.parent, dict(info.evaluation), dict(info.trained_on)) == (None, {}, {})
+    del document["temperature"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(BundleError, match="no bundle description"):
+        small.read_info(bundle)
+
+
+def test_a_field_of_a_later_release_in_the_same_format_is_passed_over(bundle: Path) -> None:
+    change(bundle, mood="sunny")
+    assert small.read_info(bundle) == INFO
 
 
 @pytest.mark.parametrize("field", [{"labels": ["a", "b", "c"]}, {"temperature": -1.0}])
@@ -176,6 +224,68 @@ def test_weights_that_are_missing_or_cut_short_are_refused(bundle: Path) -> None
     weights.unlink()
     with pytest.raises(BundleError, match="cannot be loaded"):
         small.SmallModel.load(bundle)
+
+
+def test_weights_other_than_those_that_were_published_are_refused(bundle: Path) -> None:
+    weights = bundle / "model.safetensors"
+    published = {weights.name: hashlib.sha256(weights.read_bytes()).hexdigest()}
+    assert small.SmallModel.load(bundle, device="cpu", digests=published).info == INFO
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 0xFF  # a number of a tensor: the file is whole, and safetensors takes it
+    weights.write_bytes(content)
+    assert small.SmallModel.load(bundle, device="cpu").info == INFO
+    with pytest.raises(BundleError, match="not the file that was published"):
+        small.SmallModel.load(bundle, device="cpu", digests=published)
+
+
+def test_weights_that_lack_a_tensor_are_refused_and_not_filled_with_random_numbers(bundle: Path) -> None:
+    path = bundle / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["encoder.embeddings.word_embeddings.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(BundleError, match=r"weights lack encoder\.embeddings\.word_embeddings\.weight"):
+        small.SmallModel.load(bundle)
+
+
+def test_weights_in_parts_are_one_model(bundle: Path) -> None:
+    whole = small.SmallModel.load(bundle, device="cpu", precision="fp32").probabilities(["great"])
+    path = bundle / "model.safetensors"
+    tensors = load_file(path)
+    names = {name: f"model-0000{1 + (name == 'head.weight')}-of-00002.safetensors" for name in tensors}
+    for file in set(names.values()):
+        save_file({name: one for name, one in tensors.items() if names[name] == file}, bundle / file)
+    path.unlink()
+    index = bundle / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    parts = small.SmallModel.load(bundle, device="cpu", precision="fp32", shared=small.Shared())
+    np.testing.assert_array_equal(parts.probabilities(["great"]), whole)
+    index.write_text('{"weight_map": 7}')
+    with pytest.raises(BundleError, match="does not list the parts"):
+        small.SmallModel.load(bundle)
+
+
+SCORES_A_CUT_BUNDLE = """
+import os, sys
+from pathlib import Path
+from datashunt import small
+
+folder, base = map(Path, sys.argv[1:])
+shared = small.Shared()
+models = [small.SmallModel.load(folder, device="cpu", precision="fp32", shared=shared) for _ in range(2)]
+encoder = small.load_encoder(str(base))
+for file in (*folder.glob("*.safetensors"), *base.glob("*.safetensors")):
+    os.truncate(file, 10)
+shapes = [model.probabilities(["great"]).shape for model in models]
+print(shapes, sum(part.sum().item() for part in encoder.parameters()) != 0)
+"""
+
+
+def test_a_bundle_cut_short_while_it_serves_ends_no_process(bundle: Path, base: str, tmp_path: Path) -> None:
+    """Were its weights mapped from the file, this process would get SIGBUS."""
+    copied = shutil.copytree(base, tmp_path / "base")
+    script = [sys.executable, "-c", SCORES_A_CUT_BUNDLE, str(bundle), str(copied)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "[(1, 3), (1, 3)] True\n"), done.stderr
 
 
 def test_a_base_that_does_not_exist_is_named(tmp_path: Path) -> None:
