@@ -82,7 +82,7 @@ def retry_after_s(headers: Mapping[str, str], now: datetime) -> float:
 
     Args:
         headers: of the response; names in lower case, or a mapping that does not mind.
-        now: with time zone, for a Retry-After that is a date.
+        now: with time zone, for a Retry-After that is a date in a response that has none of its own.
     """
     return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, _named_wait_s(headers, now)))
 
@@ -94,7 +94,8 @@ def _named_wait_s(headers: Mapping[str, str], now: datetime) -> float:
         except ValueError:
             continue
     try:
-        return (parsedate_to_datetime(headers.get("retry-after", "")) - now).total_seconds()
+        until = parsedate_to_datetime(headers.get("retry-after", ""))
+        return (until - _endpoints_now(headers, now)).total_seconds()
     except (ValueError, TypeError):
         pass  # neither a number nor a date
     resets = [
@@ -103,6 +104,15 @@ def _named_wait_s(headers: Mapping[str, str], now: datetime) -> float:
         if headers.get(f"x-ratelimit-remaining-{limit}", "").strip() == "0"
     ]
     return max(resets, default=0.0) or DEFAULT_RETRY_AFTER_S
+
+
+def _endpoints_now(headers: Mapping[str, str], now: datetime) -> datetime:
+    """What time it is on the clock that a Retry-After was read from: the endpoint's, if it says so."""
+    try:
+        said = parsedate_to_datetime(headers.get("date", ""))
+    except (ValueError, TypeError):
+        return now
+    return said if said.tzinfo is not None else now
 
 
 def _reset_s(text: str) -> float:

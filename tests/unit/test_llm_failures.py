@@ -55,6 +55,18 @@ def test_the_wait_is_never_none_and_never_endless(said: str, seconds: float) -> 
     assert retry_after_s({"retry-after": said}, NOW) == seconds
 
 
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [
+        ("Sun, 01 Mar 2026 14:00:00 GMT", 90.0),  # this host's clock is two hours slow
+        ("Sun, 01 Mar 2026 14:00:00 -0000", 7_290.0),
+        ("yesterday", 7_290.0),
+    ],
+)
+def test_a_date_is_read_on_the_endpoint_s_clock_and_not_on_this_host_s(date: str, seconds: float) -> None:
+    assert retry_after_s({"retry-after": "Sun, 01 Mar 2026 14:01:30 GMT", "date": date}, NOW) == seconds
+
+
 def test_a_date_without_a_zone_or_in_the_past_is_no_wait_to_speak_of() -> None:
     assert retry_after_s({"retry-after": "Sun, 01 Mar 2026 11:00:00 GMT"}, NOW) == 0.1
     assert retry_after_s({"retry-after": "Sun, 01 Mar 2026 12:01:30 -0000"}, NOW) == 5.0
