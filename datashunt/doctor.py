@@ -12,7 +12,7 @@ from datashunt.bootstrap import Runtime
 from datashunt.classifier import Spec
 from datashunt.errors import DatashuntError
 from datashunt.settings import Settings
-from datashunt.store import classifiers, invariants, migrate
+from datashunt.store import classifiers, invariants, migrate, schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,10 @@ def examine_data(settings: Settings) -> list[Finding]:
     """Prove of a database that nothing in it is lost, double or at odds; asks nobody but PostgreSQL."""
     runtime = Runtime(settings, pool_size=1)
     try:
-        migrated = _finding("migrations", _migrations, runtime)
-        if not migrated.ok:
-            return [migrated]
+        with runtime.store.begin() as tx:
+            why = schema.unfit(schema.revision(tx))
+        if why is not None:
+            return [Finding("migrations", False, why)]
         with runtime.store.begin() as tx:
             found = invariants.check(tx)
     except DatashuntError as error:
@@ -74,12 +75,19 @@ def _finding(what: str, check: Callable[[Runtime], str], runtime: Runtime) -> Fi
 
 
 def _migrations(runtime: Runtime) -> str:
+    newest = str(migrate.head())
     with runtime.store.begin() as tx:
-        found = migrate.current(tx)
-    if found != migrate.head():
+        found = schema.revision(tx)
+    why = schema.unfit(found)
+    if why is not None:
+        raise DatashuntError(why)
+    if str(found) < newest:
         raise DatashuntError(
-            f"the database is at {found or 'nothing'}, this release needs {migrate.head()}: run `datashunt db upgrade`"
+            f"the database is at {found}, this release brings {newest}: its workers run already, and some of what is"
+            " new needs `datashunt db upgrade`"
         )
+    if str(found) > newest:
+        return f"at {found}, of a newer release than this, which knows {newest}: its workers may go on"
     return f"at {found}"
 
 

@@ -9,12 +9,14 @@ import threading
 from typing import Any
 
 from celery import Celery, signals
+from celery.worker import state
 
 from datashunt import broker, settings, telemetry
 from datashunt.bootstrap import Runtime
-from datashunt.errors import BrokerError, DatashuntError, SettingsError
+from datashunt.errors import BrokerError, DatashuntError, SettingsError, StoreError
 from datashunt.items import Wake
 from datashunt.pipeline.pulse import Pulse
+from datashunt.store import schema
 from datashunt.telemetry import event
 from workers import restoring
 from workers.discarded import WithoutBody
@@ -25,6 +27,8 @@ MOST_CONNECTIONS = 20
 """Connections that a worker keeps open, however many threads it has: these mostly wait for the LLM, and hold none."""
 _runtimes: dict[int, Runtime] = {}
 _stopping = threading.Event()
+_fits = threading.Event()
+"""Set once the database's schema is known to be one that this release works on."""
 _pulse = Pulse()
 
 
@@ -130,6 +134,9 @@ def _check_and_listen(instance: Any, **_: Any) -> None:
         sys.stderr.write(f"datashunt: {reason}\n")
         raise SystemExit(2)
     _wire(queues)
+    if refuses_schema():
+        raise SystemExit(2)
+    runtime().store.close()  # no child that Celery forks from here on may inherit a connection
     if "llm" in queues:
         instance.app.amqp.queues.select_add("intake")
     _pulse.begin(instance.hostname, set(instance.app.amqp.queues.consume_from))
@@ -143,6 +150,26 @@ def _wire(queues: set[str]) -> None:
     except DatashuntError as error:
         sys.stderr.write(f"datashunt: {error}\n")
         raise SystemExit(error.exit_code) from None
+
+
+def refuses_schema() -> bool:
+    """Whether the database is older than this release can work on, which is said on stderr.
+
+    While there is no database that can be asked, nothing is refused: it is asked again before the next tick.
+    """
+    if _fits.is_set():
+        return False
+    try:
+        with runtime().store.begin() as tx:
+            why = schema.unfit(schema.revision(tx))
+    except StoreError as error:
+        event("schema_unknown", error=str(error))
+        return False
+    if why is None:
+        _fits.set()
+    else:
+        sys.stderr.write(f"datashunt: {why}\n")
+    return why is not None
 
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
@@ -181,6 +208,9 @@ def _tick_until_stopping() -> None:
     every_s = runtime().settings.tick_every_s
     _pulse.report(runtime().store, runtime().settings)
     while not _stopping.wait(every_s):
+        if refuses_schema():
+            state.should_stop = 2  # Celery ends the worker with this code when it has done what it has in hand
+            return
         tick_once()
         _pulse.report(runtime().store, runtime().settings)
 

@@ -101,7 +101,10 @@ def _translated() -> Iterator[None]:
     except (DBAPIError, psycopg.Error) as error:
         state = getattr(_origin(error), "sqlstate", None) or ""
         if state in UNDEFINED:
-            raise StoreError("the database has not the tables of this release: run `datashunt db upgrade`") from error
+            raise StoreError(
+                "the database has not the tables of this release: run `datashunt db upgrade`, or upgrade datashunt here"
+                " if `datashunt db current` shows a newer one there"
+            ) from error
         if state in ENDED:
             raise StoreError(f"PostgreSQL cannot be used: {_reason(error)}") from error
         if state == FORBIDDEN:

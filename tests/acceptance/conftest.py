@@ -82,13 +82,25 @@ class System:
     def store(self) -> Store:
         return self.runtime.store
 
-    def start(self, lane: str, **env: str) -> subprocess.Popen[bytes]:
-        """Start a worker of a lane, or beat, with the very command that `up --workers` and containers run."""
+    def start(self, lane: str, *, release: Path | None = None, **env: str) -> subprocess.Popen[bytes]:
+        """Start a worker of a lane, or beat, with the very command that `up --workers` and containers run.
+
+        Args:
+            lane: which.
+            release: folder of another release's source; None: this one.
+            env: more of the environment.
+        """
+        if release is not None:
+            env["PYTHONPATH"] = str(release)
         number = len(self._processes)
         argv = [word.replace("@%h", f"-{number}@%h") for word in self._commands[lane]]
         with (self._logs / f"{lane}-{number}.log").open("wb") as log:
             process = subprocess.Popen(
-                argv, env={**os.environ, **environment(self.settings), **env}, stdout=log, stderr=log
+                argv,
+                env={**os.environ, **environment(self.settings), **env},
+                stdout=log,
+                stderr=log,
+                cwd=release,
             )
         self._processes.append(process)
         return process
@@ -170,15 +182,22 @@ def faults() -> str | None:
 
 
 @pytest.fixture
+def known() -> list[tuple[str, str, str]]:
+    """Id, text and label of what the simulated LLM answers; a module may have its own."""
+    return [(item["id"], item["text"], LABELS[n % 3]) for n, item in enumerate(plain_items(2_000))]
+
+
+@pytest.fixture
 def system(
     database_url: str,
     broker: Broker,
     tmp_path: Path,
     hook: dict[str, Callable[[Request], Response | None]],
     faults: str | None,
+    known: list[tuple[str, str, str]],
 ) -> Iterator[System]:
     answers = tmp_path / "answers.csv"
-    rows = [f"{item['id']},{item['text']},{LABELS[n % 3]}" for n, item in enumerate(plain_items(2_000))]
+    rows = [",".join(row) for row in known]
     answers.write_text("\n".join(["id,text,label", *rows]) + "\n")
     logs = tmp_path / "logs"
     logs.mkdir()

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from lanes import World
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from datashunt import doctor
 from datashunt.settings import Settings
-from datashunt.store import bundles, migrate
+from datashunt.store import bundles, migrate, schema
 
 MODELS = json.dumps({"object": "list", "data": [{"id": "teacher-1", "object": "model", "created": 0, "owned_by": "x"}]})
 
@@ -102,8 +103,30 @@ def test_a_wrong_setting_is_named(examine: Examine, change: dict[str, str | None
 def test_a_database_that_was_never_migrated_is_told_how(examine: Examine, empty_database_url: str) -> None:
     found = examine(database_url=SecretStr(empty_database_url))
     assert found["migrations"] == (
-        f"the database is at nothing, this release needs {migrate.head()}: run `datashunt db upgrade`"
+        f"the database is at nothing, this release needs {schema.OLDEST} or newer: run `datashunt db upgrade`"
     )
+
+
+def test_a_database_that_lacks_a_migration_or_comes_from_a_newer_release_is_told(
+    examine: Examine, world: World
+) -> None:
+    at(world, schema.OLDEST)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migrate, "head", lambda: "8888")
+        assert examine()["migrations"].startswith(f"the database is at {schema.OLDEST}, this release brings 8888")
+    at(world, "9999")
+    assert "migrations" not in examine()
+    assert all(found.ok for found in doctor.examine_data(world.settings))
+    at(world, "0013")
+    expected = f"the database is at 0013, this release needs {schema.OLDEST} or newer: run `datashunt db upgrade`"
+    assert examine()["migrations"] == expected
+    assert [(one.what, one.detail) for one in doctor.examine_data(world.settings)] == [("migrations", expected)]
+
+
+def at(world: World, revision: str) -> None:
+    """Let the database say that it is at this revision."""
+    with world.store.begin() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
 
 
 def test_a_limit_without_a_place_for_the_allowance_is_told(examine: Examine, world: World) -> None:
