@@ -1,4 +1,4 @@
-"""`python -m tests.acceptance.faults`: a campaign from the command line; ends with 1 if anything was violated."""
+"""`python -m tests.acceptance.faults`: a campaign; ends with 1 if anything was violated, or slow."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=usual.items)
     parser.add_argument("--minutes", type=float, default=usual.minutes)
     parser.add_argument("--only", default=usual.only, help="kinds of faults whose name holds this")
+    parser.add_argument("--broker", default=usual.broker, help="URL of a RabbitMQ or Redis to use, port included")
     report = attempt(Orders(**vars(parser.parse_args())))
     sys.stdout.write("\n".join(report.lines()) + "\n")
-    sys.exit(1 if report.violations else 0)
+    sys.exit(1 if report.violations or report.slow else 0)
 
 
 if __name__ == "__main__":

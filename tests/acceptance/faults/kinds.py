@@ -14,7 +14,9 @@ from pathlib import Path
 
 import psycopg
 import redis
+from psycopg import sql
 
+from datashunt.embedded import process
 from datashunt.items import Wake
 from tests.acceptance.faults.plant import Plant, Unit
 
@@ -40,7 +42,10 @@ class Kind:
 
 
 def _victims(plant: Plant, rng: random.Random, lane: str) -> list[Unit]:
-    """One process of a lane, or all of them."""
+    """One process of a lane, or all of them; of the distil lane, one that is distilling."""
+    if lane == "distil" and (distilling := plant.distilling()):
+        plant.met["faults of the distil lane that hit a running distillation"] += 1
+        return distilling
     running = plant.of(lane)
     rng.shuffle(running)
     return running if rng.random() < 0.5 else running[:1]
@@ -61,7 +66,7 @@ def killed(lane: str) -> Callable[[Plant, random.Random], None]:
 
 
 def asked_to_end(lane: str) -> Callable[[Plant, random.Random], None]:
-    """SIGTERM at a random moment: it ends in time, with code 0 unless it is the producer, which knows no signal."""
+    """SIGTERM at a random moment: it ends in time, with code 0 unless it knows no signal, as a producer."""
 
     def do(plant: Plant, rng: random.Random) -> None:
         time.sleep(rng.random())
@@ -72,7 +77,7 @@ def asked_to_end(lane: str) -> Callable[[Plant, random.Random], None]:
             unit.process.send_signal(signal.SIGTERM)
         try:
             for unit in units:
-                _ends_well(unit, 0 if lane != "producer" else -signal.SIGTERM)
+                _ends_well(unit, 0 if lane not in ALONE else -signal.SIGTERM)
         finally:
             for unit in units:
                 unit.held = False
@@ -98,12 +103,18 @@ def _ends_well(unit: Unit, expected: int) -> None:
 
 
 def stopped(lane: str, seconds: float) -> Callable[[Plant, random.Random], None]:
-    """SIGSTOP for longer than the lane's leases; the campaign goes on meanwhile."""
+    """SIGSTOP for longer than the lane's leases; the campaign goes on meanwhile.
+
+    Another process of the lane is awake: nobody can work in a lane in which all sleep.
+    """
 
     def do(plant: Plant, rng: random.Random) -> None:
+        least = 1 if lane in ALONE else 2
+        if not process.wait_until(lambda: len(plant.of(lane)) >= least, 2 * seconds):
+            raise Violated(f"{lane}: no {least} processes run")
         running = plant.of(lane)
-        if not running:
-            return
+        if lane == "distil":
+            running = [one for one in _victims(plant, rng, lane) if one in running] or running
         unit = rng.choice(running)
         if lane == "llm":
             plant.note_in_flight()
@@ -222,15 +233,20 @@ def endpoint(mode: str) -> Callable[[Plant, random.Random], None]:
     return do
 
 
+_NOT_WRITTEN = "SELECT count(*) FROM distillations WHERE error LIKE '%cannot be written%'"
+
+
 def disk_full(plant: Plant, rng: random.Random) -> None:
-    """No room in the folder of the bundles while challengers are published."""
+    """No room in the folder of the bundles, from before a challenger is published until one could not be."""
     filler = plant.models / "filler"
+    before = plant.one(_NOT_WRITTEN)
     try:
         with contextlib.suppress(OSError), filler.open("wb") as file:
             while True:
                 file.write(bytes(65_536))
                 file.flush()
-        time.sleep(rng.uniform(5, 9))
+        met = process.wait_until(lambda: plant.one(_NOT_WRITTEN) > before, rng.uniform(9, 15))
+        plant.met["full disks that a distillation met"] += met
     finally:
         filler.unlink(missing_ok=True)
 
@@ -286,9 +302,57 @@ def repeated_messages(plant: Plant, rng: random.Random) -> None:
     plant.runtime.publisher.publish(wakes)
 
 
-LANES = ("score", "llm", "distil", "beat", "producer")
+def clock_jumps(plant: Plant, rng: random.Random) -> None:
+    """The clock of the second host, which is wrong all the time, is set back or ahead by up to two hours."""
+    plant.clock.set(rng.choice((-2, -0.5, 0, 0.5, 2)))
+    time.sleep(rng.uniform(2, 4))
+
+
+def migrated(plant: Plant, rng: random.Random) -> None:
+    """A migration that expands runs while workers run: it locks every table, and each has a column more afterwards.
+
+    It waits for no lock longer than two seconds, and is begun again, as an operator would.
+    """
+    column = f"later_{rng.randrange(10**6)}"
+    tables = [row[0] for row in plant.rows(_TABLES)]
+    for _ in range(20):
+        try:
+            with plant.connect() as operator, operator.transaction():
+                operator.execute("SET LOCAL lock_timeout = '2s'")
+                for table in tables:
+                    operator.execute(_sql("ALTER TABLE {} ADD COLUMN {} text", table, column))
+                time.sleep(rng.uniform(0.5, 2))
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            plant.met["migrations that were begun again"] += 1
+        else:
+            break
+    else:
+        raise Violated("the migration found no moment")
+    plant.met["migrations while workers ran"] += 1
+
+
+_TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
+_TABLES += " AND NOT relispartition AND relname <> 'alembic_version' ORDER BY 1"
+
+
+def _sql(statement: str, *names: str) -> sql.Composed:
+    return sql.SQL(statement).format(*map(sql.Identifier, names))  # type: ignore[arg-type]  # only ours
+
+
+def line_cut(plant: Plant, rng: random.Random) -> None:
+    """Every connection to the broker ends, and none is let through for a while."""
+    assert plant.link is not None
+    plant.link.cut()
+    try:
+        time.sleep(rng.uniform(0, 4))
+    finally:
+        plant.link.mend()
+
+
+LANES = ("score", "llm", "distil", "beat", "producer", "people")
+ALONE = ("producer", "people")
 _FLOWS = {"score": ("score",), "llm": ("llm",), "producer": ("intake",)}
-STOP_S = {"score": 6.0, "llm": 36.0, "distil": 12.0, "beat": 6.0, "producer": 6.0}
+STOP_S = {"score": 6.0, "llm": 36.0, "distil": 12.0, "beat": 6.0, "producer": 6.0, "people": 6.0}
 KINDS = (
     *(Kind(f"{lane}: kill -9", killed(lane), _FLOWS.get(lane, ("score", "llm"))) for lane in LANES),
     *(Kind(f"{lane}: SIGTERM", asked_to_end(lane), _FLOWS.get(lane, ("score", "llm"))) for lane in LANES),
@@ -309,4 +373,14 @@ KINDS = (
     Kind("bundle: file cut short", bundle_spoiled(_cut), ("score",)),
     Kind("bundle: file altered", bundle_spoiled(_altered), ("score",)),
     Kind("messages repeated and reordered", repeated_messages),
+    Kind("clock of the second host jumps", clock_jumps),
+    Kind("PostgreSQL: migrated meanwhile", migrated, ("score", "llm", "intake")),
 )
+GIVEN_BROKER = Kind("broker: unreachable", line_cut, ("score", "llm", "intake"))
+
+
+def kinds(plant: Plant) -> tuple[Kind, ...]:
+    """All that can be done to this plant: a broker that was given is nobody's to kill."""
+    if plant.link is None:
+        return KINDS
+    return (*(kind for kind in KINDS if not kind.name.startswith("broker:")), GIVEN_BROKER)

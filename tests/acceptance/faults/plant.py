@@ -1,4 +1,8 @@
-"""What a campaign runs on: servers, two workers of each lane, two beats, a producer, and a simulated LLM."""
+"""What a campaign runs on: servers, two workers of each lane, two beats, a producer, people, and a simulated LLM.
+
+The second of each seems to run on another host, whose clock is wrong. A broker that is given is reached over a line
+that can be cut; PostgreSQL and the store of the quota are the campaign's own.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,16 +28,22 @@ from datashunt import classifier, prompts
 from datashunt.bootstrap import Runtime
 from datashunt.demo.run import environment
 from datashunt.embedded import Stack, postgres, process, worker_commands
+from datashunt.llm.batches import TRANSFER_S
 from datashunt.settings import Settings
 from datashunt.simulator import Options, Request, Response, Simulator, error
 from datashunt.store import classifiers, migrate
 from tests.acceptance.faults import stream
+from tests.acceptance.faults.clock import Clock
+from tests.acceptance.faults.link import Link
 from tests.tiny import LABELS, tiny_base
 
 MODELS_KB = 4_096
 RESTART_S = 0.5
 LLM_THREADS = 4
 CONNECTIONS = 90
+PEOPLE_S = 3.0
+DISTILS_WITHIN_S = 8.0
+"""How long a fault of the distil lane waits for a distillation that it can hit."""
 
 
 @dataclass
@@ -40,6 +51,7 @@ class Unit:
     """One process that is kept running.
 
     Attributes:
+        env: what it has beside the settings.
         held: a fault has it, and nobody starts it again meanwhile.
         stopped: it got SIGSTOP.
         started: when, monotonic.
@@ -49,6 +61,7 @@ class Unit:
     name: str
     argv: Sequence[str]
     log: Path
+    env: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     held: bool = False
     stopped: bool = False
@@ -94,6 +107,7 @@ class Plant:
         settings: Settings,
         simulator: Simulator,
         endpoint: Endpoint,
+        link: Link | None,
     ) -> None:
         self.folder = folder
         self.models = models
@@ -101,6 +115,9 @@ class Plant:
         self.settings = settings
         self.simulator = simulator
         self.endpoint = endpoint
+        self.link = link
+        self.clock = Clock(folder / "clock")
+        self.met: Counter[str] = Counter()
         self.runtime = Runtime(settings, pool_size=2)
         self.units: dict[str, Unit] = {}
         self.progress = folder / "progress"
@@ -116,14 +133,16 @@ class Plant:
         self.progress.write_text("0")
         commands = {one.name: one.argv for one in worker_commands(self.settings.data_dir, llm_threads=LLM_THREADS)}
         for lane in ("score", "llm", "distil", "beat"):
-            for number in (1, 2):
-                name = f"{lane}-{number}"
-                argv = [word.replace("@%h", f"-{number}@%h") for word in commands[lane]]
-                self.units[name] = Unit(name, argv, self.folder / "logs" / f"{name}.log")
-        producer = [sys.executable, "-m", "tests.acceptance.faults.stream", "--count", str(count)]
-        producer += ["--progress", str(self.progress), "--began", str(time.time()), "--every-s", str(every_s)]
-        self.units["producer"] = Unit("producer", producer, self.folder / "logs" / "producer.log")
+            for number, env in ((1, {}), (2, self.clock.env)):
+                self._add(f"{lane}-{number}", [word.replace("@%h", f"-{number}@%h") for word in commands[lane]], env)
+        python = [sys.executable, "-m", "tests.acceptance.faults"]
+        producer = [*python[:2], f"{python[2]}.stream", "--count", str(count), "--progress", str(self.progress)]
+        self._add("producer", [*producer, "--began", str(time.time()), "--every-s", str(every_s)], {})
+        self._add("people", [*python[:2], f"{python[2]}.people", "--every-s", str(PEOPLE_S)], self.clock.env)
         self._keeper.start()
+
+    def _add(self, name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        self.units[name] = Unit(name, argv, self.folder / "logs" / f"{name}.log", env)
 
     def _keep(self) -> None:
         while not self._end.wait(0.1):
@@ -135,13 +154,13 @@ class Plant:
             return
         if unit.process is not None:
             code = unit.process.wait()
-            # SIGBUS: the file of a bundle was cut short beneath a process that had it mapped
-            if code not in {0, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGBUS}:
+            if code not in {0, -signal.SIGKILL, -signal.SIGTERM}:
                 unit.crashed.append(code)
             unit.process = None
             unit.due_at = now + RESTART_S
         elif now >= unit.due_at:
-            unit.process = process.spawn(unit.argv, log=unit.log, death_signal=signal.SIGKILL, env=self._env)
+            env = {**self._env, **unit.env}
+            unit.process = process.spawn(unit.argv, log=unit.log, death_signal=signal.SIGKILL, env=env)
             unit.stopped, unit.started = False, now
 
     def of(self, lane: str) -> list[Unit]:
@@ -199,31 +218,57 @@ class Plant:
             return connection.execute(statement, values).fetchall()  # type: ignore[arg-type]
 
     def note_in_flight(self) -> None:
-        """Count calls that the next fault may cut off."""
-        self.in_flight += int(self.one("SELECT count(*) FROM calls WHERE state = 'sent'"))
+        """Count live calls that the next fault may cut off; what a batch asks is never asked again by another one."""
+        self.in_flight += int(self.one("SELECT count(*) FROM calls WHERE state = 'sent' AND batch_id IS NULL"))
+
+    def end_leases_of_batches(self) -> None:
+        """Let a lease of a batch be as long as that of an ask: that of a dead worker is five minutes longer."""
+        self.rows(
+            "UPDATE batches SET lease_until = now() WHERE lease_until > now()"
+            " AND lease_until < now() + make_interval(secs => %s) RETURNING id",
+            TRANSFER_S,
+        )
+
+    def distilling(self) -> list[Unit]:
+        """The processes that hold a distillation just now; waits a while for one."""
+        found: list[Unit] = []
+
+        def look() -> bool:
+            nonlocal found
+            runs = self.one("SELECT count(*) FROM distillations WHERE state = 'running' AND lease_until > now()")
+            found = [one for one in self.of("distil") if runs and _trains(one)]
+            return bool(found)
+
+        process.wait_until(look, DISTILS_WITHIN_S)
+        return found
 
     def submitted(self) -> int:
         """Items whose producer has its receipt."""
         return int(self.progress.read_text() or 0)
 
 
+def _trains(unit: Unit) -> bool:
+    """Whether the last distillation that its log speaks of has not ended."""
+    said = unit.log.read_text(errors="replace").splitlines() if unit.log.exists() else []
+    events = [line for line in said[-200:] if '"distilling"' in line or '"distilled"' in line]
+    return bool(events) and '"distilling"' in events[-1]
+
+
 def _apply(runtime: Runtime, base: str) -> None:
     common: dict[str, Any] = {"labels": list(LABELS), "instruction": "Tell the tone.", "small_model": {"base": base}}
+    common["distil"] = {"every_s": 2.0, "min_new_answers": 60}
     llm = {"model": "teacher", "api": "chat", "input_price": "1", "output_price": "2"}
-    documents = [
-        {
-            "name": stream.CLASSIFIERS[0],
-            "policy": {"threshold": 0.6, "audit_rate": 0.4},
-            "distil": {"every_s": 2.0, "min_new_answers": 60},
-            "llm": llm,
-        },
-        {
-            "name": stream.CLASSIFIERS[1],
-            "policy": {"mode": "budget", "calls_per_day": 1_000_000, "audit_rate": 0.1},
-            "distil": {"every_s": 2.0, "min_new_answers": 60},
-            "llm": llm,
-        },
-    ]
+    often = {"every_s": 1.0, "min_new_answers": 20}
+    budget = {"mode": "budget", "calls_per_day": 1_000_000, "audit_rate": 0.1}
+    target = {"mode": "target", "alpha": 0.2, "delta": 0.5, "audit_rate": 0.2}
+    hard, both = ({"pruning": how, "coverage": 0.9} for how in ("hard", "both"))
+    parts: tuple[dict[str, Any], ...] = (
+        {"policy": {"threshold": 0.6, "audit_rate": 0.4}, "prompt": both, "llm": llm},
+        {"policy": budget, "prompt": hard, "distil": often, "llm": llm},
+        {"policy": target, "llm": llm},
+        {"policy": {"threshold": 0.6, "audit_rate": 0.4}, "llm": {**llm, "batch": "only"}},
+    )
+    documents = [{"name": name, **part} for name, part in zip(stream.CLASSIFIERS, parts, strict=True)]
     for document in documents:
         spec = classifier.parse({**common, **document})
         with runtime.store.begin() as tx:
@@ -245,8 +290,13 @@ def _models(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def plant(count: int) -> Iterator[Plant]:
-    """Servers with both classifiers applied, in a folder that is removed at the end; no worker runs yet."""
+def plant(count: int, broker: str | None = None) -> Iterator[Plant]:
+    """Servers with all classifiers applied, in a folder that is removed at the end; no worker runs yet.
+
+    Args:
+        count: of the items that the LLM knows.
+        broker: URL of one to use in place of the campaign's own Valkey, which holds the quota then.
+    """
     place = Path(tempfile.mkdtemp(prefix="datashunt-faults-"))
     place.chmod(0o755)
     with ExitStack() as all_:
@@ -263,11 +313,21 @@ def plant(count: int) -> Iterator[Plant]:
         urls = stack.start()
         endpoint = Endpoint()
         simulator = all_.enter_context(Simulator(Options(answers, latency_ms=50), on_request=endpoint))
-        made = Plant(place, models, stack, _settings(place, urls, models, simulator), simulator, endpoint)
+        link = all_.enter_context(Link(broker)) if broker else None
+        settings = _settings(place, urls, models, simulator)
+        if link is not None:
+            changes = {"broker_url": SecretStr(link.url), "quota_url": SecretStr(urls.broker)}
+            settings = Settings(**{**_given(settings), **changes})
+        made = Plant(place, models, stack, settings, simulator, endpoint, link)
         all_.callback(made.close)
         migrate.upgrade(made.runtime.store)
         _apply(made.runtime, tiny_base(place / "base"))
         yield made
+
+
+def _given(settings: Settings) -> dict[str, Any]:
+    """What was set, so that workers are given the same."""
+    return {name: getattr(settings, name) for name in settings.model_fields_set}
 
 
 def _settings(place: Path, urls: Any, models: Path, simulator: Simulator) -> Settings:
@@ -283,6 +343,9 @@ def _settings(place: Path, urls: Any, models: Path, simulator: Simulator) -> Set
         score_lease_s=4.0,
         distil_lease_s=10.0,
         stand_still_s=2.0,
+        batch_gather_s=1.0,
+        batch_poll_s=0.5,
+        certify_every_s=2.0,
         tick_every_s=0.5,
         reload_every_s=1.0,
         threads=1,

@@ -16,8 +16,10 @@ from datashunt import Client
 from datashunt.errors import DatashuntError
 from tests.tiny import LABELS, WORDS
 
-CLASSIFIERS = ("tone", "purse")
-"""The first keeps what it has learned; the second has a budget for everything, and learns all the time."""
+CLASSIFIERS = ("tone", "purse", "oath", "post")
+"""The first keeps what it has learned, and prunes its prompts; the second has a budget for everything, and learns all
+the time; the third keeps only what is proven; the fourth asks by batches alone."""
+_TURNS = (0, 0, 1, 2, 0, 1, 3, 2)
 CHUNK = 10
 RESEND_S = 3.0
 
@@ -27,7 +29,7 @@ def item(number: int) -> tuple[str, dict[str, str], str]:
     label = number % 3
     word = WORDS[label][number // 3 % 4]
     text = f"the camera is really {word} and it was {number}"
-    return CLASSIFIERS[number // CHUNK % 4 == 3], {"id": f"i{number}", "text": text}, LABELS[label]
+    return CLASSIFIERS[_TURNS[number // CHUNK % len(_TURNS)]], {"id": f"i{number}", "text": text}, LABELS[label]
 
 
 def chunk(start: int, count: int) -> tuple[str, str, list[dict[str, str]]]:
