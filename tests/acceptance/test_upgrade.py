@@ -92,6 +92,11 @@ def flow(system: System) -> None:
     until(all_lanes, "items that are asked, learned from and kept")
 
 
+def more(system: System) -> None:
+    """Forty items that nobody waits for."""
+    system.client.submit("tone", items(int(system.one("SELECT count(*) FROM items")), 40))
+
+
 def settled(system: System) -> None:
     """Everything is finished, once, and paid once."""
     until(lambda: system.one("SELECT count(*) FROM items WHERE state <> 'done'") == 0, "all items to be done")
@@ -118,15 +123,15 @@ def test_schema_first_the_previous_workers_go_on_until_new_ones_take_over(
     system = at_previous
     assert revision(system) == before.head
     old = [system.start(lane, release=before.folder) for lane in LANES]
-    flow(system)
-    system.client.submit("tone", items(int(system.one("SELECT count(*) FROM items")), 40))
-    assert migrate.upgrade(system.store) == (before.head, migrate.head())  # while they work on these
+    system.client.submit("tone", items(0, 80))
+    until(lambda: system.done() > 0, "workers of the previous release at work")
+    assert migrate.upgrade(system.store) == (before.head, migrate.head())
     flow(system)
     assert [worker.poll() for worker in old] == [None] * len(old)
     for lane in LANES:
         system.start(lane)
     until(lambda: system.one("SELECT count(*) FROM workers") == 6, "workers of both releases")
-    flow(system)
+    more(system)
     end(*old)
     flow(system)
     settled(system)
@@ -141,9 +146,9 @@ def test_workers_first_the_new_ones_go_on_while_and_after_the_schema_is_migrated
     flow(system)
     assert revision(system) == before.head
     settled(system)
-    system.client.submit("tone", items(int(system.one("SELECT count(*) FROM items")), 40))
+    more(system)
     migrate.upgrade(system.store)
-    flow(system)
+    more(system)
     settled(system)
     end(*new)
 

@@ -130,7 +130,7 @@ def _one(made: Plant, kind: Kind, rng: random.Random, report: Report, number: in
 
 def _sound(made: Plant, report: Report, when: str) -> None:
     report.violations += [
-        f"{when}: {found.what}: {found.detail}" for found in doctor.examine_data(made.settings) if not found.ok
+        f"{when}: {found.what}: {found.detail}" for found in doctor.examine_data(made.patient) if not found.ok
     ]
 
 

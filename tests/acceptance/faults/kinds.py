@@ -233,7 +233,7 @@ def endpoint(mode: str) -> Callable[[Plant, random.Random], None]:
     return do
 
 
-_NOT_WRITTEN = "SELECT count(*) FROM distillations WHERE error LIKE '%cannot be written%'"
+_NOT_WRITTEN = "SELECT count(*) FROM distillations WHERE error LIKE '%%cannot be written%%'"
 
 
 def disk_full(plant: Plant, rng: random.Random) -> None:

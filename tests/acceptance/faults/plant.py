@@ -118,7 +118,9 @@ class Plant:
         self.link = link
         self.clock = Clock(folder / "clock")
         self.met: Counter[str] = Counter()
-        self.runtime = Runtime(settings, pool_size=2)
+        # a busy machine may starve the campaign itself for longer than the leases of its workers
+        self.patient = settings.model_copy(update={"score_lease_s": 60.0})
+        self.runtime = Runtime(self.patient, pool_size=2)
         self.units: dict[str, Unit] = {}
         self.progress = folder / "progress"
         self.in_flight = 0
