@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from datashunt.store import migrate, schema
+from datashunt.store import Store, migrate, schema
 from tests.acceptance import previous
 from tests.acceptance.conftest import System, until
 from tests.acceptance.previous import Previous
@@ -111,6 +112,13 @@ def end(*workers: subprocess.Popen[bytes]) -> None:
     assert [worker.wait(timeout=60) for worker in workers] == [0] * len(workers)
 
 
+def upgrade(system: System, to: str = "head") -> tuple[str | None, str | None]:
+    """As `datashunt db upgrade` does it, under a usual limit of idleness: that of this system's workers is short."""
+    assert system.settings.database_url is not None
+    with closing(Store(system.settings.database_url, pool_size=1)) as store:
+        return migrate.upgrade(store, to)
+
+
 def revision(system: System) -> str | None:
     with system.store.begin() as tx:
         return schema.revision(tx)
@@ -125,7 +133,7 @@ def test_schema_first_the_previous_workers_go_on_until_new_ones_take_over(
     old = [system.start(lane, release=before.folder) for lane in LANES]
     system.client.submit("tone", items(0, 80))
     until(lambda: system.done() > 0, "workers of the previous release at work")
-    assert migrate.upgrade(system.store) == (before.head, migrate.head())
+    assert upgrade(system) == (before.head, migrate.head())
     flow(system)
     assert [worker.poll() for worker in old] == [None] * len(old)
     for lane in LANES:
@@ -145,9 +153,8 @@ def test_workers_first_the_new_ones_go_on_while_and_after_the_schema_is_migrated
     new = [system.start(lane) for lane in LANES]
     flow(system)
     assert revision(system) == before.head
-    settled(system)
     more(system)
-    migrate.upgrade(system.store)
+    upgrade(system)
     more(system)
     settled(system)
     end(*new)
@@ -158,7 +165,7 @@ def test_the_oldest_schema_that_is_worked_on_is_the_previous_release_s(before: P
 
 
 def test_a_worker_refuses_a_schema_of_a_release_before_the_previous_one(system: System) -> None:
-    migrate.upgrade(system.store, "0013")
+    upgrade(system, "0013")
     worker = system.start("score")
     assert worker.wait(timeout=60) == 2
     said = system.log("score", -1)
@@ -169,7 +176,7 @@ def test_a_worker_refuses_a_schema_of_a_release_before_the_previous_one(system: 
 def test_a_worker_that_began_without_a_database_refuses_its_schema_as_soon_as_it_can_be_asked(
     system: System, server_urls: tuple[str, str]
 ) -> None:
-    migrate.upgrade(system.store, "0013")
+    upgrade(system, "0013")
     name = sql.Identifier(str(system.store.engine.url.database))
     system.store.close()
     with psycopg.connect(server_urls[0], autocommit=True) as admin:
