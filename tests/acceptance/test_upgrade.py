@@ -90,7 +90,7 @@ def flow(system: System) -> None:
             )
         )
 
-    until(all_lanes, "items that are asked, learned from and kept")
+    until(all_lanes, "items that are asked, learned from and kept", timeout_s=250)
 
 
 def more(system: System) -> None:
@@ -124,7 +124,7 @@ def revision(system: System) -> str | None:
         return schema.revision(tx)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(700)  # six workers that load torch, on a busy machine
 def test_schema_first_the_previous_workers_go_on_until_new_ones_take_over(
     at_previous: System, before: Previous
 ) -> None:
@@ -145,7 +145,7 @@ def test_schema_first_the_previous_workers_go_on_until_new_ones_take_over(
     settled(system)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(700)  # six workers that load torch, on a busy machine
 def test_workers_first_the_new_ones_go_on_while_and_after_the_schema_is_migrated(
     at_previous: System, before: Previous
 ) -> None:
