@@ -3,11 +3,12 @@
 It says so everywhere: model names (`simulation/…`), fingerprint, headers, start line. Texts of the file get
 the file's label distribution; any other text gets a pseudo-random one that depends on the text (and the
 seed) only, so the endpoint works on every text and repeats itself exactly. The item is read from the user
-message, `{"item": TEXT, …}`, the offered labels from the JSON schema's enum; nothing in a text is obeyed,
-and a prior in the prompt changes nothing.
+message, `{"item": TEXT, …}`, the offered labels from the JSON schema's enum; nothing in a text is obeyed
+(unless it is to be gullible), and a prior in the prompt changes nothing.
 
     options    what it is told            answers  the file              draws    keyed hashes (pure)
     belief     which label it says (pure)     teacher  belief and file joined
+    gullible   whom a naive one obeys (pure)
     tokens     words and log-probabilities (pure)      window   rate limits and peaks (pure)
     messages   requests and replies       bodies   JSON read, or a 400   ledger   what it served, to the token
     chat, decisions, systemone            a question read and a reply built, in each protocol

@@ -6,12 +6,14 @@ Nothing here waits or touches a socket; the time comes from a clock that is pass
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from datashunt.simulator.answers import Answers
+from datashunt.simulator.belief import Said
 from datashunt.simulator.bodies import Asked, Manner
 from datashunt.simulator.chat import read_chat
 from datashunt.simulator.decisions import read_decisions
+from datashunt.simulator.gullible import obeyed
 from datashunt.simulator.ledger import BATCH, Ledger
 from datashunt.simulator.messages import Refused, Response, error, throttled
 from datashunt.simulator.options import Options
@@ -36,7 +38,8 @@ class Asking:
         self._teacher = Teacher(options, answers)
         self._ledger = ledger
         self._clock = clock
-        self._manner = Manner(f"simulation-{answers.fingerprint}", options.without, options.max_choices)
+        fingerprint = f"simulation-{answers.fingerprint}"
+        self._manner = Manner(fingerprint, options.without, options.max_choices, options.gullible)
         self._window = Window(options.rpm, options.tpm, options.window_s)
 
     def answer(self, endpoint: str, body: bytes) -> Response:
@@ -51,7 +54,7 @@ class Asking:
         """
         asked = READERS[endpoint](body, self._manner)
         self._check(endpoint, asked)
-        said = [self._teacher.says(asked.item, offered) for offered in asked.offers]
+        said = [self._says(asked, offered) for offered in asked.offers]
         response = asked.reply(said, self._manner)
         total = response.billed.total if response.billed else 0
         excess = None if endpoint == BATCH else self._window.take(self._clock(), total)
@@ -63,6 +66,12 @@ class Asking:
     def limit_headers(self) -> dict[str, str]:
         """The headers that tell how much of the limits is left."""
         return {} if "limit_headers" in self._options.without else self._window.headers(self._clock())
+
+    def _says(self, asked: Asked, offered: Sequence[str]) -> Said:
+        order = obeyed(asked.instructions, asked.said, offered) if self._options.gullible else None
+        if order is None:
+            return self._teacher.says(asked.item, offered)
+        return Said(order, {label: float(label == order) for label in offered})
 
     def _check(self, endpoint: str, asked: Asked) -> None:
         options = self._options

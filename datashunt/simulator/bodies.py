@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -22,11 +23,12 @@ _M = TypeVar("_M", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How this server replies. `fingerprint`: of its answers. `without`, `max_choices`: those of `Options`."""
+    """How this server replies. `fingerprint`: of its answers; the others are those of `Options`."""
 
     fingerprint: str
     without: frozenset[str] = frozenset()
     max_choices: int = 255
+    gullible: bool = False
 
 
 class Asked(Protocol):
@@ -39,6 +41,14 @@ class Asked(Protocol):
     @property
     def item(self) -> str:
         """The item's text."""
+
+    @property
+    def instructions(self) -> str:
+        """What was said by those whom it should obey."""
+
+    @property
+    def said(self) -> str:
+        """The message about the item, whole."""
 
     @property
     def offers(self) -> Sequence[Sequence[str]]:
@@ -54,6 +64,16 @@ class Asked(Protocol):
 
     def reply(self, said: Sequence[Said], manner: Manner) -> Response:
         """The paid reply that says this, one for each question."""
+
+
+def item_in(text: str) -> str:
+    """The `item` of the JSON object that the text is, or else the text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    item = value.get("item") if isinstance(value, dict) else None
+    return item if isinstance(item, str) else text
 
 
 def validated(model: type[_M], document: str | bytes, where: str, *, param: str | None = None) -> _M:

@@ -16,7 +16,7 @@ from pydantic import AliasPath, BaseModel, Field
 from datashunt.items import Usage
 from datashunt.prompts import count_tokens
 from datashunt.simulator.belief import Said
-from datashunt.simulator.bodies import PREFIX, TOKENS_PER_MESSAGE, Manner, validated
+from datashunt.simulator.bodies import PREFIX, TOKENS_PER_MESSAGE, Manner, item_in, validated
 from datashunt.simulator.messages import Refused, Request, Response, error
 from datashunt.simulator.tokens import Token, speak, to_json
 
@@ -30,7 +30,9 @@ class Chat:
 
     Attributes:
         model: as the request names it.
-        item: text of the item. labels: those offered, in the prompt's order. ids: what the reply calls each.
+        item: text of the item.
+        instructions: every message but the last, which is `said`.
+        labels: those offered, in the prompt's order. ids: what the reply calls each.
         prompt_tokens: by `datashunt.prompts.count_tokens`, and TOKENS_PER_MESSAGE for each message.
         max_tokens: the reply is cut after so many; None for no limit.
         top_logprobs: alternatives wanted at each token; None if no log-probabilities are wanted.
@@ -38,6 +40,8 @@ class Chat:
 
     model: str
     item: str
+    instructions: str
+    said: str
     labels: tuple[str, ...]
     ids: Mapping[str, str]
     prompt_tokens: int
@@ -93,7 +97,8 @@ def parse_chat(request: Request) -> Chat:
 def read_chat(document: bytes, manner: Manner) -> Chat:
     """Read the body of a chat completion request.
 
-    The last message's content must be one JSON object with the text of the item as `item`; the labels are
+    The last message's content must be one JSON object with the text of the item as `item`; a gullible server also
+    takes it for the text itself. The labels are
     the enum of `label` in the JSON schema of `response_format`, or where there is none, the list
     (`- "label": description`) that ends the first message. A list that gives ids (`- "A" is "label": description`)
     says what those of the enum stand for, and is answered by them.
@@ -107,12 +112,17 @@ def read_chat(document: bytes, manner: Manner) -> Chat:
             raise Refused(error(400, f"unsupported parameter: {name}", param=name, code="unsupported_parameter"))
     if body.top_logprobs is not None and not body.logprobs:
         raise Refused(error(400, "top_logprobs is allowed with logprobs: true only", param="top_logprobs"))
-    content = validated(_UserContent, body.messages[-1].content, "the last message", param="messages")
+    said = body.messages[-1].content
+    item = item_in(said)
+    if not manner.gullible:
+        item = validated(_UserContent, said, "the last message", param="messages").item
     labels = _labels(body, manner)
     limits = [limit for limit in (body.max_tokens, body.max_completion_tokens) if limit is not None]
     return Chat(
         model=body.model,
-        item=content.item,
+        item=item,
+        instructions="\n".join(message.content for message in body.messages[:-1]),
+        said=said,
         labels=tuple(labels),
         ids=labels,
         prompt_tokens=sum(count_tokens(message.content) + TOKENS_PER_MESSAGE for message in body.messages),

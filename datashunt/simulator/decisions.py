@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, StrictStr
 from datashunt.items import Usage
 from datashunt.prompts import count_tokens
 from datashunt.simulator.belief import Said
-from datashunt.simulator.bodies import PREFIX, TOKENS_PER_MESSAGE, Manner, validated
+from datashunt.simulator.bodies import PREFIX, TOKENS_PER_MESSAGE, Manner, item_in, validated
 from datashunt.simulator.messages import Refused, Response, error
 
 MAX_QUESTIONS = 400
@@ -27,6 +27,8 @@ class Decisions:
 
     model: str
     item: str
+    instructions: str
+    said: str
     names: tuple[str | None, ...]
     offers: tuple[tuple[str, ...], ...]
     prompt_tokens: int
@@ -108,21 +110,13 @@ def read_decisions(document: bytes, manner: Manner) -> Decisions:
     return Decisions(
         model=body.model,
         item=item_in(messages[-1]),
+        instructions="\n".join((*messages[:-1], *asked)),
+        said=messages[-1],
         names=tuple(question.name for question in body.questions),
         offers=offers,
         prompt_tokens=sum(count_tokens(message) + TOKENS_PER_MESSAGE for message in messages)
         + sum(map(count_tokens, asked)),
     )
-
-
-def item_in(text: str) -> str:
-    """The `item` of the JSON object that the text is, or else the text."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    item = value.get("item") if isinstance(value, dict) else None
-    return item if isinstance(item, str) else text
 
 
 def confidence(probabilities: Sequence[float]) -> float:

@@ -43,6 +43,8 @@ class Options:
         api_key: the only key that is let in; None lets any non-empty one in.
         models: those it knows, None for any; others get a 404. decision_models: those of Decisions alone.
         max_choices: of one question of Decisions or systemone; more get an error.
+        gullible: it obeys orders that stand anywhere but in the instructions and in what they announce as data
+            (see `gullible.obeyed`).
         context_tokens: of prompt and reply together, None for no limit.
         faults: file of the faults it shows (see `faults.read`).
         without: what it lacks, names of WITHOUT.
@@ -66,6 +68,7 @@ class Options:
     models: frozenset[str] | None = None
     decision_models: frozenset[str] | None = None
     max_choices: int = 255
+    gullible: bool = False
     context_tokens: int | None = None
     faults: Path | None = None
     without: frozenset[str] = frozenset()

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from datashunt.items import Usage
 from datashunt.prompts import count_tokens
 from datashunt.simulator.belief import Said
-from datashunt.simulator.bodies import Manner
-from datashunt.simulator.decisions import confidence, item_in
+from datashunt.simulator.bodies import Manner, item_in
+from datashunt.simulator.decisions import confidence
 from datashunt.simulator.messages import Refused, Response
 
 MAX_QUESTIONS = 64
@@ -28,6 +28,8 @@ class SystemOne:
 
     model: str
     item: str
+    instructions: str
+    said: str
     names: tuple[str, ...]
     offers: tuple[tuple[str, ...], ...]
     prompt_tokens: int
@@ -90,6 +92,8 @@ def read_systemone(document: bytes, manner: Manner) -> SystemOne:
     return SystemOne(
         model=body.model,
         item=item_in(state),
+        instructions="\n".join(asked),
+        said=state,
         names=tuple(body.questions),
         offers=tuple(tuple(question.criteria) for question in body.questions.values()),
         prompt_tokens=sum(map(count_tokens, (state, *asked))),
