@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from celery import Celery
 from celery.app.amqp import AMQP
@@ -12,7 +14,7 @@ from kombu.exceptions import OperationalError
 from kombu.serialization import dumps
 from pydantic import SecretStr
 
-from datashunt.errors import BrokerError, SettingsError
+from datashunt.errors import BrokerError, SettingsError, tls_fault
 from datashunt.items import Wake
 from datashunt.signing import HEADER, RECEIPT, Signer
 
@@ -25,6 +27,8 @@ TASKS = {
 }
 IDS_PER_MESSAGE = {"score": 256, "llm": 4, "batch": 1, "distil": 1, "certify": 1}
 """A score message is one batch; an LLM message is what one thread asks one after another."""
+AMQPS_FILES = {"ssl_ca_certs": "ca_certs", "ssl_certfile": "certfile", "ssl_keyfile": "keyfile"}
+"""Options of an amqps URL, and what RabbitMQ's client calls them."""
 RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.4, "interval_max": 1.0}
 
 
@@ -54,10 +58,45 @@ def configure(app: Celery, url: SecretStr, key: SecretStr | None = None) -> Cele
     if key is not None:
         app.amqp_cls = partial(_Signing, signer=Signer(key))
         app.conf.worker_enable_remote_control = False
-    app.conf.broker_url = known = _known(app, url.get_secret_value())
+    known = _known(app, url.get_secret_value())
+    servers = [_verified(one) for one in known.split(";")]
+    app.conf.broker_url = ";".join(server for server, _ in servers)
+    app.conf.broker_use_ssl = {name: value for _, told in servers for name, value in told.items()} or False
     if not known.startswith(("redis", "sentinel")):
         app.conf.broker_transport_options = {}  # the others know none of Redis' options
     return app
+
+
+def _verified(url: str) -> tuple[str, dict[str, Any]]:
+    """A server's URL, and what its client must be told besides: TLS is verified unless the URL says otherwise.
+
+    By itself kombu verifies no Redis, and no RabbitMQ's name, and hands a RabbitMQ's options on under names that its
+    client does not know.
+
+    Raises:
+        SettingsError: an option is not known.
+    """
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    if parts.scheme == "rediss":
+        query = urlencode({"ssl_cert_reqs": "required", **options}, safe="/:")
+        return urlunsplit(parts._replace(query=query)), {}
+    if parts.scheme != "amqps":
+        return url, {}
+    given = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
+    required = given.pop("ssl_cert_reqs", "required")
+    unknown = sorted(set(given) - AMQPS_FILES.keys())
+    if unknown or required not in {"required", "none"}:
+        raise SettingsError(
+            f"DATASHUNT_BROKER_URL: expected of amqps://…?… only {', '.join(AMQPS_FILES)} and"
+            " ssl_cert_reqs=required or none"
+        )
+    told: dict[str, Any] = {AMQPS_FILES[name]: value for name, value in given.items()}
+    if required == "none":
+        told["cert_reqs"] = ssl.CERT_NONE
+    else:
+        told |= {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}  # kombu fills in the URL's
+    return urlunsplit(parts._replace(query=urlencode(options))), told
 
 
 def _known(app: Celery, url: str) -> str:
@@ -167,6 +206,11 @@ def _bytes(body: Any) -> bytes:
 
 
 def _unreachable(error: Exception) -> BrokerError:
+    fault = tls_fault(error)
+    if fault is not None:
+        return BrokerError(
+            f"the broker cannot be used ({fault}): check the address and ssl_ca_certs in DATASHUNT_BROKER_URL"
+        )
     # Only the kind of the error: its text may hold the URL.
     kind = type(error.__cause__ or error).__name__
     return BrokerError(f"the broker cannot be reached ({kind}): check that it runs, and DATASHUNT_BROKER_URL")

@@ -28,6 +28,7 @@ Every message is one sentence or two: what happened, to which item or setting, a
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 
@@ -183,3 +184,14 @@ class LLMUnusable(LLMError):
         self.usage = usage
         self.model = model
         self.fingerprint = fingerprint
+
+
+def tls_fault(error: BaseException | None) -> str | None:
+    """Why a server's certificate is not trusted, or TLS not spoken, if that is behind an error; holds no secret."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {error.verify_message}"
+        if isinstance(error, ssl.SSLError):
+            return f"no TLS with it: {error.reason or type(error).__name__}"
+        error = error.__cause__ or error.__context__
+    return None

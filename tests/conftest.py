@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NoReturn
 from uuid import uuid4
@@ -26,7 +26,7 @@ from datashunt.bootstrap import Runtime
 from datashunt.embedded import Stack, postgres
 from datashunt.errors import EmbeddedError
 from datashunt.settings import Settings
-from datashunt.store import Store, migrate
+from datashunt.store import Store, migrate, roles
 
 GIVEN_DATABASE = os.environ.get("DATASHUNT_TEST_DATABASE_URL")
 GIVEN_BROKER = os.environ.get("DATASHUNT_TEST_BROKER_URL")
@@ -91,12 +91,43 @@ def _database(server: str, template: str | None = None) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def template_database(server_urls: tuple[str, str]) -> Iterator[str]:
-    """The name of a migrated database to which nobody is connected."""
+    """The name of a migrated database with its roles, to which nobody is connected."""
     with _database(server_urls[0]) as url:
         store = Store(SecretStr(url), pool_size=1)
         migrate.upgrade(store)
+        with _one_at_a_time(server_urls[0]):
+            roles.apply(store)
         store.close()
         yield str(make_url(url).database)
+
+
+@contextmanager
+def _one_at_a_time(server: str) -> Iterator[None]:
+    """Roles belong to the whole server, which other test processes may share."""
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute("SELECT pg_advisory_lock(hashtext('datashunt: roles of tests'))")
+        yield
+
+
+@contextmanager
+def login_of(role: str, server: str) -> Iterator[Callable[[str], str]]:
+    """A login that is a member of `datashunt_ROLE`; gives a database's URL as that login uses it."""
+    name = f"t_{role}_{uuid4().hex[:12]}"
+    create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'p' IN ROLE {}")
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(create.format(sql.Identifier(name), sql.Identifier(f"datashunt_{role}")))
+    try:
+        yield lambda url: make_url(url).set(username=name, password="p").render_as_string(hide_password=False)
+    finally:
+        with psycopg.connect(server, autocommit=True) as admin:
+            admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def logins(server_urls: tuple[str, str], template_database: str) -> Iterator[Mapping[str, Callable[[str], str]]]:
+    """Role → (URL of a database → that URL for a login with the rights of this role, and no others)."""
+    with ExitStack() as stack:
+        yield {role: stack.enter_context(login_of(role, server_urls[0])) for role in ("producer", "worker", "reader")}
 
 
 @pytest.fixture

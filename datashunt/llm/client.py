@@ -22,10 +22,10 @@ import openai
 from pydantic import SecretStr
 
 from datashunt.classifier import Api, digest
-from datashunt.errors import LLMUnauthorized, LLMUnavailable, SettingsError
+from datashunt.errors import LLMUnauthorized, LLMUnavailable, SettingsError, tls_fault
 from datashunt.items import Reply
 from datashunt.llm.abilities import Abilities
-from datashunt.llm.failures import deadline_passed, translate
+from datashunt.llm.failures import CHECK_TLS, deadline_passed, translate
 from datashunt.llm.limits import stated_limits
 from datashunt.prompts import Prompt
 
@@ -137,7 +137,10 @@ class LLM:
             listed = _json(raw.http_response)
         except (openai.AuthenticationError, openai.PermissionDeniedError):
             raise LLMUnauthorized(f"{where} refuses DATASHUNT_LLM_API_KEY", kind="unauthorized") from None
-        except openai.APIConnectionError:
+        except openai.APIConnectionError as error:
+            fault = tls_fault(error)
+            if fault is not None:
+                raise LLMUnavailable(f"{where} cannot be used ({fault}): {CHECK_TLS}", kind="connection") from None
             raise LLMUnavailable(
                 f"{where} cannot be reached: check DATASHUNT_LLM_BASE_URL", kind="connection"
             ) from None

@@ -14,11 +14,20 @@ from email.utils import parsedate_to_datetime
 import httpx2
 import openai
 
-from datashunt.errors import LLMError, LLMNotFound, LLMRejected, LLMThrottled, LLMUnauthorized, LLMUnavailable
+from datashunt.errors import (
+    LLMError,
+    LLMNotFound,
+    LLMRejected,
+    LLMThrottled,
+    LLMUnauthorized,
+    LLMUnavailable,
+    tls_fault,
+)
 from datashunt.llm.adapter import Adapter
 from datashunt.llm.chat import OPTIONAL
 from datashunt.prompts import Prompt
 
+CHECK_TLS = "check DATASHUNT_LLM_BASE_URL, and for a CA of your own SSL_CERT_FILE"
 DEFAULT_RETRY_AFTER_S = 5.0
 MIN_RETRY_AFTER_S = 0.1  # an endpoint that says "now" each time must not be asked in a loop
 MAX_RETRY_AFTER_S = 86_400.0
@@ -53,11 +62,14 @@ def translate(error: openai.OpenAIError, prompt: Prompt | None, model: str, adap
     if isinstance(error, openai.APIStatusError):
         return _of_status(error, prompt, model, adapter)
     sent = not isinstance(error.__cause__, _NOT_SENT)
+    fault = None if sent else tls_fault(error)
     name = type(error.__cause__ or error).__name__
     if isinstance(error, openai.APITimeoutError) and sent:
         return LLMUnavailable("the LLM endpoint was silent for too long", kind="timeout", may_be_billed=True)
     if sent:
         message = f"the connection to the LLM endpoint broke before the reply was whole ({name})"
+    elif fault is not None:
+        message = f"the LLM endpoint cannot be used ({fault}): {CHECK_TLS}"
     else:
         message = f"the LLM endpoint cannot be reached ({name}): check DATASHUNT_LLM_BASE_URL"
     return LLMUnavailable(message, kind="connection", may_be_billed=sent)

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import redis
 
-from datashunt.errors import BrokerError, LLMRejected, SettingsError
+from datashunt.errors import BrokerError, LLMRejected, SettingsError, tls_fault
 from datashunt.quota.limits import Busy, Health, Limits, Open, Refused, Slot, Verdict
 from datashunt.quota.turns import ALONE, Turn, in_turn
 
@@ -231,6 +231,12 @@ class Quota:
         try:
             yield
         except redis.RedisError as error:
+            fault = tls_fault(error)
+            if fault is not None:
+                raise BrokerError(
+                    f"the quota store at {self._where} cannot be used ({fault}): check the address and ssl_ca_certs in"
+                    " DATASHUNT_QUOTA_URL (by default the broker)"
+                ) from error
             raise BrokerError(
                 f"the quota store at {self._where} cannot be used ({type(error).__name__}): check that it"
                 " runs, and DATASHUNT_QUOTA_URL (by default the broker)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -163,6 +164,8 @@ def _pass_over_ended(engine: Engine) -> None:
 def _hint(error: Exception) -> str:
     """Where to look when no server answered; what a server itself refuses has an SQLSTATE."""
     answered = isinstance(error, PoolTimeout) or getattr(_origin(error), "sqlstate", None)
+    if not answered and re.search(r"\bSSL\b|certificate", _reason(error)):
+        return ": check sslmode and sslrootcert in DATASHUNT_DATABASE_URL"
     return "" if answered else ": check that it runs, and DATASHUNT_DATABASE_URL"
 
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,11 +68,19 @@ class Broker:
 class System:
     """The running parts of one test, and how to look at them."""
 
-    def __init__(self, settings: Settings, broker: Broker, simulator: Simulator, logs: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        simulator: Simulator,
+        logs: Path,
+        logins: Mapping[str, Callable[[str], str]],
+    ) -> None:
         self.settings = settings
+        self._logins = logins
         self.broker = broker
         self.simulator = simulator
-        self.client = Client(settings)
+        self.client = Client(self.as_role("producer"))
         self.runtime = Runtime(settings, pool_size=2)
         self._logs = logs
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -82,8 +90,16 @@ class System:
     def store(self) -> Store:
         return self.runtime.store
 
+    def as_role(self, role: str) -> Settings:
+        """The settings of a process that has the rights of this role, and no others."""
+        assert self.settings.database_url is not None
+        url = self._logins[role](self.settings.database_url.get_secret_value())
+        return self.settings.model_copy(update={"database_url": SecretStr(url)})
+
     def start(self, lane: str, *, release: Path | None = None, **env: str) -> subprocess.Popen[bytes]:
         """Start a worker of a lane, or beat, with the very command that `up --workers` and containers run.
+
+        It has the rights of a worker; the client has those of a producer.
 
         Args:
             lane: which.
@@ -97,7 +113,7 @@ class System:
         with (self._logs / f"{lane}-{number}.log").open("wb") as log:
             process = subprocess.Popen(
                 argv,
-                env={**os.environ, **environment(self.settings), **env},
+                env={**os.environ, **environment(self.as_role("worker")), **env},
                 stdout=log,
                 stderr=log,
                 cwd=release,
@@ -195,6 +211,7 @@ def system(
     hook: dict[str, Callable[[Request], Response | None]],
     faults: str | None,
     known: list[tuple[str, str, str]],
+    logins: Mapping[str, Callable[[str], str]],
 ) -> Iterator[System]:
     answers = tmp_path / "answers.csv"
     rows = [",".join(row) for row in known]
@@ -229,6 +246,7 @@ def system(
             broker,
             simulator,
             logs,
+            logins,
         )
         stack.callback(made.close)
         try:

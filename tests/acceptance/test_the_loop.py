@@ -157,9 +157,10 @@ def test_the_command_line_submits_waits_and_reads_against_running_workers(system
     file = tmp_path / "items.jsonl"
     lines = [json.dumps(item) for item in plain_items(30)]
     file.write_text("\n".join([*lines, '{"id": "x"}', "no json"]) + "\n")
-    env = {**os.environ, **environment(system.settings)}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
+        role = "producer" if words[0] == "submit" else "reader"
+        env = {**os.environ, **environment(system.as_role(role))}
         command = [sys.executable, "-m", "datashunt", *words]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
 
@@ -178,3 +179,6 @@ def test_the_command_line_submits_waits_and_reads_against_running_workers(system
     assert run("results", "tone", "--after", read[-1]["cursor"]).stdout == ""
     state = json.loads(run("status", "tone", "--json").stdout)
     assert (state["states"], state["llm_share"], state["backlog"]) == ({"done": 30}, 1.0, 0)
+    for words in (("certificate", "tone"), ("spend", "tone"), ("models", "list", "tone"), ("dead", "list", "tone")):
+        assert run(*words).returncode == 0, words
+    assert "permission denied" in run("dead", "retry", "tone").stderr

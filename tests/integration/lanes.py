@@ -26,7 +26,7 @@ from datashunt.pipeline.pruning import Calibration
 from datashunt.pipeline.score import Scorer
 from datashunt.prompts import Prompt
 from datashunt.quota import ALONE, Busy, Health, Limits, Open, Refused, Slot, Turn, Verdict, in_turn
-from datashunt.store import bundles, classifiers
+from datashunt.store import Store, bundles, classifiers
 from datashunt.store.classifiers import Bundle, Registered
 
 NAME = "sentiment"
@@ -157,11 +157,15 @@ class FakeQuota:
 
 
 class World:
-    """One classifier, applied, and shorthands for what a test does with it."""
+    """One classifier, applied, and shorthands for what a test does with it.
 
-    def __init__(self, runtime: Runtime) -> None:
+    The lanes work on `store`, which may have a worker's rights only; people, and tests that look, on `admin`.
+    """
+
+    def __init__(self, runtime: Runtime, admin: Store | None = None) -> None:
         self.runtime = runtime
         self.store = runtime.store
+        self.admin = admin or runtime.store
         self.settings = runtime.settings
         self.models = FakeModels(FakeModel(), FakeModel(), FakeModel())
 
@@ -171,7 +175,7 @@ class World:
         """Apply the classifier; a change of a section is merged into it."""
         document = {**DOCUMENT, **{name: _merged(DOCUMENT.get(name), value) for name, value in changes.items()}}
         spec = classifier.parse(document)
-        with self.store.begin() as tx:
+        with self.admin.begin() as tx:
             classifiers.apply(tx, spec, prompts.prompt_hash(spec))
         return spec
 
@@ -212,7 +216,7 @@ class World:
 
     def bundle(self, *, serve: bool = True, prune_cut: float | None = None) -> Bundle:
         """Write down a bundle, and let it serve; a cut is one for the classifier as it stands."""
-        with self.store.begin() as tx:
+        with self.admin.begin() as tx:
             known = classifiers.current(tx, NAME)
             evaluation = {"judge": {"agreement": 0.9, "coverage": 0.5, "n": 40}}
             threshold, coverage = known.spec.policy.threshold, known.spec.prompt.coverage
@@ -234,12 +238,12 @@ class World:
 
     def known(self) -> Registered:
         """The classifier as it stands."""
-        with self.store.begin() as tx:
+        with self.admin.begin() as tx:
             return classifiers.current(tx, NAME)
 
     def rows(self, statement: str, **values: Any) -> Sequence[Row[Any]]:
         """What a query finds."""
-        with self.store.begin() as tx:
+        with self.admin.begin() as tx:
             return tx.execute(text(statement), values).all()
 
     def one(self, statement: str, **values: Any) -> Any:
@@ -249,7 +253,7 @@ class World:
 
     def change(self, statement: str, **values: Any) -> None:
         """Let time pass, or something go wrong, by hand."""
-        with self.store.begin() as tx:
+        with self.admin.begin() as tx:
             tx.execute(text(statement), values)
 
     def until_somebody_waits(self) -> None:

@@ -106,7 +106,7 @@ def test_what_is_no_broker_is_a_wrong_setting_that_is_named_and_not_shown(url: s
 def test_valkey_may_be_called_by_its_name() -> None:
     for url, spoken in (("valkey://127.0.0.1/0", "redis://127.0.0.1/0"), ("valkeys://h:1/0", "rediss://h:1/0")):
         made = configure(Celery("a", set_as_current=False), SecretStr(url))
-        assert made.conf.broker_url == spoken
+        assert made.conf.broker_url.partition("?")[0] == spoken
         assert made.conf.broker_transport_options["visibility_timeout"] == 60
 
 
