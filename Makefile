@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 CHAOS_ARGS ?= --seed 1
 
-.PHONY: demo test lint secure chaos fuzz audit bench bench-full bench-quality bench-quality-full install clean
+.PHONY: demo test lint secure chaos fuzz audit lock bench bench-full bench-quality bench-quality-full install clean
 
 demo: $(STAMP)
 	$(BIN)/datashunt demo --out demo
@@ -30,7 +30,13 @@ secure: $(STAMP)
 	$(BIN)/detect-secrets-hook --baseline $(VENV)/secrets.json $$(git ls-files ':!.secrets.baseline') || [ $$? -eq 3 ]
 
 audit: $(STAMP)
-	$(BIN)/pip-audit --skip-editable
+	@# strict: a package of which the service says nothing was not audited, and that is no success
+	@$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt $(AUDIT_ARGS) || \
+		{ echo 'make audit: vulnerabilities were found, or the service that knows them did not answer (see above).' \
+		'By default it is PyPI; a mirror does not know them. Another one: make audit AUDIT_ARGS="-s osv"' >&2; exit 1; }
+
+lock: $(STAMP)
+	$(BIN)/python docker/lock.py
 
 fuzz: $(STAMP)
 	DATASHUNT_BROKER_URL=memory:// $(BIN)/python -m tests.fuzz $(FUZZ_ARGS)

