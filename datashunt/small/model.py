@@ -82,7 +82,17 @@ class SmallModel:
             parts = shared or Shared()
             network = parts.network(folder, f"{chosen} {dtype}", digests)
             tokenizer = parts.tokenizer(folder, info.max_tokens)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, ModelError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            MemoryError,
+            RuntimeError,
+            SafetensorError,
+            ModelError,
+        ) as error:
             reason = str(error).strip().split("\n")[0]
             raise BundleError(f"the bundle in {folder} cannot be loaded ({reason}): fetch it again") from None
         return cls(network, tokenizer, info, device=chosen, precision=dtype)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 import time
 from pathlib import Path
 from random import Random
 
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import SHARES, TARGETS
 
 
 def main() -> int:
@@ -19,10 +20,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first one")
     options = parser.parse_args()
     total = crashes = 0
-    share = -(-options.inputs // len(TARGETS))
+    shares = {name: SHARES.get(name, 1.0) for name in TARGETS}
     with tempfile.TemporaryDirectory() as folder:
         for name, target in TARGETS.items():
             count, seed, began = 0, options.seed, time.monotonic()
+            share = math.ceil(options.inputs * shares[name] / sum(shares.values()))
             while count < share:
                 try:
                     count += target(Random(seed), Path(folder))

@@ -13,16 +13,18 @@ from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from pydantic import SecretStr
 
 from datashunt import classifier, streams
 from datashunt.errors import BundleError, LLMUnusable, SpecError, UsageError
-from datashunt.items import Reply
+from datashunt.items import Receipt, Reply, Wake
 from datashunt.llm import chat, decisions, systemone
 from datashunt.pipeline.submit import fault_of_id, sort_out
 from datashunt.prompts import render
 from datashunt.signing import Signer
+from datashunt.small import SmallModel
 from datashunt.small.bundle import read_info
 from datashunt.streams import BadRow, Row
 from tests.fuzz import mutate
@@ -183,6 +185,59 @@ def bundles(rng: Random, folder: Path) -> int:
     return 1
 
 
+def weights(rng: Random, folder: Path) -> int:
+    """A bundle's weights: their size, their header, their end."""
+    from tests.fuzz.bundles import written
+
+    place = written(folder)
+    content = (place / "whole").read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header, body = content[8 : 8 + size], content[8 + size :]
+    what = rng.randrange(4)
+    if what == 0:
+        header = json.dumps(mutate.document(rng, json.loads(header))).encode()
+    elif what == 1:
+        header = mutate.raw(rng, header)
+    elif what == 2:
+        body = body[: rng.randrange(len(body))]
+    told = rng.choice((size, 0, 1, 2**31, 2**63, 2**64 - 1)) if what == 3 else len(header)
+    (place / "model.safetensors").write_bytes(told.to_bytes(8, "little") + header + body)
+    try:
+        model = SmallModel.load(place, device="cpu", precision="fp32")
+    except BundleError as error:
+        assert str(error)
+    else:
+        assert model.labels == tuple(BUNDLE["labels"])
+    return 1
+
+
+def tasks(rng: Random, _: Path) -> int:
+    """A submission as the worker's task takes it: whatever comes, a receipt that can be sent."""
+    from workers import intake
+
+    sent = mutate.document(rng, ["s1", "mood", [ITEM, {**ITEM, "id": "a2"}]])
+    given = sent if isinstance(sent, list) else [sent]
+    submission, name, items, *_ = [*given, None, None, None]
+    process = mock.patch.multiple(intake, runtime=lambda: SimpleNamespace(intake=_Counting()), publish=len)
+    with process:
+        receipt = intake.take(submission, name, items)
+    json.dumps(receipt.to_json()).encode()
+    if receipt.error is None:
+        assert receipt.accepted + len(receipt.refused) == len(items)
+    return 1
+
+
+class _Counting:
+    """In the place of the intake with its database: it sorts out, and counts."""
+
+    def submit(self, name: str, items: list[Any], submission: str) -> tuple[Receipt, list[Wake]]:
+        good, refused, _ = sort_out(items, 1_000)
+        return Receipt(submission, name, len(good), 0, tuple(refused)), []
+
+    def refuse(self, name: str, submission: str, error: str) -> Receipt:
+        return Receipt(submission, name, 0, 0, error=error)
+
+
 TARGETS: dict[str, Callable[[Random, Path], int]] = {
     "classifier documents": specs,
     "classifier files": files,
@@ -194,4 +249,8 @@ TARGETS: dict[str, Callable[[Random, Path], int]] = {
     "decisions replies": _replies(decisions.DECISIONS, DECISION),
     "systemone replies": _replies(systemone.SYSTEMONE, SYSTEMONE),
     "bundle.json": bundles,
+    "submissions as a task": tasks,
+    "weights of bundles": weights,
 }
+SHARES = {"weights of bundles": 0.02}
+"""Of the inputs that the others get: these take milliseconds each."""
