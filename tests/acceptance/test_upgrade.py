@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def before(tmp_path: Path) -> Previous:
 def database_url(empty_database_url: str) -> str:
     """The test says who migrates it, and how far."""
     return empty_database_url
+
+
+@pytest.fixture
+def logins() -> Mapping[str, Callable[[str], str]]:
+    """All have the rights of the owner: what roles may do is tested elsewhere, on the schema of one release."""
+    return {role: lambda url: url for role in ("producer", "worker", "reader")}
 
 
 @pytest.fixture
