@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datashunt.pipeline.certify import Certifier
     from datashunt.pipeline.distil import Distiller
     from datashunt.pipeline.models import Directory, Models
+    from datashunt.pipeline.retention import Retention
     from datashunt.pipeline.score import Scorer
     from datashunt.pipeline.tick import Ticker
     from datashunt.quota import Quota
@@ -141,6 +142,13 @@ class Runtime:
         from datashunt.pipeline.certify import Certifier
 
         return Certifier(self.store, self.models, self.settings)
+
+    @cached_property
+    def retention(self) -> Retention:
+        """What goes by age."""
+        from datashunt.pipeline.retention import Retention
+
+        return Retention(self.store, self.settings)
 
     @cached_property
     def ticker(self) -> Ticker:

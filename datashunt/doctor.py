@@ -12,7 +12,7 @@ from datashunt.bootstrap import Runtime
 from datashunt.classifier import Spec
 from datashunt.errors import DatashuntError
 from datashunt.settings import Settings
-from datashunt.store import classifiers, invariants, migrate, schema
+from datashunt.store import classifiers, invariants, migrate, partitions, schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ def examine(settings: Settings) -> list[Finding]:
         checks: list[tuple[str, Callable[[Runtime], str]]] = [
             ("PostgreSQL", lambda made: f"version {made.store.ping()}"),
             ("migrations", _migrations),
+            ("partitions", _partitions),
             ("broker", _broker),
             ("quota", _quota),
             ("bundles", _bundles),
@@ -89,6 +90,20 @@ def _migrations(runtime: Runtime) -> str:
     if str(found) > newest:
         return f"at {found}, of a newer release than this, which knows {newest}: its workers may go on"
     return f"at {found}"
+
+
+def _partitions(runtime: Runtime) -> str:
+    with runtime.store.begin() as tx:
+        strays = partitions.strays(tx)
+        months = partitions.months(tx)
+        newest = partitions.reached(tx)
+    if strays:
+        found = ", ".join(f"{count:,} rows of {table}" for table, count in strays.items())
+        raise DatashuntError(
+            f"{found} found no partition of their month: run a worker or beat, whose tick makes partitions and moves"
+            " them; if one runs, see its log for partitions_not_made"
+        )
+    return f"{len(months)}, {sum(month.first > newest for month in months)} of them for months to come"
 
 
 def _broker(runtime: Runtime) -> str:

@@ -7,7 +7,7 @@ mistaken for truth values.
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -16,8 +16,10 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
     Tag,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -50,7 +52,34 @@ class Part(BaseModel):
         return value
 
 
-class FixedPolicy(Part):
+Days = Annotated[Whole, Field(ge=1, le=36_500)]
+
+
+class Kept(Part):
+    """How long items are kept, whatever the mode; None: as the settings say.
+
+    Attributes:
+        retention_days: after which what was said of an item goes; its outcome and what it cost stay.
+        idempotency_days: after which its id goes, too: the same id is then a new item.
+    """
+
+    retention_days: Days | None = None
+    idempotency_days: Days | None = None
+
+    @model_validator(mode="after")
+    def _ids_last(self) -> Self:
+        if self.idempotency_days is not None and self.idempotency_days < (self.retention_days or 0):
+            raise ValueError("idempotency_days: expected no fewer than retention_days: ids go last")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is not set is left out: a file that does not use it means the same to workers of releases before it."""
+        unset = {name for name in Kept.model_fields if getattr(self, name) is None}
+        return {name: value for name, value in serialize(self).items() if name not in unset}
+
+
+class FixedPolicy(Kept):
     """Keep iff the confidence reaches `threshold`. `audit_rate`: share of all items also asked, at random."""
 
     mode: Literal["fixed"] = "fixed"
@@ -58,7 +87,7 @@ class FixedPolicy(Part):
     audit_rate: Fraction = 0.05
 
 
-class BudgetPolicy(Part):
+class BudgetPolicy(Kept):
     """Spend so much a day on the least confident items; the threshold follows the spend.
 
     Attributes:
@@ -136,7 +165,7 @@ class LabelTarget(Part):
         return self.alpha is not None or self.min_recall is not None
 
 
-class TargetPolicy(Part):
+class TargetPolicy(Kept):
     """Keep as much as can be proven to agree with the LLM; the threshold is found.
 
     Attributes:

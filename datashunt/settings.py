@@ -19,6 +19,8 @@ PREFIX = "DATASHUNT_"
 Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 """At most a year: PostgreSQL's intervals end somewhere."""
 
+Days = Annotated[int, Field(ge=0, le=36_500)]
+
 
 class Settings(BaseSettings):
     """Everything a process needs to know about its surroundings.
@@ -63,6 +65,13 @@ class Settings(BaseSettings):
     stand_still_s: Seconds = Field(15.0, description="a row that nobody takes for so long is published again")
     tick_every_s: Seconds = Field(5.0, description="how often each worker looks for due work")
     reload_every_s: Seconds = Field(2.0, description="how old a worker's idea of a classifier may be")
+
+    retention_days: Days = Field(
+        0, description="what was said of items goes after so many days, unless policy.retention_days says; 0: never"
+    )
+    idempotency_days: Days = Field(
+        0, description="ids of items go after so many days, unless policy.idempotency_days says; 0: never"
+    )
 
     threads: Annotated[int, Field(ge=0)] = Field(
         0, description="torch threads; 0: torch's own choice, the machine's cores"

@@ -23,6 +23,7 @@ from datashunt.cli import (
     people,
     privacy,
     rerun,
+    retention,
     servers,
     spend,
     status,
@@ -47,6 +48,7 @@ status.register(app)
 spend.register(app)
 people.register(app)
 privacy.register(app)
+retention.register(app)
 certificate.register(app)
 rerun.register(app)
 whatif.register(app)

@@ -47,7 +47,7 @@ def write_reply(tx: Connection, call: Call, row: int, reply: Reply, answer: Repl
     )
     if answer is None or answer.label == NONE_OF_THESE:
         asks.hold(tx, call.ask)
-        asks.settle_call(tx, row, bill)
+        asks.settle_call(tx, row, call.ask.item_row, bill)
         asks.put_back(tx, call.ask, call.token, wait_s=0, missed=answer is not None)
     else:
         write_answer(tx, call, row, answer, bill)
@@ -56,7 +56,7 @@ def write_reply(tx: Connection, call: Call, row: int, reply: Reply, answer: Repl
 def write_error(tx: Connection, call: Call, row: int, error: LLMError, step: Retry | Dead) -> None:
     """Settle a call that brought none, and let its ask take this step."""
     asks.hold(tx, call.ask)
-    asks.settle_call(tx, row, bill_of(call, error))
+    asks.settle_call(tx, row, call.ask.item_row, bill_of(call, error))
     if isinstance(step, Dead):
         asks.bury(tx, call.ask, call.token, reason=step.reason, detail=step.detail)
     else:

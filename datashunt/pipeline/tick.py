@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from datashunt.errors import StoreError
 from datashunt.items import FEWEST_JUDGES, Wake
+from datashunt.pipeline.retention import Retention
 from datashunt.policy import TargetPolicy
 from datashunt.settings import Settings
-from datashunt.store import Store, batches, classifiers, distillations, sweeps
+from datashunt.store import Store, batches, classifiers, distillations, partitions, sweeps
 from datashunt.store.classifiers import Registered
 from datashunt.telemetry import event
 
 SWEEP_EVERY_S = 1.0
+PARTITIONS_EVERY_S = 300.0
+RETENTION_EVERY_S = 3_600.0
+MOST_IDS = 100_000
+"""Ids that one run of the periodic retention removes, of each classifier."""
 
 
 class Ticker:
@@ -30,6 +36,8 @@ class Ticker:
         """
         with self._store.begin() as tx:
             known = classifiers.everyone(tx)
+        self._partitions()
+        self._retention(known)
         return self._sweep(known) + self._batches(known) + self._distil(known) + self._certify(known)
 
     def _sweep(self, known: Sequence[Registered]) -> list[Wake]:
@@ -60,6 +68,40 @@ class Ticker:
         for (lane, classifier), rows in again.items():
             event("published_again", lane=lane, classifier=classifier, rows=rows)
         return wakes
+
+    def _partitions(self) -> None:
+        """Long before they are needed: it can wait until nobody is in the way."""
+        with self._store.begin() as tx:
+            if not partitions.there(tx) or not sweeps.take_due(tx, "partitions", every_s=PARTITIONS_EVERY_S):
+                return
+        try:
+            with self._store.begin() as tx:
+                made = partitions.make(tx)
+        except StoreError as error:
+            event("partitions_not_made", error=str(error))
+            return
+        if made:
+            event("partitions_made", tables=made)
+
+    def _retention(self, known: Sequence[Registered]) -> None:
+        retention = Retention(self._store, self._settings)
+        if not retention.asked_for(known):
+            return
+        with self._store.begin() as tx:
+            if not partitions.there(tx) or not sweeps.take_due(tx, "retention", every_s=RETENTION_EVERY_S):
+                return
+            allowed = partitions.own(tx)
+        if not allowed:
+            event("retention_not_allowed", do="run `datashunt retention --all` daily, as a login of datashunt_migrator")
+            return
+        try:
+            removed = retention.run(tries=1, most_ids=MOST_IDS)
+        except StoreError as error:
+            event("retention_put_off", error=str(error))
+            return
+        dropped = [month.name for month in removed.months if month.dropped]
+        if dropped or any(removed.ids.values()):
+            event("retention", dropped=dropped, ids=removed.ids)
 
     def _batches(self, known: Sequence[Registered]) -> list[Wake]:
         with self._store.begin() as tx:

@@ -109,31 +109,33 @@ class Bill:
 
 _SETTLED = """
     call_before AS (
-        SELECT id, state, cost_usd FROM calls WHERE id = :call AND state IN ('sent', 'unknown') FOR UPDATE),
+        SELECT id, state, cost_usd FROM calls WHERE id = :call AND item_id = :item AND state IN ('sent', 'unknown')
+           FOR UPDATE),
     settled AS (
         UPDATE calls SET state = :state, cost_usd = coalesce(:cost, reserved_usd), prompt_tokens = :prompt,
                          cached_tokens = :cached, completion_tokens = :completion, response_model = :model,
                          fingerprint = :fingerprint, latency_ms = :latency, http_status = :status,
                          error_kind = :kind, error = :error, votes = :votes, settled_at = now()
-          FROM call_before WHERE calls.id = call_before.id
+          FROM call_before WHERE calls.id = call_before.id AND calls.item_id = :item
      RETURNING calls.*, call_before.state AS was, coalesce(call_before.cost_usd, 0) AS was_usd)"""
 _SETTLE_ALONE = text(
     f"WITH {_SETTLED}, {budgets.RETURNED}, {budgets.booked(calls=True, returned=True)} SELECT count(*) FROM settled"  # noqa: S608
 )
 
 
-def settle_call(tx: Connection, call: int, bill: Bill) -> None:
+def settle_call(tx: Connection, call: int, item: int, bill: Bill) -> None:
     """Book what a call cost, also on its day's budget: what failed is free, and its ask may use it once more.
 
     A call that tick had given up as unknown is set right by its late reply.
     """
-    tx.execute(_SETTLE_ALONE, _of_bill(call, bill))
+    tx.execute(_SETTLE_ALONE, _of_bill(call, item, bill))
 
 
-def _of_bill(call: int, bill: Bill) -> dict[str, object]:
+def _of_bill(call: int, item: int, bill: Bill) -> dict[str, object]:
     usage = bill.usage
     return {
         "call": call,
+        "item": item,
         "state": bill.state,
         "cost": bill.cost_usd,
         "prompt": usage and usage.prompt,
@@ -216,7 +218,7 @@ def store_answer(
         tx,
         _REUSED if bill is None else _PAID,
         {
-            **({} if bill is None else _of_bill(call, bill)),
+            **({} if bill is None else _of_bill(call, ask.item_row, bill)),
             "call": call,
             "ask": ask.row,
             "spec_version": spec_version,
@@ -311,7 +313,7 @@ _BURY = text(f"""
            concat_ws('; calls: ', CAST(:detail AS text), (
                SELECT string_agg(concat_ws(' ', to_char(created_at AT TIME ZONE 'UTC', :stamp), model,
                                            coalesce(error_kind, state)), ', ' ORDER BY calls.id)
-                 FROM calls WHERE calls.ask_id = buried.id))
+                 FROM calls WHERE calls.ask_id = buried.id AND calls.item_id = buried.item_id))
       FROM buried
 """)  # noqa: S608 - the parts are constants of ours
 

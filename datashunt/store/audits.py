@@ -19,8 +19,8 @@ _AUDITED = text("""
     SELECT scores.label AS said, answers.label AS truth, asks.propensity,
            coalesce(scores.kept, false) AS kept, items.text_hash IN (SELECT text_hash FROM trained) AS seen
       FROM asks JOIN items ON items.id = asks.item_id
-      LEFT JOIN answers ON answers.ask_id = asks.id
-      LEFT JOIN scores ON scores.id = asks.score_id
+      LEFT JOIN answers ON answers.ask_id = asks.id AND answers.item_id = asks.item_id
+      LEFT JOIN scores ON scores.id = asks.score_id AND scores.item_id = asks.item_id
      WHERE asks.classifier_id = :classifier AND asks.role = 'judge'
        AND asks.created_at > now() - make_interval(secs => :since_s)
        AND (answers.id IS NOT NULL OR asks.state = 'dead'
@@ -42,7 +42,8 @@ def cost(tx: Connection, classifier_id: int, *, since_s: float) -> Cost:
     row = tx.execute(
         text(
             "SELECT count(DISTINCT asks.id), coalesce(sum(coalesce(cost_usd, reserved_usd)), 0)"
-            "  FROM asks LEFT JOIN calls ON calls.ask_id = asks.id"
+            "  FROM asks"
+            "  LEFT JOIN calls ON calls.ask_id = asks.id AND calls.item_id = asks.item_id"
             " WHERE asks.classifier_id = :classifier AND asks.reason = 'audit'"
             "   AND asks.created_at > now() - make_interval(secs => :since_s)"
         ),

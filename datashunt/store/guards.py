@@ -80,13 +80,14 @@ class Seen:
 # nan, of a model that broke down, is greater than all numbers here
 _SCORES = text("""
     WITH fresh AS MATERIALIZED (
-        SELECT id FROM scores WHERE id > :last AND bundle_id = :bundle AND confidence <= 1.001),
+        SELECT id, item_id FROM scores WHERE id > :last AND bundle_id = :bundle AND confidence <= 1.001),
     drawn AS (
-        SELECT id FROM fresh
+        SELECT id, item_id FROM fresh
          WHERE (SELECT count(*) FROM fresh) <= :most
             OR ('x' || substr(md5(:bundle || ' ' || id), 1, 13))::bit(52)::bigint
                < :most / (SELECT count(*) FROM fresh)::float8 * 4503599627370496)
-    SELECT id, confidence, label, (SELECT max(id) FROM fresh) AS last FROM scores JOIN drawn USING (id) ORDER BY id
+    SELECT id, confidence, label, (SELECT max(id) FROM fresh) AS last
+      FROM scores JOIN drawn USING (id, item_id) ORDER BY id
 """)
 
 

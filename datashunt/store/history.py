@@ -21,7 +21,7 @@ _ITEMS = text("""
       LEFT JOIN bundles b ON b.id = s.bundle_id
       LEFT JOIN LATERAL (SELECT id, reason, propensity FROM asks WHERE item_id = i.id ORDER BY id DESC LIMIT 1) a
              ON true
-      LEFT JOIN answers w ON w.ask_id = a.id
+      LEFT JOIN answers w ON w.ask_id = a.id AND w.item_id = i.id
      WHERE i.classifier_id = :classifier ORDER BY i.id
 """)
 

@@ -31,6 +31,13 @@ class Broken:
     some: tuple[str, ...]
 
 
+# What was said of an item is gone, by its age (see store/retention.py).
+_REMOVED = (
+    "EXISTS (SELECT FROM removed_months r WHERE r.classifier_id = items.classifier_id"
+    " AND items.id >= r.first_item AND items.id < r.end_item)"
+)
+
+
 def _of(table: str) -> str:
     return f"'{table} ' || {table}.id AS what FROM {table}"
 
@@ -39,9 +46,11 @@ ITEMS = (
     Invariant(
         "outcome",
         "A finished item has one current outcome: its own, with its label and source, and the newest it has",
-        "SELECT items.id AS item FROM items LEFT JOIN outcomes o ON o.id = items.outcome_id WHERE items.state = 'done'"
+        "SELECT items.id AS item FROM items"  # noqa: S608 - our own words
+        " LEFT JOIN outcomes o ON o.id = items.outcome_id AND o.item_id = items.id WHERE items.state = 'done'"
         " AND (o.item_id, o.classifier_id, o.label, o.source)"
         "     IS DISTINCT FROM (items.id, items.classifier_id, items.label, items.source)"
+        f" AND NOT (o.id IS NULL AND {_REMOVED})"
         " UNION ALL SELECT items.id FROM items JOIN outcomes later ON later.item_id = items.id"
         " WHERE items.state = 'done' AND later.id > items.outcome_id",
     ),
@@ -63,7 +72,8 @@ ITEMS = (
         "outcome_reason",
         "Every outcome has an item, and a reason with the same label: a score that was kept, an answer, or a person",
         "SELECT o.item_id AS item FROM outcomes o LEFT JOIN items i ON i.id = o.item_id"
-        " LEFT JOIN scores s ON s.id = o.score_id LEFT JOIN answers a ON a.id = o.answer_id"
+        " LEFT JOIN scores s ON s.id = o.score_id AND s.item_id = o.item_id"
+        " LEFT JOIN answers a ON a.id = o.answer_id AND a.item_id = o.item_id"
         " WHERE i.id IS NULL OR NOT CASE o.source"
         "   WHEN 'small' THEN"
         "     coalesce(s.kept AND (s.item_id, s.label, s.bundle_id) = (o.item_id, o.label, o.bundle_id), false)"
@@ -108,12 +118,12 @@ ITEMS = (
     ),
     Invariant(
         "receipt",
-        "A receipt counts the items and refusals that there are, and a call that was refused as a whole has none",
+        "A receipt counts its items, also those removed since, and its refusals; a call refused as a whole has none",
         "WITH counted AS (SELECT submission_id, count(*) AS n FROM items GROUP BY 1),"
         " turned AS (SELECT submission_id, count(*) AS n FROM refusals GROUP BY 1)"
         " SELECT 'submission ' || id AS what FROM submissions LEFT JOIN counted ON counted.submission_id = id"
         " LEFT JOIN turned ON turned.submission_id = id"
-        " WHERE accepted <> coalesce(counted.n, 0) OR refused <> coalesce(turned.n, 0)"
+        " WHERE accepted <> coalesce(counted.n, 0) + removed OR refused <> coalesce(turned.n, 0)"
         " OR error IS NOT NULL AND accepted > 0",
     ),
 )
@@ -129,30 +139,35 @@ ASKS = (
     Invariant(
         "answer",
         "An ask is answered if, and only if, it has an answer, which is of its item and for what it was asked for",
-        "SELECT asks.item_id AS item FROM asks LEFT JOIN answers a ON a.ask_id = asks.id"
-        " WHERE (asks.state = 'answered') <> (a.id IS NOT NULL) OR a.id IS NOT NULL"
+        "SELECT asks.item_id AS item FROM asks"  # noqa: S608 - our own words
+        " LEFT JOIN answers a ON a.ask_id = asks.id AND a.item_id = asks.item_id"
+        " WHERE (asks.state = 'answered') <> (a.id IS NOT NULL)"
+        f"   AND NOT (a.id IS NULL AND EXISTS (SELECT FROM items WHERE items.id = asks.item_id AND {_REMOVED}))"
+        " OR a.id IS NOT NULL"
         " AND (a.item_id, a.classifier_id, a.role, a.propensity)"
         "     IS DISTINCT FROM (asks.item_id, asks.classifier_id, asks.role, asks.propensity)",
     ),
     Invariant(
         "paid_answer",
         "An answer has a call that brought it; one of its own, unless it repeats an answer to an equal question",
-        "SELECT a.item_id AS item FROM answers a JOIN calls c ON c.id = a.call_id"
-        " LEFT JOIN answers first ON first.id = a.reused_from WHERE c.state <> 'answered'"
+        "SELECT a.item_id AS item FROM answers a LEFT JOIN asks ON asks.id = a.ask_id"
+        " LEFT JOIN calls c ON c.id = a.call_id"
+        " LEFT JOIN answers first ON first.id = a.reused_from WHERE c.state <> 'answered' OR asks.id IS NULL"
+        " OR c.id IS NULL AND a.reused_from IS NULL"  # with the first answer, its call may be removed by its age
         " OR CASE WHEN a.reused_from IS NULL THEN c.ask_id <> a.ask_id ELSE c.id <> first.call_id END",
     ),
     Invariant(
         "reference",
         "An audit is a reference ask: drawn with a propensity, all labels, no prior, its answer never reused",
-        "SELECT asks.item_id AS item FROM asks LEFT JOIN answers a ON a.ask_id = asks.id"
+        "SELECT asks.item_id AS item FROM asks LEFT JOIN answers a ON a.ask_id = asks.id AND a.item_id = asks.item_id"
         " WHERE asks.role <> 'train' AND (NOT coalesce(asks.propensity > 0 AND asks.propensity <= 1, false)"
         " OR asks.offered IS NOT NULL OR asks.prior IS NOT NULL OR a.reused_from IS NOT NULL OR a.had_prior)",
     ),
     Invariant(
         "call",
         "A call is of its ask's item, and one that has ended has a cost that is not negative, and 0 if it failed",
-        "SELECT c.item_id AS item FROM calls c JOIN asks ON asks.id = c.ask_id"
-        " WHERE (c.item_id, c.classifier_id) <> (asks.item_id, asks.classifier_id) OR c.state <> 'sent'"
+        "SELECT c.item_id AS item FROM calls c LEFT JOIN asks ON asks.id = c.ask_id"
+        " WHERE (c.item_id, c.classifier_id) IS DISTINCT FROM (asks.item_id, asks.classifier_id) OR c.state <> 'sent'"
         " AND (c.cost_usd IS NULL OR c.cost_usd < 0 OR c.state = 'failed' AND c.cost_usd <> 0)",
     ),
     Invariant(
@@ -165,7 +180,7 @@ ASKS = (
         " kept AS (SELECT budget_day_id AS day, sum(reserved) AS held FROM asks WHERE reserved IS NOT NULL GROUP BY 1)"
         " SELECT c.name || ' on ' || d.day AS what FROM budget_days d JOIN classifiers c ON c.id = d.classifier_id"
         " LEFT JOIN paid ON paid.day = d.id LEFT JOIN kept ON kept.day = d.id"
-        " WHERE abs(d.spent - coalesce(paid.spent, 0)) > 1e-6"
+        " WHERE abs(d.spent - d.past - coalesce(paid.spent, 0)) > 1e-6"
         " OR abs(d.reserved - coalesce(paid.held, 0) - coalesce(kept.held, 0)) > 1e-6",
     ),
 )
@@ -181,7 +196,8 @@ MODELS = (
     Invariant(
         "kept",
         "A score that was kept has its outcome, and its confidence is not below its threshold",
-        "SELECT s.item_id AS item FROM scores s LEFT JOIN outcomes o ON o.score_id = s.id AND o.source = 'small'"
+        "SELECT s.item_id AS item FROM scores s LEFT JOIN outcomes o ON o.score_id = s.id"
+        " AND o.item_id = s.item_id AND o.source = 'small'"
         " WHERE s.kept AND (o.id IS NULL OR NOT s.confidence >= s.threshold)",
     ),
     Invariant(

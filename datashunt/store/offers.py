@@ -30,7 +30,8 @@ class Reference:
 
 _REFERENCES = text("""
     SELECT answers.id, answers.role, answers.label, scores.probabilities, answers.propensity
-      FROM answers JOIN asks ON asks.id = answers.ask_id JOIN scores ON scores.id = asks.score_id
+      FROM answers JOIN asks ON asks.id = answers.ask_id
+      JOIN scores ON scores.id = asks.score_id AND scores.item_id = asks.item_id
      WHERE answers.classifier_id = :classifier AND answers.labels_hash = :labels AND answers.role IN ('fit', 'judge')
        AND answers.requested_model = :model AND answers.prompt_hash = :prompt
        AND scores.bundle_id = :bundle AND (scores.confidence < :threshold OR scores.label = ANY(:never))
@@ -86,8 +87,8 @@ class Asked:
 
 _ASKED = text("""
     WITH picked AS (
-        SELECT asks.id, asks.offered, scores.probabilities
-          FROM asks JOIN scores ON scores.id = asks.score_id
+        SELECT asks.id, asks.item_id, asks.offered, scores.probabilities
+          FROM asks JOIN scores ON scores.id = asks.score_id AND scores.item_id = asks.item_id
          WHERE asks.classifier_id = :classifier AND asks.reason = 'escalation' AND asks.role = 'train'
            AND asks.state = 'answered' AND (asks.offered IS NOT NULL OR asks.misses > 0)
            AND scores.bundle_id = :bundle
@@ -95,7 +96,7 @@ _ASKED = text("""
     SELECT picked.offered, picked.probabilities, paid.calls, paid.tokens, paid.last
       FROM picked, LATERAL (
         SELECT count(*) AS calls, sum(prompt_tokens) AS tokens, (array_agg(prompt_tokens ORDER BY id DESC))[1] AS last
-          FROM calls WHERE ask_id = picked.id AND prompt_tokens IS NOT NULL) AS paid
+          FROM calls WHERE ask_id = picked.id AND item_id = picked.item_id AND prompt_tokens IS NOT NULL) AS paid
      WHERE paid.calls > 0
 """)
 

@@ -14,7 +14,7 @@ BEHIND = 1
 """Priority of items that are run again: new ones go first."""
 
 _OLD = """
-      FROM items i JOIN outcomes o ON o.id = i.outcome_id
+      FROM items i JOIN outcomes o ON o.id = i.outcome_id AND o.item_id = i.id
      WHERE i.classifier_id = :classifier AND i.state = 'done' AND i.source <> 'human' AND o.spec_version < :before
        AND EXISTS (SELECT FROM texts WHERE item_id = i.id)
 """
@@ -44,7 +44,7 @@ _LOCK_ASKS = text("""
 _REQUEUE = text("""
     WITH old AS (
         SELECT i.id
-          FROM items i JOIN outcomes o ON o.id = i.outcome_id
+          FROM items i JOIN outcomes o ON o.id = i.outcome_id AND o.item_id = i.id
          WHERE i.id = ANY(:rows) AND i.state = 'done' AND i.source <> 'human' AND o.spec_version < :before
            AND EXISTS (SELECT FROM texts WHERE item_id = i.id)
          ORDER BY i.id FOR UPDATE OF i)

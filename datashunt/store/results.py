@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Connection, text
 
 from datashunt.errors import UsageError
 from datashunt.items import Result, Source
+from datashunt.store import partitions
 
 _COLUMNS = """
     SELECT i.key, o.label, o.confidence, o.source, o.probabilities, s.labels, b.version AS bundle, a.llm_model,
            o.labelled_by,
            coalesce((SELECT sum(coalesce(cost_usd, reserved_usd)) FROM calls JOIN asks ON asks.id = calls.ask_id
-                      WHERE asks.item_id = i.id), 0) AS cost_usd,
+                      WHERE asks.item_id = i.id AND calls.item_id = i.id), 0) AS cost_usd,
            i.created_at, o.created_at AS done_at, o.xact, o.id
 """
 _JOINS = """
       JOIN specs s ON s.classifier_id = o.classifier_id AND s.version = o.spec_version
       LEFT JOIN bundles b ON b.id = o.bundle_id
-      LEFT JOIN answers a ON a.id = o.answer_id
+      LEFT JOIN answers a ON a.id = o.answer_id AND a.item_id = o.item_id
 """
 _STREAM = text(
     _COLUMNS
@@ -35,7 +37,7 @@ _STREAM = text(
 )
 _CURRENT = text(
     _COLUMNS
-    + "  FROM items i JOIN outcomes o ON o.id = i.outcome_id"
+    + "  FROM items i JOIN outcomes o ON o.id = i.outcome_id AND o.item_id = i.id"
     + _JOINS
     + " WHERE i.classifier_id = :classifier AND i.key = ANY(:keys)"
 )
@@ -145,6 +147,19 @@ def all_readable(tx: Connection, classifier_id: int) -> bool:
     )
 
 
+# What retention has removed, on a database that has it (migration 0015).
+_PAST = text("""
+    SELECT (SELECT coalesce(jsonb_object_agg(state, n), '{}') FROM (
+                SELECT state, sum(items) AS n FROM past_items WHERE classifier_id = :c GROUP BY state) s) AS states,
+           (SELECT coalesce(jsonb_object_agg(source, n), '{}') FROM (
+                SELECT source, sum(items) AS n FROM past_items
+                 WHERE classifier_id = :c AND source <> '' GROUP BY source) s) AS sources,
+           (SELECT coalesce(sum(asked), 0)::bigint FROM past_items WHERE classifier_id = :c) AS asked,
+           (SELECT coalesce(sum(audited), 0)::bigint FROM past_items WHERE classifier_id = :c) AS audited,
+           (SELECT coalesce(sum(calls), 0)::bigint FROM past_calls WHERE classifier_id = :c) AS calls,
+           (SELECT coalesce(sum(usd), 0) FROM past_calls WHERE classifier_id = :c) AS cost_usd
+""")
+_NO_PAST = SimpleNamespace(states={}, sources={}, asked=0, audited=0, calls=0, cost_usd=0)
 _STATUS = text("""
     SELECT (SELECT jsonb_object_agg(state, n) FROM (
                 SELECT state, count(*) AS n FROM items WHERE classifier_id = :c GROUP BY state) s) AS states,
@@ -163,10 +178,16 @@ _STATUS = text("""
 """)
 
 
+def _sum(*counts: dict[str, int]) -> dict[str, int]:
+    """Counts by name, added up."""
+    return {name: sum(one.get(name, 0) for one in counts) for name in sorted(set().union(*counts))}
+
+
 def status(tx: Connection, classifier_id: int) -> dict[str, Any]:
     """Counts by state and source, backlog, LLM share and cost of one classifier. Shares are fractions of 1."""
     row = tx.execute(_STATUS, {"c": classifier_id}).one()
-    states = row.states or {}
+    past: Any = tx.execute(_PAST, {"c": classifier_id}).one() if partitions.there(tx) else _NO_PAST
+    states = _sum(row.states or {}, past.states)
     items = sum(states.values())
     certificate = tx.execute(
         text(
@@ -178,15 +199,15 @@ def status(tx: Connection, classifier_id: int) -> dict[str, Any]:
     return {
         "items": items,
         "states": states,
-        "sources": row.sources or {},
+        "sources": _sum(row.sources or {}, past.sources),
         "backlog": states.get("queued", 0) + states.get("scoring", 0) + states.get("asked", 0),
         "oldest_s": None if row.oldest_s is None else round(float(row.oldest_s), 3),
-        "asked": row.asked,
-        "audited": row.audited,
+        "asked": row.asked + past.asked,
+        "audited": row.audited + past.audited,
         "open_asks": row.open_asks,
-        "llm_calls": row.calls,
-        "llm_share": row.asked / items if items else None,
-        "cost_usd": float(row.cost_usd),
+        "llm_calls": row.calls + past.calls,
+        "llm_share": (row.asked + past.asked) / items if items else None,
+        "cost_usd": float(row.cost_usd + past.cost_usd),
         "dead_letters": row.dead_letters,
         "certificate": None
         if certificate is None

@@ -39,18 +39,20 @@ _QUEUE = text("""
          UNION ALL
         (SELECT i.id, 2, 0, 'dead: ' || d.reason FROM dead_letters d JOIN items i ON i.id = d.item_id
           WHERE d.classifier_id = :classifier AND d.replayed_at IS NULL AND i.state = 'dead'
-            AND EXISTS (SELECT FROM asks JOIN calls ON calls.ask_id = asks.id
+            AND EXISTS (SELECT FROM asks JOIN calls ON calls.ask_id = asks.id AND calls.item_id = i.id
                          WHERE asks.item_id = i.id AND calls.state = 'answered')
           ORDER BY i.id LIMIT :most)
          UNION ALL
         (SELECT i.id, 3, -s.confidence, 'audit: the LLM differs'
-           FROM answers a JOIN asks ON asks.id = a.ask_id JOIN scores s ON s.id = asks.score_id
+           FROM answers a JOIN asks ON asks.id = a.ask_id
+           JOIN scores s ON s.id = asks.score_id AND s.item_id = asks.item_id
            JOIN items i ON i.id = a.item_id
           WHERE a.classifier_id = :classifier AND a.labels_hash = :labels AND a.propensity IS NOT NULL
             AND a.label <> s.label AND i.state = 'done' AND i.source <> 'human'
           ORDER BY s.confidence DESC, i.id LIMIT :most)
          UNION ALL
-        (SELECT i.id, 4, o.confidence, 'least sure' FROM items i JOIN outcomes o ON o.id = i.outcome_id
+        (SELECT i.id, 4, o.confidence, 'least sure' FROM items i
+           JOIN outcomes o ON o.id = i.outcome_id AND o.item_id = i.id
           WHERE i.classifier_id = :classifier AND i.state = 'done' AND i.source <> 'human'
           ORDER BY o.confidence NULLS LAST, i.id LIMIT :most)),
     chosen AS (SELECT DISTINCT ON (id) * FROM found ORDER BY id, rank)

@@ -2,9 +2,10 @@
 -- tables, who must be allowed to create roles the first time. It changes nothing when it is run again.
 --
 --   datashunt_producer   submits items, reads receipts and outcomes: all that Client does
---   datashunt_worker     workers and beat: every lane; changes no classifier's file, deletes nothing of items
+--   datashunt_worker     workers and beat: every lane; changes no classifier's file, deletes nothing of items; makes the
+--                        partitions of the next months by a function of the owner's, and drops none
 --   datashunt_reader     reads all but texts; changes nothing
---   datashunt_migrator   owns the tables: `datashunt db upgrade`, and every command of the operator
+--   datashunt_migrator   owns the tables: `datashunt db upgrade`, `datashunt retention`, and every command of the operator
 --
 -- None of them can log in. Make logins and grant them: CREATE ROLE shop LOGIN PASSWORD '…' IN ROLE datashunt_producer;
 DO $$
@@ -28,7 +29,7 @@ BEGIN
 
     FOR made IN
         SELECT c.oid::regclass AS what, c.relkind AS kind FROM pg_class c
-         WHERE c.relnamespace = current_schema::regnamespace AND c.relkind IN ('r', 'v')
+         WHERE c.relnamespace = current_schema::regnamespace AND c.relkind IN ('r', 'p', 'v')
            AND pg_get_userbyid(c.relowner) <> 'datashunt_migrator'
     LOOP
         EXECUTE 'ALTER ' || CASE made.kind WHEN 'v' THEN 'VIEW ' ELSE 'TABLE ' END || made.what
@@ -36,7 +37,7 @@ BEGIN
     END LOOP;
     FOR made IN
         SELECT p.oid::regprocedure AS what, pg_get_userbyid(p.proowner) AS owner FROM pg_proc p
-         WHERE p.pronamespace = current_schema::regnamespace AND p.proname = 'book_call'
+         WHERE p.pronamespace = current_schema::regnamespace AND p.proname IN ('book_call', 'make_partitions')
     LOOP
         IF made.owner <> 'datashunt_migrator' THEN
             EXECUTE 'ALTER FUNCTION ' || made.what || ' OWNER TO datashunt_migrator';
@@ -53,7 +54,8 @@ BEGIN
 
     FOR made IN
         SELECT c.oid::regclass AS what, c.relkind AS kind FROM pg_class c
-         WHERE c.relnamespace = current_schema::regnamespace AND c.relkind IN ('r', 'v', 'S')
+         WHERE c.relnamespace = current_schema::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
+           AND NOT c.relispartition -- those are read and written through their tables
     LOOP
         IF made.kind = 'S' THEN
             EXECUTE 'GRANT USAGE ON SEQUENCE ' || made.what || ' TO datashunt_worker';
@@ -76,9 +78,9 @@ BEGIN
             ('producer', 'INSERT (id, classifier_id, key, text_hash, submission_id, priority, deadline)', 'items'),
             ('producer', 'INSERT', 'texts'),
             ('producer', 'SELECT', 'outcomes'),
-            ('producer', 'SELECT (id, llm_model)', 'answers'),
+            ('producer', 'SELECT (id, item_id, llm_model)', 'answers'),
             ('producer', 'SELECT (id, item_id)', 'asks'),
-            ('producer', 'SELECT (ask_id, cost_usd, reserved_usd)', 'calls'),
+            ('producer', 'SELECT (ask_id, item_id, cost_usd, reserved_usd)', 'calls'),
             ('producer', 'USAGE', 'items_id_seq'),
             ('worker', 'UPDATE (incumbent_id, audit_rate)', 'classifiers'),
             ('worker', 'INSERT, UPDATE', 'submissions'),

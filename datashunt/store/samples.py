@@ -118,7 +118,7 @@ _JUDGED = text("""
     SELECT o.source = 'small' AS kept, o.label = said.label AS right, s.audited,
            coalesce(a.label = o.label, false) AS agreed, o.label, said.label AS said
       FROM sampled_items s
-      JOIN outcomes o ON o.id = s.outcome_id
+      JOIN outcomes o ON o.id = s.outcome_id AND o.item_id = s.item_id
       JOIN LATERAL (SELECT label FROM outcomes
                      WHERE item_id = s.item_id AND source = 'human' ORDER BY id DESC LIMIT 1) said ON true
       LEFT JOIN LATERAL (SELECT label FROM answers

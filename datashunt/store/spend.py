@@ -1,4 +1,4 @@
-"""What the calls cost, by day or model. Reads `calls`, and counts the answers that cost nothing."""
+"""What the calls cost, by day or model, also those that retention has removed; and the answers that cost nothing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, text
 
+from datashunt.store import partitions
+
 By = Literal["day", "model"]
-_GROUPS: dict[By, tuple[str, str]] = {
-    "day": ("(created_at AT TIME ZONE 'UTC')::date::text", "(created_at AT TIME ZONE 'UTC')::date::text"),
-    "model": ("model", "requested_model"),
+_DAY = "(created_at AT TIME ZONE 'UTC')::date::text"
+_GROUPS: dict[By, tuple[str, str, str]] = {
+    "day": (_DAY, _DAY, "day::text"),
+    "model": ("model", "requested_model", "model"),
 }
+_COLUMNS = "calls, tokens_in, tokens_cached, tokens_out, usd, reused, unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +48,25 @@ class Spent:
 
 def spent(tx: Connection, by: By, classifier_id: int | None = None) -> list[Spent]:
     """What was spent on one classifier, or on each; by name, then by day or model."""
-    of_calls, of_answers = _GROUPS[by]
+    of_calls, of_answers, of_past = _GROUPS[by]
+    past = (
+        f" UNION ALL SELECT classifier_id, {of_past}, {_COLUMNS} FROM past_calls"  # noqa: S608 - our own words
+        if partitions.there(tx)
+        else ""
+    )
     rows = tx.execute(
         text(
-            f"WITH paid AS (SELECT classifier_id, {of_calls} AS part, count(*) AS calls,"  # noqa: S608 - our own words
-            "     coalesce(sum(prompt_tokens), 0) AS tokens_in, coalesce(sum(cached_tokens), 0) AS tokens_cached,"
-            "     coalesce(sum(completion_tokens), 0) AS tokens_out, sum(coalesce(cost_usd, reserved_usd)) AS usd,"
-            "     count(*) FILTER (WHERE state = 'unknown') AS unknown FROM calls GROUP BY 1, 2),"
-            f" free AS (SELECT classifier_id, {of_answers} AS part, count(*) AS reused FROM answers"
-            "     WHERE reused_from IS NOT NULL GROUP BY 1, 2)"
-            " SELECT classifiers.name, part, coalesce(calls, 0), coalesce(tokens_in, 0), coalesce(tokens_cached, 0),"
-            "     coalesce(tokens_out, 0), coalesce(usd, 0), coalesce(reused, 0), coalesce(unknown, 0)"
-            "   FROM paid FULL JOIN free USING (classifier_id, part)"
-            "   JOIN classifiers ON classifiers.id = classifier_id"
-            "  WHERE CAST(:classifier AS integer) IS NULL OR classifier_id = :classifier ORDER BY 1, 2"
+            f"WITH each (classifier_id, part, {_COLUMNS}) AS ("  # noqa: S608 - our own words
+            f"SELECT classifier_id, {of_calls}, count(*), coalesce(sum(prompt_tokens), 0),"
+            "     coalesce(sum(cached_tokens), 0), coalesce(sum(completion_tokens), 0),"
+            "     sum(coalesce(cost_usd, reserved_usd)), 0, count(*) FILTER (WHERE state = 'unknown')"
+            "  FROM calls GROUP BY 1, 2"
+            f" UNION ALL SELECT classifier_id, {of_answers}, 0, 0, 0, 0, 0, count(*), 0 FROM answers"
+            f"  WHERE reused_from IS NOT NULL GROUP BY 1, 2{past})"
+            " SELECT classifiers.name, part, sum(calls)::bigint, sum(tokens_in)::bigint, sum(tokens_cached)::bigint,"
+            "     sum(tokens_out)::bigint, sum(usd), sum(reused)::bigint, sum(unknown)::bigint"
+            "   FROM each JOIN classifiers ON classifiers.id = classifier_id"
+            "  WHERE CAST(:classifier AS integer) IS NULL OR classifier_id = :classifier GROUP BY 1, 2 ORDER BY 1, 2"
         ),
         {"classifier": classifier_id},
     )

@@ -56,7 +56,8 @@ _EXPIRED_ASKS = text(f"""
                budget_day_id, reserved
           FROM asks, LATERAL (
             SELECT CASE WHEN EXISTS (
-                SELECT FROM calls WHERE ask_id = asks.id AND attempt = asks.attempts + asks.misses + 1
+                SELECT FROM calls WHERE ask_id = asks.id AND item_id = asks.item_id
+                   AND attempt = asks.attempts + asks.misses + 1
                    AND calls.state IN ('sent', 'unknown')) THEN 1 ELSE 0 END AS calls) AS lost
          WHERE state = 'calling' AND lease_until < now() LIMIT 10000 FOR UPDATE OF asks SKIP LOCKED),
     freed AS (

@@ -79,8 +79,8 @@ _SPAN = text("""
 """)
 _AUDITS = text("""
     SELECT i.key, s.confidence, s.label AS said, a.label AS answer, k.role, k.propensity, k.state
-      FROM asks k JOIN scores s ON s.id = k.score_id JOIN items i ON i.id = k.item_id
-      LEFT JOIN answers a ON a.ask_id = k.id
+      FROM asks k JOIN scores s ON s.id = k.score_id AND s.item_id = k.item_id JOIN items i ON i.id = k.item_id
+      LEFT JOIN answers a ON a.ask_id = k.id AND a.item_id = k.item_id
      WHERE k.classifier_id = :classifier AND k.propensity IS NOT NULL AND s.bundle_id = :bundle
        AND s.created_at >= now() - make_interval(days => :days)
        AND (a.id IS NULL AND k.state IN ('waiting', 'calling', 'dead')

@@ -151,8 +151,8 @@ _JUDGED = text("""
            coalesce(concat_ws(' ', answers.llm_model, nullif(answers.fingerprint, '')), '') AS llm,
            CASE WHEN scores.bundle_id = :bundle THEN scores.probabilities END AS probabilities
       FROM ready JOIN texts ON texts.item_id = ready.item_id
-      LEFT JOIN answers ON answers.ask_id = ready.id
-      LEFT JOIN scores ON scores.id = ready.score_id
+      LEFT JOIN answers ON answers.ask_id = ready.id AND answers.item_id = ready.item_id
+      LEFT JOIN scores ON scores.id = ready.score_id AND scores.item_id = ready.item_id
      ORDER BY ready.id
 """)
 
@@ -238,7 +238,7 @@ def answers(tx: Connection, trial: Trial) -> list[TrialAnswer]:
 
 _ASKED = text("""
     WITH escalated AS (
-        SELECT asks.id, asks.state, asks.state IN ('waiting', 'calling') AS waits,
+        SELECT asks.id, asks.item_id, asks.state, asks.state IN ('waiting', 'calling') AS waits,
                asks.created_at > now() - make_interval(secs => :patience_s) AS recent
           FROM asks JOIN trials ON trials.id = :trial AND asks.id > trials.asked_up_to
          WHERE asks.classifier_id = :classifier AND asks.reason = 'escalation' AND asks.state <> 'withdrawn'
@@ -247,7 +247,7 @@ _ASKED = text("""
                WHERE id < coalesce((SELECT min(id) FROM escalated WHERE waits AND recent), 9223372036854775807)),
     found AS (SELECT count(*) AS asked, max(ready.id) AS newest,
                      count(*) FILTER (WHERE ready.waits OR answers.fallback) AS stood_in
-                FROM ready LEFT JOIN answers ON answers.ask_id = ready.id)
+                FROM ready LEFT JOIN answers ON answers.ask_id = ready.id AND answers.item_id = ready.item_id)
     UPDATE trials SET asked = trials.asked + found.asked, stood_in = trials.stood_in + found.stood_in,
                       asked_up_to = coalesce(found.newest, asked_up_to)
       FROM found WHERE trials.id = :trial RETURNING trials.*

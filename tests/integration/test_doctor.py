@@ -68,7 +68,17 @@ def test_nothing_is_wrong_with_a_healthy_installation(examine: Examine, world: W
 
 def test_everything_is_looked_at_in_the_order_of_its_dependencies(settings: Settings) -> None:
     assert [found.what for found in doctor.examine(settings)] == [
-        *("PostgreSQL", "migrations", "broker", "quota", "bundles", "small models", "LLM endpoint", "LLM prices")
+        *(
+            "PostgreSQL",
+            "migrations",
+            "partitions",
+            "broker",
+            "quota",
+            "bundles",
+            "small models",
+            "LLM endpoint",
+            "LLM prices",
+        )
     ]
 
 

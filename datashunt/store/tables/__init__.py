@@ -4,7 +4,7 @@ PostgreSQL is the one truth; these rows outlive every process. Times are the dat
 vectors are `real[]` in the label order of their spec version; a NULL element is a label that was not offered.
 """
 
-from datashunt.store.tables import batches, items, models, money, samples, workers
+from datashunt.store.tables import batches, items, models, money, past, samples, workers
 from datashunt.store.tables.base import Base
 
-__all__ = ["Base", "batches", "items", "models", "money", "samples", "workers"]
+__all__ = ["Base", "batches", "items", "models", "money", "past", "samples", "workers"]

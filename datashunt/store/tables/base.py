@@ -23,6 +23,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 NOW = text("now()")
 XACT = text("(pg_current_xact_id()::text)::bigint")
 LIVE_ASK = "state IN ('waiting', 'calling')"
+BY_ITEM = {"postgresql_partition_by": "RANGE (item_id)"}
 OPEN_DISTILLATION = "state IN ('due', 'running')"
 
 
@@ -58,3 +59,8 @@ def one_of(column: str, values: type[Any] | tuple[str, ...]) -> CheckConstraint:
     """A column that holds one of these values."""
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+def of_item(*, index: bool = False) -> Mapped[int]:
+    """The row of the item that a row of a partitioned table is about: part of its key, since it tells the partition."""
+    return mapped_column(BigInteger, primary_key=True, autoincrement=False, index=index)

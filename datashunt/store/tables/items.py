@@ -3,6 +3,10 @@
 What is written for every item in bulk (items, texts, scores, outcomes) has no foreign keys: PostgreSQL would look each
 parent up row by row, a third of its work, and every batch would lock the row of its classifier. The statements that
 write them have the parent in hand, and parents are never deleted.
+
+What is said of an item (texts, scores, calls, answers, outcomes) is partitioned by the item's row, whose numbers begin
+anew with each month (`store.partitions`): whoever names the item looks into one partition, and a month goes as a whole.
+That is why calls and answers have no foreign keys either, and why primary keys of all five end with the item.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from datashunt.items import AskState, ItemState, ProbabilitySource, Reason, Role, Source
-from datashunt.store.tables.base import LIVE_ASK, NOW, XACT, Base, one_of, row_id
+from datashunt.store.tables.base import BY_ITEM, LIVE_ASK, NOW, XACT, Base, of_item, one_of, row_id
 
 
 class Classifier(Base):
@@ -63,7 +67,10 @@ class SpecVersion(Base):
 
 
 class Submission(Base):
-    """One call of a producer, with what became of it. `payload_hash` tells a resend from another call."""
+    """One call of a producer, with what became of it. `payload_hash` tells a resend from another call.
+
+    `removed`: of the accepted, how many retention has removed since.
+    """
 
     __tablename__ = "submissions"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -74,6 +81,7 @@ class Submission(Base):
     refused: Mapped[int]
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    removed: Mapped[int] = mapped_column(server_default="0")
 
 
 class RefusedEntry(Base):
@@ -134,6 +142,7 @@ class TextRow(Base):
     item_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     text: Mapped[str]
     meta: Mapped[dict[str, Any] | None]
+    __table_args__ = BY_ITEM
 
 
 class ForgottenItem(Base):
@@ -150,7 +159,7 @@ class ScoreRow(Base):
 
     __tablename__ = "scores"
     id: Mapped[int] = row_id()
-    item_id: Mapped[int] = mapped_column(BigInteger, index=True)
+    item_id: Mapped[int] = of_item(index=True)
     bundle_id: Mapped[int] = mapped_column(BigInteger)
     spec_version: Mapped[int]
     probabilities: Mapped[list[float]]
@@ -159,6 +168,7 @@ class ScoreRow(Base):
     threshold: Mapped[float]
     kept: Mapped[bool]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    __table_args__ = BY_ITEM
 
 
 class AskRow(Base):
@@ -232,16 +242,16 @@ class CallRow(Base):
 
     __tablename__ = "calls"
     id: Mapped[int] = row_id()
-    ask_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("asks.id"), index=True)
-    item_id: Mapped[int] = mapped_column(BigInteger)
-    classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"), index=True)
+    ask_id: Mapped[int] = mapped_column(BigInteger, index=True)
+    item_id: Mapped[int] = of_item()
+    classifier_id: Mapped[int] = mapped_column(index=True)
     attempt: Mapped[int] = mapped_column(SmallInteger)
     model: Mapped[str]
     prompt_hash: Mapped[str]
     state: Mapped[str] = mapped_column(server_default="sent")
     reserved_tokens: Mapped[int]
     reserved_usd: Mapped[Decimal]
-    budget_day_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("budget_days.id"))
+    budget_day_id: Mapped[int | None] = mapped_column(BigInteger)
     budget_reserved: Mapped[Decimal | None]
     cost_usd: Mapped[Decimal | None]
     prompt_tokens: Mapped[int | None]
@@ -257,14 +267,22 @@ class CallRow(Base):
     settled_at: Mapped[datetime | None]
     reuse_key: Mapped[bytes | None]
     votes: Mapped[list[str] | None]
-    batch_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("batches.id"))
+    batch_id: Mapped[int | None] = mapped_column(BigInteger)
     __table_args__ = (
         one_of("state", ("sent", "answered", "failed", "unknown")),
         CheckConstraint("(state = 'sent') = (settled_at IS NULL)", name="settled"),
         CheckConstraint("(budget_day_id IS NULL) = (budget_reserved IS NULL)", name="budget"),
         Index("ix_calls_sent", "created_at", postgresql_where=text("state = 'sent'")),
-        Index("uq_calls_batch", "batch_id", "ask_id", unique=True, postgresql_where=text("batch_id IS NOT NULL")),
+        Index(
+            "uq_calls_batch",
+            "batch_id",
+            "ask_id",
+            "item_id",
+            unique=True,
+            postgresql_where=text("batch_id IS NOT NULL"),
+        ),
         Index("ix_calls_in_flight", "classifier_id", "reuse_key", postgresql_where=text("state = 'sent'")),
+        BY_ITEM,
     )
 
 
@@ -276,10 +294,10 @@ class AnswerRow(Base):
 
     __tablename__ = "answers"
     id: Mapped[int] = row_id()
-    ask_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("asks.id"), unique=True)
-    call_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("calls.id"))
-    item_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("items.id"), index=True)
-    classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"))
+    ask_id: Mapped[int] = mapped_column(BigInteger)
+    call_id: Mapped[int] = mapped_column(BigInteger)
+    item_id: Mapped[int] = of_item(index=True)
+    classifier_id: Mapped[int]
     spec_version: Mapped[int]
     labels_hash: Mapped[str]
     prompt_hash: Mapped[str]
@@ -294,15 +312,17 @@ class AnswerRow(Base):
     fingerprint: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     reuse_key: Mapped[bytes | None]
-    reused_from: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("answers.id"))
+    reused_from: Mapped[int | None] = mapped_column(BigInteger)
     fallback: Mapped[bool] = mapped_column(server_default="false")
     __table_args__ = (
+        UniqueConstraint("ask_id", "item_id"),
         one_of("role", Role),
         one_of("probability_source", ProbabilitySource),
         CheckConstraint("reused_from IS NULL OR role = 'train'", name="reused"),
         CheckConstraint("NOT fallback OR role = 'train'", name="fallback"),
         Index("ix_answers_learning", "classifier_id", "labels_hash", "role", "id"),
         Index("ix_answers_reuse", "classifier_id", "reuse_key", postgresql_where=text("reused_from IS NULL")),
+        BY_ITEM,
     )
 
 
@@ -315,7 +335,7 @@ class OutcomeRow(Base):
     __tablename__ = "outcomes"
     id: Mapped[int] = row_id()
     xact: Mapped[int] = mapped_column(BigInteger, server_default=XACT)
-    item_id: Mapped[int] = mapped_column(BigInteger, index=True)
+    item_id: Mapped[int] = of_item(index=True)
     classifier_id: Mapped[int]
     spec_version: Mapped[int]
     label: Mapped[str]
@@ -332,6 +352,7 @@ class OutcomeRow(Base):
         one_of("source", Source),
         CheckConstraint("labelled_by IS NULL OR source = 'human'", name="labelled_by"),
         Index("ix_outcomes_cursor", "classifier_id", "xact", "id"),
+        BY_ITEM,
     )
 
 
@@ -341,8 +362,8 @@ class DeadLetter(Base):
     __tablename__ = "dead_letters"
     id: Mapped[int] = row_id()
     classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"))
-    item_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("items.id"))
-    ask_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("asks.id"))
+    item_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("items.id"), index=True)
+    ask_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("asks.id"), index=True)
     reason: Mapped[str]
     detail: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)

@@ -143,7 +143,7 @@ class TrialAnswer(Base):
 
     __tablename__ = "trial_answers"
     trial_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("trials.id"), primary_key=True)
-    ask_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("asks.id"), primary_key=True)
+    ask_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("asks.id"), primary_key=True, index=True)
     confidence: Mapped[float] = mapped_column(DOUBLE_PRECISION)
     said: Mapped[int] = mapped_column(SmallInteger)
     truth: Mapped[int] = mapped_column(SmallInteger)

@@ -17,7 +17,8 @@ class BudgetDay(Base):
     """The account of one classifier and day; `pacing.Account` says what its amounts are.
 
     `day` is the date in the policy's time zone. Asks and calls name the row that their money was reserved on, and
-    settle on it whenever they end. `confidences` are of `bundle_id`.
+    settle on it whenever they end. `confidences` are of `bundle_id`. `past`: what calls cost that retention removed, a
+    part of `spent`.
     """
 
     __tablename__ = "budget_days"
@@ -38,6 +39,7 @@ class BudgetDay(Base):
     carry: Mapped[float] = mapped_column(server_default="0")
     threshold: Mapped[float | None]
     created_at: Mapped[datetime.datetime] = mapped_column(server_default=NOW)
+    past: Mapped[Decimal] = mapped_column(server_default="0")
     __table_args__ = (
         UniqueConstraint("classifier_id", "day", "unit"),
         one_of("unit", ("usd", "calls")),

@@ -43,6 +43,6 @@ class SampledItem(Base):
 
     __tablename__ = "sampled_items"
     sample_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("samples.id", ondelete="CASCADE"), primary_key=True)
-    item_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("items.id"), primary_key=True)
-    outcome_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("outcomes.id"))
+    item_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("items.id"), primary_key=True, index=True)
+    outcome_id: Mapped[int] = mapped_column(BigInteger)
     audited: Mapped[bool]
