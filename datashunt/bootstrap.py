@@ -61,7 +61,7 @@ class Runtime:
                 "DATASHUNT_BROKER_URL is not set: give redis://host:port/0 or amqp://host:port//, or start the"
                 ' embedded servers (datashunt up --detach) and load their URLs (eval "$(datashunt env)")'
             )
-        return Publisher(self.settings.broker_url, self.settings.message_key)
+        return Publisher(self.settings.broker_url, self.settings.message_key, quorum=self.settings.quorum_queues)
 
     @cached_property
     def registry(self) -> Registry:

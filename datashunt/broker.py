@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from celery import Celery
 from celery.app.amqp import AMQP
+from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 from kombu.serialization import dumps
 from pydantic import SecretStr
@@ -46,10 +47,11 @@ class _Signing(AMQP):  # type: ignore[misc]  # Celery ships no types
         return message
 
 
-def configure(app: Celery, url: SecretStr, key: SecretStr | None = None) -> Celery:
+def configure(app: Celery, url: SecretStr, key: SecretStr | None = None, *, quorum: bool = False) -> Celery:
     """Fill the project's settings and the broker's URL into a Celery app; nothing is connected yet.
 
-    With a key, what the app sends is signed, and it takes no remote control: Celery cannot sign that.
+    With a key, what the app sends is signed, and it takes no remote control: Celery cannot sign that. RabbitMQ
+    confirms what it is sent; `quorum` makes its queues quorum queues, where each consumer has a prefetch of its own.
 
     Raises:
         SettingsError: it is no URL of a broker.
@@ -64,6 +66,10 @@ def configure(app: Celery, url: SecretStr, key: SecretStr | None = None) -> Cele
     app.conf.broker_use_ssl = {name: value for _, told in servers for name, value in told.items()} or False
     if not known.startswith(("redis", "sentinel")):
         app.conf.broker_transport_options = {}  # the others know none of Redis' options
+    if known.startswith("amqp"):
+        app.conf.broker_transport_options = {"confirm_publish": True}
+        if quorum:
+            app.conf.task_queues = [_quorum(queue) for queue in app.conf.task_queues]
     return app
 
 
@@ -99,6 +105,16 @@ def _verified(url: str) -> tuple[str, dict[str, Any]]:
     return urlunsplit(parts._replace(query=urlencode(options))), told
 
 
+def _quorum(queue: Queue) -> Queue:
+    return Queue(  # type: ignore[no-untyped-call]
+        queue.name,
+        queue.exchange,
+        routing_key=queue.routing_key,
+        durable=True,
+        queue_arguments={"x-queue-type": "quorum"},
+    )
+
+
 def _known(app: Celery, url: str) -> str:
     # kombu speaks to Valkey too, but does not know the names of its schemes.
     url = "redis" + url.removeprefix("valkey") if url.startswith("valkey") else url
@@ -118,8 +134,8 @@ def _known(app: Celery, url: str) -> str:
 class Publisher:
     """Sends wake-ups and receipts. Safe to share between threads."""
 
-    def __init__(self, url: SecretStr, key: SecretStr | None = None) -> None:
-        self._app = configure(Celery("datashunt", set_as_current=False), url, key)
+    def __init__(self, url: SecretStr, key: SecretStr | None = None, *, quorum: bool = False) -> None:
+        self._app = configure(Celery("datashunt", set_as_current=False), url, key, quorum=quorum)
         self._signer = None if key is None else Signer(key)
 
     def publish(self, wakes: Iterable[Wake]) -> int:

@@ -32,6 +32,9 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = Field(None, description="postgresql://user:password@host:port/database")
     broker_url: SecretStr | None = Field(None, description="redis://host:port/0 or amqp://host:port//")
+    quorum_queues: bool = Field(
+        False, description="RabbitMQ: declare quorum queues, which outlive a node; the same in every process"
+    )
     quota_url: SecretStr | None = Field(
         None, description="Redis or Valkey for the shared LLM quota; default: the broker, if it is one"
     )

@@ -62,7 +62,12 @@ def make_app() -> Celery:
                 "DATASHUNT_BROKER_URL is not set: give redis://host:port/0 or amqp://host:port//, or load the"
                 ' embedded servers\' URLs with eval "$(datashunt env)"'
             )
-        made = broker.configure(Celery("datashunt", task_cls=SignedTask), given.broker_url, given.message_key)
+        made = broker.configure(
+            Celery("datashunt", task_cls=SignedTask),
+            given.broker_url,
+            given.message_key,
+            quorum=given.quorum_queues,
+        )
     except DatashuntError as error:
         sys.stderr.write(f"datashunt: {error}\n")
         raise SystemExit(error.exit_code) from None

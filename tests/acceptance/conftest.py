@@ -96,7 +96,7 @@ class System:
         url = self._logins[role](self.settings.database_url.get_secret_value())
         return self.settings.model_copy(update={"database_url": SecretStr(url)})
 
-    def start(self, lane: str, *, release: Path | None = None, **env: str) -> subprocess.Popen[bytes]:
+    def start(self, lane: str, *, release: Path | None = None, host: str = "%h", **env: str) -> subprocess.Popen[bytes]:
         """Start a worker of a lane, or beat, with the very command that `up --workers` and containers run.
 
         It has the rights of a worker; the client has those of a producer.
@@ -104,12 +104,13 @@ class System:
         Args:
             lane: which.
             release: folder of another release's source; None: this one.
+            host: name of the host that it takes itself to be on.
             env: more of the environment.
         """
         if release is not None:
             env["PYTHONPATH"] = str(release)
         number = len(self._processes)
-        argv = [word.replace("@%h", f"-{number}@%h") for word in self._commands[lane]]
+        argv = [word.replace("@%h", f"-{number}@{host}") for word in self._commands[lane]]
         with (self._logs / f"{lane}-{number}.log").open("wb") as log:
             process = subprocess.Popen(
                 argv,

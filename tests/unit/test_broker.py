@@ -90,7 +90,7 @@ def test_only_redis_gets_the_options_of_redis() -> None:
     redis = configure(Celery("a", set_as_current=False), SecretStr("redis://127.0.0.1/0"))
     rabbit = configure(Celery("b", set_as_current=False), SecretStr("amqp://127.0.0.1//"))
     assert redis.conf.broker_transport_options["visibility_timeout"] == 60
-    assert rabbit.conf.broker_transport_options == {}
+    assert rabbit.conf.broker_transport_options == {"confirm_publish": True}
 
 
 @pytest.mark.parametrize(
@@ -122,3 +122,12 @@ def test_chunks_keep_every_id_in_order(ids: list[int], size: int) -> None:
     parts = list(chunks(ids, size))
     assert [one for part in parts for one in part] == ids
     assert all(0 < len(part) <= size for part in parts)
+
+
+def test_quorum_queues_are_declared_as_such_and_only_when_told() -> None:
+    url = SecretStr("amqp://127.0.0.1//")
+    told = configure(Celery("a", set_as_current=False), url, quorum=True).conf.task_queues
+    untold = configure(Celery("b", set_as_current=False), url).conf.task_queues
+    assert {queue.queue_arguments["x-queue-type"] for queue in told} == {"quorum"}
+    assert [queue.queue_arguments for queue in untold] == [None] * len(told)
+    assert [(queue.name, queue.routing_key) for queue in told] == [(queue.name, queue.routing_key) for queue in untold]
