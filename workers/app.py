@@ -71,6 +71,7 @@ def make_app() -> Celery:
     except DatashuntError as error:
         sys.stderr.write(f"datashunt: {error}\n")
         raise SystemExit(error.exit_code) from None
+    made.conf.worker_consumer = "workers.consumer:Consumer"
     made.conf.imports = (
         "workers.score",
         "workers.ask",
@@ -143,7 +144,7 @@ def _check_and_listen(instance: Any, **_: Any) -> None:
         raise SystemExit(2)
     runtime().store.close()  # no child that Celery forks from here on may inherit a connection
     if "llm" in queues:
-        instance.app.amqp.queues.select_add("intake")
+        instance.app.amqp.queues.select_add(instance.app.amqp.queues["intake"])  # as it was declared
     _pulse.begin(instance.hostname, set(instance.app.amqp.queues.consume_from))
 
 

@@ -301,3 +301,13 @@ def test_a_channel_that_was_closed_is_a_lost_connection(app: ModuleType) -> None
     open_ = object.__new__(Channel)
     open_.connection = Connection("redis://somewhere:1234/0").transport
     assert open_._connparams()["host"] == "somewhere"
+
+
+def test_no_worker_declares_queues_for_tasks_that_are_delayed(app: ModuleType) -> None:
+    from celery.utils.imports import symbol_by_name
+
+    theirs, ours = (
+        symbol_by_name(name).Blueprint.default_steps
+        for name in ("celery.worker.consumer:Consumer", app.app.conf.worker_consumer)
+    )
+    assert [step for step in theirs if step not in ours] == ["celery.worker.consumer.delayed_delivery:DelayedDelivery"]
