@@ -39,7 +39,8 @@ _MAKE = (
     " FROM generate_series(:first, :last) AS n",
 )
 _SIZES = (
-    "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relname IN ('items', 'texts', 'scores', 'outcomes')"
+    "SELECT sum(pg_total_relation_size(oid)) FROM pg_class"
+    " WHERE relkind = 'r' AND relname ~ '^(items$|texts_|scores_|outcomes_)'"
 )
 
 
@@ -74,7 +75,7 @@ def fill(running: Service, count: int) -> float:
     store = running.runtime.store
     with store.begin() as tx:
         before = float(tx.execute(text(_SIZES)).scalar_one())
-        # far above what the sequences will reach: new rows have smaller ids, as old ones would have
+        # far below where this month's numbers begin: they lie in the partition of what came before
         first = 1_000_000_000
     for start in range(0, count, SLICE):
         values = {"first": first + start, "last": first + min(start + SLICE, count) - 1}
