@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import text
 
+from benchmarks.stand_in import FreeModels
 from datashunt import classifier, prompts
 from datashunt.bootstrap import Runtime
 from datashunt.errors import DatashuntError
@@ -65,7 +66,7 @@ class TextModel:
         return np.stack(rows)
 
 
-class OneModel:
+class OneModel(FreeModels):
     """Loads the same stand-in for every bundle."""
 
     def get(self, _: object) -> Any:

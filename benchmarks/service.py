@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import cores
+from benchmarks.texts import texts
 from datashunt import classifier, prompts
 from datashunt import settings as settings_module
 from datashunt.bootstrap import Runtime
@@ -28,6 +29,8 @@ from datashunt.store import bundles, classifiers, migrate, results
 
 CLASSIFIER = "benchmark"
 LABELS = ("negative", "neutral", "positive")
+CHECKED = 200
+"""Texts on which a served bundle is compared in fp32 and bf16."""
 PROGRESS_S = 120.0
 """No item finished for so long: the benchmark fails."""
 
@@ -112,7 +115,7 @@ def serve_bundle(service: Service, name: str = CLASSIFIER, seed: int = 0) -> Pat
     import torch
 
     from datashunt import small
-    from datashunt.small.network import load_tokenizer
+    from datashunt.small.network import encode, load_tokenizer
 
     folder = service.settings.data_dir / f"{name}-bundle"
     with service.runtime.store.begin() as tx:
@@ -130,7 +133,9 @@ def serve_bundle(service: Service, name: str = CLASSIFIER, seed: int = 0) -> Pat
         max_tokens=part.max_tokens,
         created_at=datetime.now(UTC).isoformat(),
     )
-    small.save(folder, network, load_tokenizer(part.base, part.max_tokens), info)
+    tokenizer = load_tokenizer(part.base, part.max_tokens)
+    info = small.checked(network, tokenizer, info, [encode(tokenizer, texts(CHECKED, seed=seed))])
+    small.save(folder, network, tokenizer, info)
     uri, content_hash = service.runtime.registry.publish(folder, f"{name}/1")
     with service.runtime.store.begin() as tx:
         bundle = bundles.add(

@@ -28,3 +28,11 @@ class FreeModels:
     def get(self, _: object) -> Any:
         """The model."""
         return FreeModel()
+
+    def alike(self, _: object) -> frozenset[str]:
+        """Nothing is worth sharing."""
+        return frozenset()
+
+    def probabilities(self, parts: Any, *, batch_tokens: int) -> list[NDArray[np.float32]]:
+        """Of each part."""
+        return [model.probabilities(texts, batch_tokens=batch_tokens) for model, texts, _ in parts]

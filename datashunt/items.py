@@ -159,11 +159,15 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedItem:
-    """An item under a lease, ready to be scored. `row` is the database's id, `id` the producer's."""
+    """An item under a lease, ready to be scored. `row` is the database's id, `id` the producer's.
+
+    `classifier_row`: the database's id of its classifier; 0 without a database.
+    """
 
     row: int
     id: str
     text: str
+    classifier_row: int = 0
 
 
 @dataclass(frozen=True, slots=True)

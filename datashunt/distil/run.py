@@ -32,6 +32,7 @@ from datashunt.small import (
     BundleInfo,
     SequenceClassifier,
     SmallModel,
+    checked,
     choose_device,
     probe,
     save,
@@ -106,7 +107,7 @@ def distil(
         material = _material(plan, train, fit, replay, incumbent, tokenizer, progress)
         kept = Checkpoint(checkpoint, fingerprint(plan, train, fit, replay, incumbent)) if checkpoint else None
         trained = _try_recipes(plan, material, incumbent, tokenizer, progress, kept)
-    return _finish(plan, trained, material, tokenizer, out)
+    return _finish(plan, trained, material, tokenizer, out, progress)
 
 
 def trains_fast(device: str, precision: str) -> bool:
@@ -231,7 +232,9 @@ def _full(
     return _Trained(FULL, trainer.network, logits, time.monotonic() - started)
 
 
-def _finish(plan: Plan, trained: Sequence[_Trained], material: _Material, tokenizer: Any, out: Path) -> Challenger:
+def _finish(
+    plan: Plan, trained: Sequence[_Trained], material: _Material, tokenizer: Any, out: Path, progress: Progress
+) -> Challenger:
     """Calibrate every recipe on the fit answers, choose, and write the bundle."""
     y = material.fit.labels
     temperatures = [fit_temperature(one.logits.numpy(), y) for one in trained]
@@ -264,7 +267,9 @@ def _finish(plan: Plan, trained: Sequence[_Trained], material: _Material, tokeni
         evaluation=evaluation,
         parent=plan.parent,
     )
+    info = checked(winner.network, tokenizer, info, [material.fit.rows, material.answers.rows], progress)
     save(out, winner.network, tokenizer, info)
+    evaluation["rounding"] = info.rounding
     return Challenger(out, winner.recipe, temperatures[best], evaluation)
 
 

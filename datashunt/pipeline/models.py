@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from datashunt.registry import Registry
@@ -13,7 +14,12 @@ from datashunt.store import Store, classifiers
 from datashunt.store.classifiers import Bundle, Registered
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from datashunt.small import Shared, SmallModel
+
+    Part = tuple[SmallModel, Sequence[str], float | None]
 
 
 class Directory:
@@ -45,6 +51,7 @@ class Directory:
             with self._store.begin() as tx:
                 known = classifiers.everyone(tx)
             self._all = (time.monotonic(), known)
+            self._known.update({one.name: (self._all[0], one) for one in known})
         return known
 
 
@@ -73,6 +80,20 @@ class Models:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(bundle.content_hash)
             return model
+
+    def alike(self, bundle: Bundle) -> frozenset[str]:
+        """Content hashes of loaded bundles whose texts can go through the encoder with those of this one."""
+        with self._lock:
+            own = self._loaded.get(bundle.content_hash)
+            if own is None:
+                return frozenset()
+            return frozenset(name for name, one in self._loaded.items() if one is not own and one.shares == own.shares)
+
+    def probabilities(self, parts: Sequence[Part], *, batch_tokens: int) -> list[NDArray[np.float32]]:
+        """Probabilities (n, k) of each part's texts, one pass for all; the arguments are those of `small.together`."""
+        from datashunt.small import together
+
+        return together(parts, batch_tokens=batch_tokens)
 
     def _load(self, bundle: Bundle) -> SmallModel:
         from datashunt.small import Shared, SmallModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import numpy as np
 
 from datashunt import prune, shunt
-from datashunt.errors import ModelError
+from datashunt.errors import BundleError, ModelError
 from datashunt.items import ClaimedItem, Wake
 from datashunt.pipeline import budget, promise, pruning
 from datashunt.pipeline.budget import Clock
@@ -23,12 +23,13 @@ from datashunt.policy import BudgetPolicy
 from datashunt.settings import Settings
 from datashunt.store import Store, budgets, dead, scores
 from datashunt.store.classifiers import Registered
-from datashunt.store.scores import Scored, Settled
+from datashunt.store.scores import Ruling, Scored, Settled
 from datashunt.telemetry import event
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from datashunt.pipeline.models import Part
     from datashunt.small import SmallModel
 
 
@@ -52,13 +53,42 @@ class _Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class _Share:
+    """A batch's items of one classifier, and what scores them; None: nothing serves yet."""
+
+    known: Registered
+    model: SmallModel | None
+    items: list[ClaimedItem]
+
+    @property
+    def texts(self) -> list[str]:
+        return [item.text for item in self.items]
+
+    @property
+    def threshold(self) -> float | None:
+        """What its items are decided by; a budget finds that later."""
+        return promise.stand(self.known).threshold if _settles_freely(self.known) else None
+
+
+@dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What was decided about a batch, less its items that could not be scored, and by whom."""
+    """What was decided about a batch's items of one classifier, less those that could not be scored, and by whom."""
 
     known: Registered
     items: list[ClaimedItem]
     scored: list[Scored]
     model_s: float
+
+    @property
+    def ruling(self) -> Ruling:
+        """For the database, where no budget is shared out."""
+        return self.ruled(self.scored, promise.stand(self.known).threshold)
+
+    def ruled(self, scored: Sequence[Scored], threshold: float) -> Ruling:
+        """The same with what a budget made of it."""
+        known = self.known
+        bundle = known.incumbent.id if known.incumbent else None
+        return Ruling(known.id, scored, known.version, bundle, threshold)
 
 
 class Scorer:
@@ -79,9 +109,10 @@ class Scorer:
         """Score the backlog, oldest first, until none of these rows is queued; yields what to publish.
 
         While there is more than one batch, the next one is claimed and the last one written beside the model, also for
-        a moment beyond these rows. Each batch is committed before its wake-up is yielded. What this call claimed and
-        did not finish is handed back, also when the caller stops early. Before each batch `stop` is asked; what is left
-        then stands still, and tick finds it.
+        a moment beyond these rows. What room a batch has left goes to other classifiers whose heads are over the same
+        encoder: one pass serves them all. Each batch is committed before its wake-ups are yielded. What this call
+        claimed and did not finish is handed back, also when the caller stops early. Before each batch `stop` is asked;
+        what is left then stands still, and tick finds it.
 
         Raises:
             UnknownClassifier, BundleError, ModelError, StoreError: nothing is lost; tick comes again.
@@ -89,21 +120,21 @@ class Scorer:
         until = time.monotonic() + LINGER_S
         held: set[UUID] = set()
         ahead: Future[_Batch] | None = None
-        writing: Future[Wake | None] | None = None
+        writing: Future[list[Wake]] | None = None
         try:
             batch = self._first(classifier, rows, held, stop)
             while batch is not None:
                 quick = self._last_s < AHEAD_SHARE * self._settings.score_lease_s and time.monotonic() < until
                 ahead = self._beside.submit(self._claim, classifier, None, held) if batch.full and quick else None
-                verdict = self._score(classifier, batch)
+                verdicts = self._score(classifier, batch)
                 if writing is not None:
-                    yield from _wakes(writing.result())
-                writing = self._beside.submit(self._write, verdict, batch.token, held)
+                    yield from writing.result()
+                writing = self._beside.submit(self._write, verdicts, batch.token, held)
                 batch = ahead.result() if ahead is not None else None
                 ahead = None
                 if batch is None or not batch.items or stop():
-                    wake, writing = writing.result(), None
-                    yield from _wakes(wake)
+                    wakes, writing = writing.result(), None
+                    yield from wakes
                     if batch is None or not batch.items:
                         batch = self._first(classifier, rows, held, stop)
                     else:
@@ -128,96 +159,156 @@ class Scorer:
     def _claim(self, classifier: str, rows: Sequence[int] | None, held: set[UUID]) -> _Batch:
         """The next batch, if any of these rows is queued; None: whatever there is."""
         token, known = uuid4(), self._directory.get(classifier)
+        others = [one.id for one in self._beside_which(known)]
         held.add(token)
         with self._store.single() as tx:
-            items = scores.claim(tx, known.id, token, lease_s=self._settings.score_lease_s, rows=rows)
+            lease_s = self._settings.score_lease_s
+            items = scores.claim(tx, known.id, token, lease_s=lease_s, rows=rows, others=others)
         if not items:
             held.discard(token)
         return _Batch(items, token)
+
+    def _beside_which(self, known: Registered) -> list[Registered]:
+        """Classifiers whose items may share a pass with those of this one.
+
+        A budget settles each batch under a lock of its own, which nobody else is to wait for.
+        """
+        alike = self._models.alike(known.incumbent) if known.incumbent and _settles_freely(known) else frozenset()
+        if not alike:
+            return []
+        everyone = self._directory.everyone()
+        return [
+            one
+            for one in everyone
+            if one.id != known.id and one.incumbent and one.incumbent.content_hash in alike and _settles_freely(one)
+        ]
 
     def _release(self, tokens: Iterable[UUID]) -> None:
         for token in tokens:
             with self._store.begin() as tx:
                 scores.release(tx, token)
 
-    def _score(self, classifier: str, batch: _Batch) -> _Verdict:
+    def _score(self, classifier: str, batch: _Batch) -> list[_Verdict]:
         started = time.perf_counter()
-        known, model = self._serving(classifier)
-        items = batch.items
-        if model is None:
-            scored = [cold_start(known, item) for item in items]
-        else:
-            items, probabilities = self._probabilities(model, items, batch.token)
-            scored = decide(known, items, probabilities, draft=isinstance(known.spec.policy, BudgetPolicy))
+        shares = self._shares(classifier, batch)
+        served = [share for share in shares if share.model is not None]
+        decided = [
+            (share.known, share.items, [cold_start(share.known, item) for item in share.items])
+            for share in shares
+            if share.model is None
+        ]
+        for share, (items, probabilities) in zip(served, self._probabilities(served, batch.token), strict=True):
+            draft = isinstance(share.known.spec.policy, BudgetPolicy)
+            decided.append((share.known, items, decide(share.known, items, probabilities, draft=draft)))
         self._last_s = time.perf_counter() - started
-        return _Verdict(known, items, scored, self._last_s)
+        item_s = self._last_s / max(1, len(batch.items))
+        return [_Verdict(known, items, scored, item_s * len(items)) for known, items, scored in decided]
 
-    def _write(self, verdict: _Verdict, token: UUID, held: set[UUID]) -> Wake | None:
-        known = verdict.known
-        settled = self._settle(known, verdict.items, verdict.scored, token)
+    def _shares(self, classifier: str, batch: _Batch) -> list[_Share]:
+        """The batch by classifiers, the message's own first; items whose model cannot be had now are handed back."""
+        known, model = self._serving(classifier)
+        parted: dict[int, list[ClaimedItem]] = {known.id: []}
+        for item in batch.items:
+            parted.setdefault(item.classifier_row, []).append(item)
+        shares = [_Share(known, model, items)] if (items := parted.pop(known.id)) else []
+        everyone = {one.id: one for one in self._directory.everyone()} if parted else {}
+        for row, items in parted.items():
+            try:
+                shares.append(_Share(everyone[row], self._serving(everyone[row].name)[1], items))
+            except (BundleError, ModelError) as error:  # its own message will say so
+                event("not_shared", classifier=everyone[row].name, items=len(items), error=type(error).__name__)
+                with self._store.begin() as tx:
+                    scores.release(tx, batch.token, classifier_id=row)
+        return shares
+
+    def _write(self, verdicts: Sequence[_Verdict], token: UUID, held: set[UUID]) -> list[Wake]:
+        free = [verdict for verdict in verdicts if _settles_freely(verdict.known)]
+        written: dict[int, Settled] = {}
+        if free:
+            with self._store.single() as tx:  # one statement
+                written |= scores.settle(tx, token, [verdict.ruling for verdict in free])
+        for verdict in verdicts:
+            if isinstance(policy := verdict.known.spec.policy, BudgetPolicy):
+                written[verdict.known.id] = self._settle_on_budget(verdict, policy, token)
         held.discard(token)
-        event(
-            "scored",
-            classifier=known.name,
-            items=settled.moved,
-            lost=len(verdict.scored) - settled.moved,
-            asks=len(settled.asks),
-            bundle=known.incumbent.version if known.incumbent else None,
-            model_ms=round(verdict.model_s * 1e3, 1),
-        )
-        return Wake("llm", known.name, settled.asks) if settled.asks else None
+        return [wake for verdict in verdicts if (wake := _told(verdict, written.get(verdict.known.id, Settled())))]
 
-    def _settle(self, known: Registered, batch: Sequence[ClaimedItem], scored: list[Scored], token: UUID) -> Settled:
-        """Write the batch down; with a budget, after its share of it is known."""
-        policy = known.spec.policy
-        bundle = known.incumbent.id if known.incumbent else None
-        amounts = budget.amounts_of(known, policy, batch, scored) if isinstance(policy, BudgetPolicy) else []
-        # without a budget it is one statement
-        with self._store.begin() if isinstance(policy, BudgetPolicy) else self._store.single() as tx:
-            share = None
-            if isinstance(policy, BudgetPolicy) and batch:
-                share = budget.allot(tx, known, policy, scored, amounts, self._clock)
-            settled = scores.settle(
-                tx,
-                known.id,
-                token,
-                share.scored if share else scored,
-                spec_version=known.version,
-                bundle_id=bundle,
-                threshold=share.threshold if share else promise.stand(known).threshold,
-                budget_day=share.day.id if share else None,
-                wait_s=share.wait_s if share else 0.0,
-            )
-            if share:
-                share.book(tx, settled, bundle)
+    def _settle_on_budget(self, verdict: _Verdict, policy: BudgetPolicy, token: UUID) -> Settled:
+        """Write a batch down after its share of the day's budget is known."""
+        known, nothing = verdict.known, Settled()
+        amounts = budget.amounts_of(known, policy, verdict.items, verdict.scored)
+        with self._store.begin() as tx:
+            if not verdict.items:
+                return nothing
+            share = budget.allot(tx, known, policy, verdict.scored, amounts, self._clock)
+            ruling = verdict.ruled(share.scored, share.threshold)
+            found = scores.settle(tx, token, [ruling], budget_day=share.day.id, wait_s=share.wait_s)
+            settled = found.get(known.id, nothing)
+            share.book(tx, settled, ruling.bundle_id)
         return settled
 
     def _probabilities(
-        self, model: SmallModel, batch: list[ClaimedItem], token: UUID
-    ) -> tuple[list[ClaimedItem], NDArray[np.float32]]:
-        """Probabilities of the batch, less the items that the model cannot score: those are buried."""
+        self, shares: Sequence[_Share], token: UUID
+    ) -> list[tuple[list[ClaimedItem], NDArray[np.float32]]]:
+        """Items and probabilities of each share, less the items that its model cannot score: those are buried."""
         try:
-            return batch, self._forward(model, [item.text for item in batch])
+            return [
+                (share.items, found)
+                for together in self._passes(shares)
+                for share, found in zip(together, self._forward(together), strict=True)
+            ]
         except (RuntimeError, ValueError, IndexError, ModelError) as error:
-            event("batch_failed", items=len(batch), error=type(error).__name__)
+            items = sum(len(share.items) for share in shares)
+            event("batch_failed", items=items, error=type(error).__name__)
+        return [self._one_by_one(share, token) for share in shares]
+
+    def _one_by_one(self, share: _Share, token: UUID) -> tuple[list[ClaimedItem], NDArray[np.float32]]:
         scored: list[tuple[ClaimedItem, NDArray[np.float32]]] = []
-        for item in batch:
+        for item in share.items:
             try:
-                scored.append((item, self._forward(model, [item.text])[0]))
+                scored.append((item, self._forward([replace(share, items=[item])])[0][0]))
             except (RuntimeError, ValueError, IndexError, ModelError) as error:
                 with self._store.begin() as tx:
                     detail = f"the small model cannot score it: {type(error).__name__}"
                     dead.bury_item(tx, item.row, token, reason="model_error", detail=detail)
         if not scored:
-            return [], np.zeros((0, len(model.labels)), dtype=np.float32)
+            return [], np.zeros((0, len(share.known.spec.label_names)), dtype=np.float32)
         return [item for item, _ in scored], np.stack([vector for _, vector in scored])
 
-    def _forward(self, model: SmallModel, texts: list[str]) -> NDArray[np.float32]:
-        return model.probabilities(texts, batch_tokens=self._settings.score_batch_tokens)
+    def _passes(self, shares: Sequence[_Share]) -> list[list[_Share]]:
+        """Which go through an encoder together, in their order: all, unless a bundle was exchanged meanwhile."""
+        passes: list[list[_Share]] = []
+        for share in shares:
+            first = passes[-1][0].known.incumbent if passes else None
+            own = share.known.incumbent
+            if first and own and own.content_hash in self._models.alike(first):
+                passes[-1].append(share)
+            else:
+                passes.append([share])
+        return passes
+
+    def _forward(self, shares: Sequence[_Share]) -> list[NDArray[np.float32]]:
+        parts: list[Part] = [(one.model, one.texts, one.threshold) for one in shares if one.model is not None]
+        return self._models.probabilities(parts, batch_tokens=self._settings.score_batch_tokens)
 
 
-def _wakes(wake: Wake | None) -> list[Wake]:
-    return [] if wake is None else [wake]
+def _settles_freely(known: Registered) -> bool:
+    return not isinstance(known.spec.policy, BudgetPolicy)
+
+
+def _told(verdict: _Verdict, settled: Settled) -> Wake | None:
+    """The event of what was written, and what to publish."""
+    known = verdict.known
+    event(
+        "scored",
+        classifier=known.name,
+        items=settled.moved,
+        lost=len(verdict.scored) - settled.moved,
+        asks=len(settled.asks),
+        bundle=known.incumbent.version if known.incumbent else None,
+        model_ms=round(verdict.model_s * 1e3, 1),
+    )
+    return Wake("llm", known.name, settled.asks) if settled.asks else None
 
 
 def cold_start(known: Registered, item: ClaimedItem) -> Scored:

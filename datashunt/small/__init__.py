@@ -5,10 +5,12 @@ process that never scores or trains imports it not at all.
 """
 
 from datashunt.small.bundle import BundleInfo, read_info, save
+from datashunt.small.checked import checked
 from datashunt.small.hardware import choose_device, choose_precision, probe, training_precision
 from datashunt.small.model import SmallModel
 from datashunt.small.network import Encoded, SequenceClassifier, load_encoder, resolve_base
 from datashunt.small.sharing import Shared
+from datashunt.small.together import together
 
 __all__ = [
     "BundleInfo",
@@ -16,6 +18,7 @@ __all__ = [
     "SequenceClassifier",
     "Shared",
     "SmallModel",
+    "checked",
     "choose_device",
     "choose_precision",
     "load_encoder",
@@ -23,5 +26,6 @@ __all__ = [
     "read_info",
     "resolve_base",
     "save",
+    "together",
     "training_precision",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from datashunt.classifier import digest
 from datashunt.errors import BundleError
+from datashunt.small import rounding
 
 INFO_FILE = "bundle.json"
 FORMAT = 1
@@ -31,6 +32,7 @@ class BundleInfo:
         max_tokens: longer texts are cut.
         trained_on: how many train, fit and replay texts.
         evaluation: of `evaluate.evaluation`, on the fit answers.
+        rounding: of `rounding.measure`: what bf16 changes of its decisions; empty where nobody measured it.
         parent: content hash of the incumbent it learned from, or None.
         created_at: ISO 8601, UTC.
     """
@@ -45,6 +47,7 @@ class BundleInfo:
     trained_on: Mapping[str, int] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
+    rounding: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def labels_hash(self) -> str:
@@ -83,9 +86,11 @@ def read_info(folder: Path) -> BundleInfo:
         if found > FORMAT:
             raise BundleError(f"{path} has format {found}, this release reads up to {FORMAT}: upgrade datashunt here")
         known = {entry.name: document[entry.name] for entry in fields(BundleInfo) if entry.name in document}
+        # older bundles say nothing of rounding
+        known["rounding"] = {name: float(value) for name, value in document.get("rounding", {}).items()}
         info = BundleInfo(**{**known, "labels": tuple(known["labels"])})
         consistent = info.labels_hash == document["labels_hash"] and info.temperature > 0
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{path} is no bundle description ({type(error).__name__}): fetch the bundle again") from None
     if not consistent:
         raise BundleError(f"{path} contradicts itself: fetch the bundle again")
@@ -103,6 +108,7 @@ def model_card(info: BundleInfo) -> str:
         "Trained on": ", ".join(f"{n} {kind} texts" for kind, n in info.trained_on.items()) or "nothing",
         "Longest text": f"{info.max_tokens} tokens",
         "Temperature": f"{info.temperature:.4f}",
+        "bf16": _rounding(info.rounding),
         "Parent": info.parent or "none",
         "Created": info.created_at,
     }
@@ -117,6 +123,17 @@ def model_card(info: BundleInfo) -> str:
             for name, row in evaluation.get("labels", {}).items()
         ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _rounding(found: Mapping[str, float]) -> str:
+    if not found:
+        return "not measured: a CPU scores it in fp32"
+    verdict = "may be used on a CPU" if rounding.passes(found) else "not used on a CPU"
+    return (
+        f"{verdict}: at worst it changes {found['changed']:.2%} of the decisions of {found['n']:.0f} texts,"
+        f" {found['changed_beyond']:.2%} where those within {found['near']:.4f} of it are scored again in fp32"
+        f" ({found['again']:.1%} of the texts at most)"
+    )
 
 
 def _is_number(value: object) -> bool:

@@ -42,18 +42,24 @@ def choose_device(requested: str, hardware: Hardware) -> str:
     return requested
 
 
-def choose_precision(requested: str, device: str, hardware: Hardware) -> str:
+def choose_precision(requested: str, device: str, hardware: Hardware, *, checked: bool) -> str:
     """`fp32`, `bf16` or `fp16` for scoring on a chosen device.
 
-    `auto` takes bf16 where the hardware has it, else fp16 on CUDA and fp32 on the CPU, where an emulated bf16 is
-    slower than fp32.
+    `auto` takes bf16 where the hardware has it, on a CPU only if the bundle is known to decide alike; else fp16 on CUDA
+    and fp32 on the CPU, where an emulated bf16 is slower than fp32.
+
+    Args:
+        requested: of the settings.
+        device: as `choose_device` chose it.
+        hardware: of `probe`.
+        checked: whether the bundle's card says that bf16 changes no more than it may (`rounding.passes`).
 
     Raises:
         ModelError: fp16 on a CPU, or an unknown name.
     """
     on_cpu = device == "cpu"
     if requested == "auto":
-        if hardware.cpu_bf16 if on_cpu else hardware.cuda_bf16:
+        if (hardware.cpu_bf16 and checked) if on_cpu else hardware.cuda_bf16:
             return "bf16"
         return "fp32" if on_cpu else "fp16"
     if requested not in DTYPES:
@@ -65,7 +71,7 @@ def choose_precision(requested: str, device: str, hardware: Hardware) -> str:
 
 def training_precision(device: str, hardware: Hardware) -> str:
     """`bf16` (under autocast) where the hardware has it, else `fp32`: fp16 training would need loss scaling."""
-    return "bf16" if choose_precision("auto", device, hardware) == "bf16" else "fp32"
+    return "bf16" if (hardware.cpu_bf16 if device == "cpu" else hardware.cuda_bf16) else "fp32"
 
 
 def _cpu_bf16() -> bool:

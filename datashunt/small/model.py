@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig
 
 from datashunt.confidence import softmax
 from datashunt.errors import BundleError, ModelError
+from datashunt.small import rounding
 from datashunt.small.batching import pad, token_batches
 from datashunt.small.bundle import BundleInfo, read_info
 from datashunt.small.hardware import DTYPES, choose_device, choose_precision, probe
-from datashunt.small.network import Encoded, SequenceClassifier, encode
+from datashunt.small.network import Encoded, SequenceClassifier, encode, mean_pooled
 from datashunt.small.sharing import Shared, size_of
 
 BATCH_TOKENS = 8_192
@@ -33,13 +35,24 @@ and memory stays where it is (docs/benchmarks.md)."""
 
 
 class SmallModel:
-    """Scores texts with one bundle. One thread at a time; `device` and `precision` say what was chosen."""
+    """Scores texts with one bundle. One thread at a time; `device` and `precision` say what was chosen.
+
+    `exact` is the encoder in fp32 for texts that bf16 may decide otherwise; None where nothing is scored again.
+    """
 
     def __init__(
-        self, network: SequenceClassifier, tokenizer: Any, info: BundleInfo, *, device: str, precision: str
+        self,
+        network: SequenceClassifier,
+        tokenizer: Any,
+        info: BundleInfo,
+        *,
+        device: str,
+        precision: str,
+        exact: nn.Module | None = None,
     ) -> None:
         network.encoder.to(DTYPES[precision])
         self.network = network.to(device).eval()
+        self.exact = None if exact is None else exact.to(device).eval()
         self.tokenizer = tokenizer
         self.info = info
         self.device = device
@@ -61,7 +74,8 @@ class SmallModel:
         Args:
             folder: as `save` wrote it.
             device: auto, cpu, cuda or cuda:N.
-            precision: auto, fp32, bf16 or fp16.
+            precision: auto, fp32, bf16 or fp16. With `auto`, a CPU takes bf16 only for a bundle whose card allows it,
+                and has fp32 beside it for doubtful texts.
             threads: torch threads of this process; 0 leaves them alone.
             shared: what loaded bundles have in common.
             digests: SHA-256 of the folder's files by name, as they were published, if that is known.
@@ -76,11 +90,13 @@ class SmallModel:
         info = read_info(folder)
         hardware = probe()
         chosen = choose_device(device, hardware)
-        dtype = choose_precision(precision, chosen, hardware)
+        dtype = choose_precision(precision, chosen, hardware, checked=rounding.passes(info.rounding))
+        again = precision == "auto" and chosen == "cpu" and dtype == "bf16"
         try:
             _check_labels(AutoConfig.from_pretrained(folder), info, folder)
             parts = shared or Shared()
             network = parts.network(folder, f"{chosen} {dtype}", digests)
+            exact = parts.network(folder, f"{chosen} fp32", digests).encoder if again else None
             tokenizer = parts.tokenizer(folder, info.max_tokens)
         except (
             OSError,
@@ -95,7 +111,7 @@ class SmallModel:
         ) as error:
             reason = str(error).strip().split("\n")[0]
             raise BundleError(f"the bundle in {folder} cannot be loaded ({reason}): fetch it again") from None
-        return cls(network, tokenizer, info, device=chosen, precision=dtype)
+        return cls(network, tokenizer, info, device=chosen, precision=dtype, exact=exact)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -107,9 +123,15 @@ class SmallModel:
         """What the logits are divided by."""
         return self.info.temperature
 
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """What models have in common that can be `together` in a pass: tokenizer and encoders, by their identity."""
+        return id(self.tokenizer), id(self.network.encoder), id(self.exact)
+
     def memory(self) -> dict[int, int]:
-        """Bytes of the encoder, by its identity, and of the head: two models may have the same encoder."""
-        return {id(part): size_of(part) for part in (self.network.encoder, self.network.head)}
+        """Bytes of the encoders, by their identity, and of the head: two models may have the same encoder."""
+        parts = (self.network.encoder, self.exact, self.network.head)
+        return {id(part): size_of(part) for part in parts if part is not None}
 
     def probabilities(self, texts: Sequence[str], *, batch_tokens: int = BATCH_TOKENS) -> NDArray[np.float32]:
         """Calibrated class probabilities (n, k) of n texts, in their order.
@@ -120,16 +142,9 @@ class SmallModel:
         """
         return softmax(self.logits(self.encode(texts), batch_tokens=batch_tokens), self.temperature)
 
-    @torch.inference_mode()
     def features(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Pooled features (n, d) of n texts, in their order: what the head sees."""
-        encoded = self.encode(texts)
-        out = np.empty((len(encoded), self.network.head.in_features), dtype=np.float32)
-        for batch in token_batches([len(row) for row in encoded], _CPU_TOKENS):
-            ids, mask = self._padded([encoded[i] for i in batch])
-            with _onednn(self.precision != "fp32"):
-                out[batch] = self.network.pooled(ids, mask)[: len(batch)].float().cpu().numpy()
-        return out
+        return self.pooled(self.encode(texts))
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Token ids of texts: the first half of scoring."""
@@ -137,24 +152,28 @@ class SmallModel:
 
     def logits(self, encoded: Encoded, *, batch_tokens: int = BATCH_TOKENS) -> NDArray[np.float32]:
         """Uncalibrated logits (n, k) of encoded texts, in their order: the second half of scoring."""
-        out = np.empty((len(encoded), len(self.labels)), dtype=np.float32)
-        budget = min(batch_tokens, _CPU_TOKENS) if self.device == "cpu" else batch_tokens
-        for batch in token_batches([len(row) for row in encoded], budget):
-            out[batch] = self.forward([encoded[i] for i in batch]).numpy()
-        return out
+        return self.head(self.pooled(encoded, batch_tokens=batch_tokens))
 
     @torch.inference_mode()
-    def forward(self, rows: Encoded) -> torch.Tensor:
-        """Logits (n, k), on the CPU, of one padded batch."""
-        ids, mask = self._padded(rows)
-        with _onednn(self.precision != "fp32"):
-            logits: torch.Tensor = self.network(input_ids=ids, attention_mask=mask).logits
-        return logits[: len(rows)].float().cpu()
+    def head(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Uncalibrated logits (n, k) of pooled features (n, d)."""
+        logits: NDArray[np.float32] = self.network.head(torch.from_numpy(pooled).to(self.device)).float().cpu().numpy()
+        return logits
 
-    def _padded(self, rows: Encoded) -> tuple[torch.Tensor, torch.Tensor]:
-        compiled = self.device == "cpu" and self.precision != "fp32"
-        grid = _GRID if compiled else (1, 1)
-        return pad(rows, self.tokenizer.pad_token_id or 0, self.device, grid=grid)
+    @torch.inference_mode()
+    def pooled(self, encoded: Encoded, *, batch_tokens: int = BATCH_TOKENS, exact: bool = False) -> NDArray[np.float32]:
+        """Pooled features (n, d) of encoded texts, in their order; `exact`: by the encoder in fp32."""
+        encoder = self.exact if exact and self.exact is not None else self.network.encoder
+        rounded = encoder is self.network.encoder and self.precision != "fp32"
+        grid = _GRID if rounded and self.device == "cpu" else (1, 1)
+        budget = min(batch_tokens, _CPU_TOKENS) if self.device == "cpu" else batch_tokens
+        out = np.empty((len(encoded), self.network.head.in_features), dtype=np.float32)
+        for batch in token_batches([len(row) for row in encoded], budget):
+            rows = [encoded[i] for i in batch]
+            ids, mask = pad(rows, self.tokenizer.pad_token_id or 0, self.device, grid=grid)
+            with _onednn(rounded):
+                out[batch] = mean_pooled(encoder, mask, input_ids=ids)[: len(rows)].float().cpu().numpy()
+        return out
 
 
 @contextmanager

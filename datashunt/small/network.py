@@ -66,17 +66,13 @@ class SequenceClassifier(PreTrainedModel):  # type: ignore[misc]
 
     def pooled(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Mean of the last hidden states over real tokens: (n, d) float32 for (n, t) ids and mask."""
-        return self._mean(attention_mask, input_ids=input_ids)
-
-    def _mean(self, attention_mask: torch.Tensor, **words: torch.Tensor) -> torch.Tensor:
-        hidden = self.encoder(attention_mask=attention_mask, **words).last_hidden_state
-        total = (hidden * attention_mask.unsqueeze(-1)).sum(dim=1, dtype=torch.float32)
-        pooled: torch.Tensor = total / attention_mask.sum(dim=1, keepdim=True).clamp(min=1)
-        return pooled
+        return mean_pooled(self.encoder, attention_mask, input_ids=input_ids)
 
     def logits_at(self, embeddings: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Logits (n, k) of word embeddings (n, t, d) and mask (n, t)."""
-        logits: torch.Tensor = self.head(self.dropout(self._mean(attention_mask, inputs_embeds=embeddings)))
+        logits: torch.Tensor = self.head(
+            self.dropout(mean_pooled(self.encoder, attention_mask, inputs_embeds=embeddings))
+        )
         return logits
 
     def forward(
@@ -115,6 +111,20 @@ class SequenceClassifier(PreTrainedModel):  # type: ignore[misc]
         network.encoder = encoder
         network.eval()
         return network
+
+
+def mean_pooled(encoder: nn.Module, attention_mask: torch.Tensor, **words: torch.Tensor) -> torch.Tensor:
+    """Mean of an encoder's last hidden states over real tokens: (n, d) float32.
+
+    Args:
+        encoder: of any family.
+        attention_mask: (n, t), 1 for a real token.
+        words: `input_ids` (n, t) or `inputs_embeds` (n, t, d).
+    """
+    hidden = encoder(attention_mask=attention_mask, **words).last_hidden_state
+    total = (hidden * attention_mask.unsqueeze(-1)).sum(dim=1, dtype=torch.float32)
+    pooled: torch.Tensor = total / attention_mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return pooled
 
 
 def load_encoder(base: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
@@ -26,6 +26,20 @@ _CLAIM = text("""
         SELECT id FROM items
          WHERE classifier_id = :classifier AND state = 'queued' AND attempts < :suspect AND (SELECT "is" FROM wanted)
          ORDER BY priority, id LIMIT :most FOR UPDATE SKIP LOCKED),
+    busy AS MATERIALIZED (
+        SELECT other.id FROM unnest(CAST(:others AS bigint[])) AS other (id)
+         WHERE (:backlog OR EXISTS (SELECT FROM fresh))
+           AND EXISTS (SELECT FROM items
+                        WHERE classifier_id = other.id AND state = 'queued' AND attempts < :suspect)),
+    beside AS MATERIALIZED (
+        -- What the batch has room for, in equal shares.
+        SELECT row.id FROM busy, LATERAL (
+            SELECT id FROM items
+             WHERE classifier_id = busy.id AND state = 'queued' AND attempts < :suspect
+             ORDER BY priority, id
+             LIMIT (SELECT ceil((:most - count(*)) / (SELECT count(*) FROM busy)::float8) FROM fresh)
+               FOR UPDATE SKIP LOCKED) AS row
+         LIMIT (SELECT :most - count(*) FROM fresh)),
     suspect AS MATERIALIZED (
         SELECT id FROM items
          WHERE classifier_id = :classifier AND state = 'queued' AND attempts >= :suspect
@@ -34,9 +48,11 @@ _CLAIM = text("""
     claimed AS (
         UPDATE items SET state = 'scoring', attempts = attempts + 1, lease_token = :token,
                          lease_until = now() + make_interval(secs => :lease_s)
-          FROM (SELECT id FROM fresh UNION ALL SELECT id FROM suspect) AS picked WHERE items.id = picked.id
-     RETURNING items.id, items.key)
-    SELECT claimed.id, claimed.key, texts.text FROM claimed JOIN texts ON texts.item_id = claimed.id
+          FROM (SELECT id FROM fresh UNION ALL SELECT id FROM beside UNION ALL SELECT id FROM suspect) AS picked
+         WHERE items.id = picked.id
+     RETURNING items.id, items.key, items.classifier_id)
+    SELECT claimed.id, claimed.key, claimed.classifier_id, texts.text
+      FROM claimed JOIN texts ON texts.item_id = claimed.id
 """)
 
 
@@ -47,9 +63,12 @@ def claim(
     *,
     lease_s: float,
     rows: Sequence[int] | None = None,
+    others: Sequence[int] = (),
     most: int = CLAIM_LIMIT,
 ) -> list[ClaimedItem]:
     """Lease the oldest queued items of a classifier, at most `most` of them, in one statement.
+
+    What room is left goes to the oldest items of others, in equal shares.
 
     Args:
         tx: a transaction.
@@ -58,11 +77,12 @@ def claim(
         lease_s: its length.
         rows: only if one of these still waits to be scored; a suspect is then taken alone, and last. None: whatever
             waits, but no suspect.
+        others: classifiers whose items can go through the same model pass. No suspect of theirs is taken.
         most: items.
     """
     values = {"classifier": classifier_id, "token": token, "lease_s": lease_s, "suspect": SUSPECT_AFTER}
-    found = tx.execute(_CLAIM, {**values, "rows": list(rows or ()), "backlog": rows is None, "most": most})
-    return [ClaimedItem(row.id, row.key, row.text) for row in found]
+    values |= {"rows": list(rows or ()), "backlog": rows is None, "others": list(others), "most": most}
+    return [ClaimedItem(row.id, row.key, row.text, row.classifier_id) for row in tx.execute(_CLAIM, values)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +141,10 @@ _SETTLE = text("""
                       CAST(:confidences AS real[]), CAST(:probabilities AS text[]), CAST(:reasons AS text[]),
                       CAST(:roles AS text[]), CAST(:propensities AS real[]), CAST(:offered AS text[]),
                       CAST(:priors AS text[]), CAST(:held AS bool[]), CAST(:reserved AS numeric[]),
-                      CAST(:waits AS bool[]))
+                      CAST(:waits AS bool[]), CAST(:classifiers AS bigint[]), CAST(:versions AS int[]),
+                      CAST(:bundles AS bigint[]), CAST(:thresholds AS float8[]))
             AS v (row_id, kept, label, confidence, probabilities, reason, role, propensity, offered, prior, held,
-                  reserved, waits)),
+                  reserved, waits, classifier, version, bundle, threshold)),
     moved AS (
         UPDATE items SET state = CASE WHEN kept THEN 'done' WHEN held THEN 'held' ELSE 'asked' END,
                          lease_token = NULL, lease_until = NULL,
@@ -140,19 +161,18 @@ _SETTLE = text("""
     scored AS (
         INSERT INTO scores (id, item_id, bundle_id, spec_version, probabilities, label, confidence, threshold, kept)
         OVERRIDING SYSTEM VALUE
-        SELECT score_id, row_id, :bundle, :spec_version, vector, label, confidence, :threshold, kept
+        SELECT score_id, row_id, bundle, version, vector, label, confidence, threshold, kept
           FROM moved WHERE vector IS NOT NULL),
     decided AS (
         INSERT INTO outcomes (id, item_id, classifier_id, spec_version, label, source, confidence,
                               probabilities, bundle_id, threshold, score_id)
         OVERRIDING SYSTEM VALUE
-        SELECT outcome_id, row_id, :classifier, :spec_version, label, 'small', confidence, vector, :bundle,
-               :threshold, score_id
+        SELECT outcome_id, row_id, classifier, version, label, 'small', confidence, vector, bundle, threshold, score_id
           FROM moved WHERE kept),
     asked AS (
         INSERT INTO asks (item_id, classifier_id, score_id, spec_version, reason, role, propensity, offered, prior,
                           priority, deadline, budget_day_id, reserved, not_before)
-        SELECT row_id, :classifier, score_id, :spec_version, reason, role, propensity,
+        SELECT row_id, classifier, score_id, version, reason, role, propensity,
                CASE WHEN offered IS NOT NULL
                     THEN ARRAY(SELECT jsonb_array_elements_text(CAST(offered AS jsonb))) END,
                CAST(prior AS jsonb), priority, deadline,
@@ -164,15 +184,36 @@ _SETTLE = text("""
             ON CONFLICT (item_id) WHERE state IN ('waiting', 'calling')
             DO UPDATE SET reason = CASE WHEN excluded.reason = 'escalation' THEN excluded.reason
                                         ELSE asks.reason END
-     RETURNING id, not_before <= now() AS due, CASE WHEN xmax = 0 THEN reserved END AS reserved)
-    SELECT (SELECT count(*) FROM moved) AS moved, ARRAY(SELECT id FROM asked WHERE due ORDER BY id) AS asks,
-           (SELECT coalesce(sum(reserved), 0) FROM asked) AS reserved, (SELECT count(reserved) FROM asked) AS paid
+     RETURNING id, classifier_id AS classifier, not_before <= now() AS due,
+               CASE WHEN xmax = 0 THEN reserved END AS reserved)
+    SELECT classifier, moved, coalesce(asks, '{}') AS asks, coalesce(reserved, 0) AS reserved, coalesce(paid, 0) AS paid
+      FROM (SELECT classifier, count(*) AS moved FROM moved GROUP BY classifier) AS of_items
+      LEFT JOIN (SELECT classifier, array_agg(id ORDER BY id) FILTER (WHERE due) AS asks, sum(reserved) AS reserved,
+                        count(reserved) AS paid
+                   FROM asked GROUP BY classifier) AS of_asks USING (classifier)
 """)
 
 
 @dataclass(frozen=True, slots=True)
+class Ruling:
+    """What was decided about a batch's items of one classifier, and by what.
+
+    Attributes:
+        spec_version: the version of the classifier that it was decided under.
+        bundle_id: the bundle that scored, or None.
+        threshold: below which items escalate.
+    """
+
+    classifier_id: int
+    scored: Sequence[Scored]
+    spec_version: int
+    bundle_id: int | None
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
-    """What was written.
+    """What was written of one classifier.
 
     Attributes:
         moved: items; fewer than given when the lease was lost.
@@ -180,45 +221,42 @@ class Settled:
         reserved: what the new asks may cost, on a budget. paid: how many of them that is for.
     """
 
-    moved: int
-    asks: tuple[int, ...]
+    moved: int = 0
+    asks: tuple[int, ...] = ()
     reserved: Decimal = Decimal(0)
     paid: int = 0
 
 
 def settle(
     tx: Connection,
-    classifier_id: int,
     token: UUID,
-    scored: Sequence[Scored],
+    rulings: Sequence[Ruling],
     *,
-    spec_version: int,
-    bundle_id: int | None,
-    threshold: float,
     budget_day: int | None = None,
     wait_s: float = 0.0,
-) -> Settled:
+) -> Mapping[int, Settled]:
     """Write scores, outcomes and asks of the items that are still under this lease, in one statement.
 
     Args:
         tx: an open transaction.
-        classifier_id: the items' classifier.
         token: the lease.
-        scored: what was decided.
-        spec_version: the version of the classifier that it was decided under.
-        bundle_id: the bundle that scored, or None.
-        threshold: below which items escalate.
+        rulings: what was decided, at most one for each classifier.
         budget_day: the row that reservations are on; the caller holds its lock.
         wait_s: how long asks wait that wait.
+
+    Returns:
+        What was written, by classifier; nothing of those whose leases were all lost.
     """
-    row = tx.execute(
+    scored = [one for ruling in rulings for one in ruling.scored]
+    of = [ruling for ruling in rulings for _ in ruling.scored]
+    found = tx.execute(
         _SETTLE,
         {
             "token": token,
-            "classifier": classifier_id,
-            "spec_version": spec_version,
-            "bundle": bundle_id,
-            "threshold": threshold,
+            "classifiers": [ruling.classifier_id for ruling in of],
+            "versions": [ruling.spec_version for ruling in of],
+            "bundles": [ruling.bundle_id for ruling in of],
+            "thresholds": [ruling.threshold for ruling in of],
             "rows": [s.row for s in scored],
             "kept": [s.keep for s in scored],
             "labels": [s.label for s in scored],
@@ -235,8 +273,8 @@ def settle(
             "budget_day": budget_day,
             "wait_s": wait_s,
         },
-    ).one()
-    return Settled(row.moved, tuple(row.asks), row.reserved, row.paid)
+    )
+    return {row.classifier: Settled(row.moved, tuple(row.asks), row.reserved, row.paid) for row in found}
 
 
 def _vector(probabilities: Sequence[float] | None) -> str | None:
@@ -245,12 +283,19 @@ def _vector(probabilities: Sequence[float] | None) -> str | None:
     return "{" + ",".join(f"{p:.6g}" for p in probabilities) + "}"
 
 
-def release(tx: Connection, token: UUID) -> int:
-    """Hand unfinished items back, as if they had never been claimed; returns how many."""
+def release(tx: Connection, token: UUID, *, classifier_id: int | None = None) -> int:
+    """Hand unfinished items back, as if they had never been claimed; returns how many.
+
+    Args:
+        tx: a transaction.
+        token: the lease.
+        classifier_id: only its items; None: all that are under the lease.
+    """
     return tx.execute(
         text(
             "UPDATE items SET state = 'queued', attempts = attempts - 1, lease_token = NULL, lease_until = NULL,"
             " announced_at = '-infinity' WHERE lease_token = :token AND state = 'scoring'"
+            " AND (CAST(:classifier AS bigint) IS NULL OR classifier_id = :classifier)"
         ),
-        {"token": token},
+        {"token": token, "classifier": classifier_id},
     ).rowcount

@@ -71,6 +71,12 @@ class FakeModels:
     def get(self, bundle: Bundle) -> FakeModel:
         return self._models[bundle.version - 1]
 
+    def alike(self, bundle: Bundle) -> frozenset[str]:
+        return frozenset()
+
+    def probabilities(self, parts: Any, *, batch_tokens: int = 0) -> list[NDArray[np.float32]]:
+        return [model.probabilities(texts, batch_tokens=batch_tokens) for model, texts, _ in parts]
+
 
 def reply(label: str = "positive", *, probabilities: dict[str, float] | None = None, **other: Any) -> Reply:
     """What a paid call of 100 + 10 tokens brings; it costs 0.00012 USD."""

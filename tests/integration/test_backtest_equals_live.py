@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from lanes import LABELS, NAME, OUTSIDE, Answer, FakeLLM, World, reply
+from lanes import LABELS, NAME, OUTSIDE, Answer, FakeLLM, FakeModels, World, reply
 from numpy.typing import NDArray
 
 from datashunt import prompts
@@ -58,9 +58,6 @@ class Stored:
 
     def __init__(self, vectors: dict[str, NDArray[np.float32]], labels: Sequence[str]) -> None:
         self._vectors, self.labels = vectors, tuple(labels)
-
-    def get(self, bundle: Any) -> Stored:
-        return self
 
     def probabilities(self, texts: Sequence[str], *, batch_tokens: int = 0) -> NDArray[np.float32]:
         return np.stack([self._vectors[text] for text in texts])
@@ -185,7 +182,7 @@ def test_stored_scores_and_answers_lead_to_the_same_decisions(
     monkeypatch.setattr(Student, "_model", lambda self, one: model)
 
     decisions = backtest(spec, recorded, tmp_path, world.settings, incumbent("nowhere", spec))
-    assert {decision.id: expected(decision) for decision in decisions} == live(world, recorded, model)
+    assert {decision.id: expected(decision) for decision in decisions} == live(world, recorded, FakeModels(model))
     fell_back = [one for one in decisions if one.answer and one.offered and one.answer not in one.offered]
     assert bool(fell_back) == (pruning == "hard")
     _met_everything(decisions, pruned=pruning == "hard")

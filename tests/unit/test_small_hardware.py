@@ -70,17 +70,23 @@ def test_an_unknown_device_is_named(requested: str) -> None:
     ],
 )
 def test_precision(requested: str, device: str, hardware: Hardware, chosen: str) -> None:
-    assert choose_precision(requested, device, hardware) == chosen
+    assert choose_precision(requested, device, hardware, checked=True) == chosen
+
+
+@pytest.mark.parametrize(("device", "hardware", "chosen"), [("cpu", FAST_CPU, "fp32"), ("cuda", NEW_GPU, "bf16")])
+def test_a_bundle_that_nobody_compared_is_not_rounded_on_a_cpu(device: str, hardware: Hardware, chosen: str) -> None:
+    assert choose_precision("auto", device, hardware, checked=False) == chosen
+    assert choose_precision("bf16", device, hardware, checked=False) == "bf16"
 
 
 def test_half_precision_on_a_cpu_is_refused() -> None:
     with pytest.raises(ModelError, match="fp16 needs CUDA"):
-        choose_precision("fp16", "cpu", FAST_CPU)
+        choose_precision("fp16", "cpu", FAST_CPU, checked=True)
 
 
 def test_an_unknown_precision_is_named() -> None:
     with pytest.raises(ModelError, match="'int4' is unknown"):
-        choose_precision("int4", "cpu", PLAIN_CPU)
+        choose_precision("int4", "cpu", PLAIN_CPU, checked=True)
 
 
 @pytest.mark.parametrize(

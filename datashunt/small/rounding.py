@@ -1,0 +1,80 @@
+"""What bf16 changes of a bundle's decisions, and which texts must not be decided in it. Pure; imports numpy only.
+
+Rounded weights move a probability by little, but some texts lie close enough to the threshold, or between two labels,
+to be decided otherwise. How far probabilities move is measured when a bundle is made, and belongs to the bundle; how
+much faster bf16 is belongs to the machine. A worker scores in bf16, and again in fp32 what lies within that distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+THRESHOLDS = np.linspace(0.0, 0.99, 100)
+"""Where decisions are compared: a threshold moves after the bundle was made."""
+MOST_CHANGED = 0.001
+"""Share of decisions that a faster format may change at any of them."""
+MOST_AGAIN = 0.2
+"""Share of texts beyond which scoring them again takes what bf16 gains."""
+MOVED_LESS = 0.99
+"""Share of texts whose probabilities move by less than the distance that counts as near: the farthest few are rarely
+where it matters, and to reckon with them would double what is scored again."""
+FEWEST = 100
+"""Texts below which nothing is said about the others."""
+
+Floats = NDArray[np.floating[Any]]
+
+
+def measure(exact: Floats, rounded: Floats) -> dict[str, float]:
+    """How bf16 moves the probabilities of n texts, for the bundle's card.
+
+    Args:
+        exact: (n, k) probabilities in fp32; n ≥ 1.
+        rounded: (n, k) those in bf16.
+
+    Returns:
+        n; near: how far the probabilities of 99 % of the texts move at most; changed: the share of decisions that
+        differ, at the threshold where most do; changed_beyond: the same once doubtful texts are scored again; again:
+        the share of those, where most are.
+    """
+    near = float(np.quantile(np.abs(exact - rounded).max(axis=1), MOVED_LESS))
+    near = near if isfinite(near) else 1.0
+    doubts = [doubtful(rounded, threshold, near) for threshold in THRESHOLDS]
+    changes = [_decided(exact, threshold) != _decided(rounded, threshold) for threshold in THRESHOLDS]
+    return {
+        "n": len(exact),
+        "near": near,
+        "changed": max(float(change.mean()) for change in changes),
+        "changed_beyond": max(float((change & ~doubt).mean()) for change, doubt in zip(changes, doubts, strict=True)),
+        "again": max(float(doubt.mean()) for doubt in doubts),
+    }
+
+
+def passes(found: Mapping[str, float]) -> bool:
+    """Whether a bundle with this measure may be served in bf16: few decisions change, few texts are scored again."""
+    enough = found.get("n", 0) >= FEWEST
+    return enough and found["changed_beyond"] <= MOST_CHANGED and found["again"] <= MOST_AGAIN
+
+
+def doubtful(probabilities: Floats, threshold: float, near: float) -> NDArray[np.bool_]:
+    """Which of n texts (n, k) could be decided otherwise if no probability moves by more than `near`.
+
+    Those whose confidence lies that close to the threshold; and of those that are kept, where a second label comes
+    within twice that distance.
+    """
+    if not len(probabilities) or probabilities.shape[1] < 2:
+        return np.zeros(len(probabilities), dtype=np.bool_)
+    ordered = np.partition(probabilities, -2, axis=1)
+    first, second = ordered[:, -1], ordered[:, -2]
+    # not written as `not farther`: what is no number is in doubt as well
+    decided = (first < threshold - near) | ((first > threshold + near) & (first - second > 2 * near))
+    return np.asarray(~decided)
+
+
+def _decided(probabilities: Floats, threshold: float) -> NDArray[np.intp]:
+    """The label that is kept, or −1."""
+    return np.where(probabilities.max(axis=1) >= threshold, probabilities.argmax(axis=1), -1)
