@@ -1,7 +1,8 @@
 """What everything but the model costs: the score lane with a stand-in model that costs nothing.
 
 Items per second from `submit` to stored outcome; for an item, the CPU of all processes (producer, worker, broker and
-PostgreSQL with all that it starts), the bytes that go through the broker and those of PostgreSQL's write-ahead log.
+PostgreSQL with all that it starts), messages and bytes that go through the broker, and the bytes of PostgreSQL's
+write-ahead log. Messages hold ids only, up to 256 of them, so neither grows with the texts.
 """
 
 from __future__ import annotations
@@ -27,17 +28,22 @@ CALL = 2_000
 WARM_UP = 4_000
 TARGET = 8_000
 CPU_TARGET = 120.0
+MESSAGES_TARGET = 5.0
+"""For 1,000 items in calls of 2,000: eight messages of 256 ids each."""
+TRAFFIC_TARGET = 40.0
+"""An id is a number of at most 19 digits and its comma, to the broker and from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What a round took: seconds, seconds of CPU in each part, bytes over the broker and of write-ahead log."""
+    """What a round took: seconds, CPU of each part, messages and bytes over the broker, bytes of write-ahead log."""
 
     wall: float
     producer: float
     worker: float
     postgres: float
     broker: float
+    messages: float
     traffic: float
     wal: float
 
@@ -71,13 +77,15 @@ def one_round(running: Service, worker: subprocess.Popen[bytes], client: Client,
 
 
 def _taken(running: Service, worker: subprocess.Popen[bytes]) -> tuple[float, ...]:
-    """CPU of each part, bytes over the broker, and bytes of write-ahead log, all since the start."""
+    """CPU of each part, messages and bytes over the broker, and bytes of write-ahead log, all since the start."""
     with running.runtime.store.single() as connection:
         wal = float(connection.execute(text("SELECT pg_current_wal_lsn() - '0/0'")).scalar_one())
     assert running.settings.broker_url is not None
     with redis.Redis.from_url(running.settings.broker_url.get_secret_value()) as client:
         stats = client.info("stats")
-    return (*_cpu(worker), float(stats["total_net_input_bytes"] + stats["total_net_output_bytes"]), wal)
+        sent = client.info("commandstats")["cmdstat_lpush"]["calls"]  # kombu sends a message by this command
+    traffic = float(stats["total_net_input_bytes"] + stats["total_net_output_bytes"])
+    return (*_cpu(worker), float(sent), traffic, wal)
 
 
 def _cpu(worker: subprocess.Popen[bytes]) -> tuple[float, float, float, float]:
@@ -113,7 +121,8 @@ def _measures(items: int, found: list[Round]) -> list[Measure]:
         Measure("worker_us", "of it: score worker", each("worker"), "µs/item"),
         Measure("postgres_us", "of it: PostgreSQL", each("postgres"), "µs/item"),
         Measure("broker_us", "of it: broker", each("broker"), "µs/item"),
-        Measure("traffic", "to and from the broker", each("traffic") / 1e6, "B/item"),
+        Measure("messages", "messages for 1,000 items", each("messages") / 1e3, "", MESSAGES_TARGET, at_most=True),
+        Measure("traffic", "to and from the broker", each("traffic") / 1e6, "B/item", TRAFFIC_TARGET, at_most=True),
         Measure("wal", "write-ahead log of PostgreSQL", each("wal") / 1e6, "B/item"),
         Measure("items", "items of a round", items),
         Measure("rounds", "rounds", len(found)),

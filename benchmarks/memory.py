@@ -1,7 +1,9 @@
-"""Resident memory of a score worker over many items: flat within 2 % after the first 5,000.
+"""Memory of each process over many items: flat within 2 % after the first 5,000.
 
-Items arrive as a stream, a few thousand ahead of the worker. Memory is sampled four times a second; a window of items
-counts with its median, since a sample may fall into a forward pass or between two.
+The processes are the score worker, the producer (this one), the broker, and PostgreSQL with its connections, of which
+only what is not shared counts: pages of its buffers count as resident when they are first touched. Items arrive as a
+stream, a few thousand ahead of the worker. Memory is sampled twice a second; a window of items counts with its median,
+since a sample may fall into a forward pass or between two.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from statistics import median
 
 import psutil
@@ -24,10 +26,15 @@ from datashunt.client import Client
 SETTLED_AFTER = 5_000
 """Items until a process has made all that it keeps."""
 WINDOW = 1_000
-SAMPLE_S = 0.25
+SAMPLE_S = 0.5
 MEDIAN_WORDS = 5
 """Short texts, of varied length: memory depends on shapes, not on how long the benchmark takes."""
 TARGET = 0.02
+PARTS = ("worker", "producer", "broker", "postgres")
+Sample = dict[str, int]
+"""Bytes of each part."""
+Window = tuple[int, Sample, int]
+"""Items done; the median of each part in the window that ended there; the worker's largest sample."""
 
 
 def benchmark(full: bool) -> Result:
@@ -41,11 +48,8 @@ def benchmark(full: bool) -> Result:
     return Result("memory", full, time.monotonic() - started, _measures(items, windows), _series(windows))
 
 
-def _windows(
-    running: Service, worker: subprocess.Popen[bytes], client: Client, items: int
-) -> list[tuple[int, float, float]]:
-    """Items done, and median and largest resident memory (bytes) in the window that ended there."""
-    windows: list[tuple[int, float, float]] = []
+def _windows(running: Service, worker: subprocess.Popen[bytes], client: Client, items: int) -> list[Window]:
+    windows: list[Window] = []
     submit(client, texts(WINDOW, seed=0, median_words=MEDIAN_WORDS), f"{0:03d}")
     for number in range(1, items // WINDOW + 1):
         last = number == items // WINDOW
@@ -53,20 +57,20 @@ def _windows(
             submit(client, texts(WINDOW, seed=number, median_words=MEDIAN_WORDS), f"{number:03d}")
         with _sampled(worker.pid) as samples:
             wait_until_open(running, worker, 0 if last else WINDOW)
-        windows.append((number * WINDOW, median(samples), max(samples)))
+        middle = {part: round(median(sample[part] for sample in samples)) for part in PARTS}
+        windows.append((number * WINDOW, middle, max(sample["worker"] for sample in samples)))
     return windows
 
 
 @contextmanager
-def _sampled(pid: int) -> Iterator[Sequence[int]]:
-    """Resident memory of a process in bytes, from now until the end of the block; one sample at least."""
-    process = psutil.Process(pid)
-    samples: list[int] = []
+def _sampled(pid: int) -> Iterator[Sequence[Sample]]:
+    """Memory of all processes, from now until the end of the block; one sample at least."""
+    samples: list[Sample] = []
     stop = threading.Event()
 
     def sample() -> None:
         while not stop.wait(SAMPLE_S):
-            samples.append(process.memory_info().rss)
+            samples.append(_sample(pid))
 
     thread = threading.Thread(target=sample, name="memory")
     thread.start()
@@ -75,23 +79,49 @@ def _sampled(pid: int) -> Iterator[Sequence[int]]:
     finally:
         stop.set()
         thread.join()
-        samples.append(process.memory_info().rss)
+        samples.append(_sample(pid))
 
 
-def _measures(items: int, windows: Sequence[tuple[int, float, float]]) -> list[Measure]:
-    settled = [rss for done, rss, _ in windows if done >= SETTLED_AFTER]
-    growth = max(settled) / settled[0] - 1
+def _sample(worker: int) -> Sample:
+    own = psutil.Process()
+    found = {"worker": psutil.Process(worker).memory_info().rss, "producer": own.memory_info().rss}
+    found |= {"broker": 0, "postgres": 0}
+    for child in own.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # helpers of PostgreSQL come and go
+            name = child.name()
+            if "valkey" in name:
+                found["broker"] += child.memory_info().rss
+            elif "postgres" in name and "autovacuum worker" not in " ".join(child.cmdline()):
+                found["postgres"] += child.memory_info().rss - child.memory_info().shared
+    return found
+
+
+def _measures(items: int, windows: Sequence[Window]) -> list[Measure]:
+    settled = [sample for done, sample, _ in windows if done >= SETTLED_AFTER]
+
+    def growth(part: str) -> float:
+        return max(sample[part] for sample in settled) / settled[0][part] - 1
+
+    names = {"worker": "score worker", "producer": "producer", "broker": "broker", "postgres": "PostgreSQL, not shared"}
     return [
-        Measure("growth", "largest growth after the first 5,000 items", growth, "", TARGET, at_most=True),
-        Measure("settled_mb", "resident memory at 5,000 items", settled[0] / 2**20, "MiB"),
-        Measure("last_mb", "resident memory at the end", settled[-1] / 2**20, "MiB"),
-        Measure("peak_mb", "largest single sample", max(peak for _, _, peak in windows) / 2**20, "MiB"),
+        *(
+            Measure(
+                f"{part}_growth", f"{names[part]}: growth after the first 5,000 items", growth(part), "", TARGET, True
+            )
+            for part in PARTS
+        ),
+        *(
+            Measure(f"{part}_{when}_mb", f"{names[part]}: memory {words}", sample[part] / 2**20, "MiB")
+            for part in PARTS
+            for when, words, sample in (("settled", "at 5,000 items", settled[0]), ("last", "at the end", settled[-1]))
+        ),
+        Measure("peak_mb", "score worker: largest single sample", max(peak for *_, peak in windows) / 2**20, "MiB"),
         Measure("items", "items", items),
     ]
 
 
-def _series(windows: Sequence[tuple[int, float, float]]) -> list[dict[str, float]]:
-    return [{"items": done, "rss_mb": rss / 2**20, "largest_mb": peak / 2**20} for done, rss, peak in windows]
+def _series(windows: Sequence[Window]) -> list[dict[str, float]]:
+    return [{"items": done, **{f"{part}_mb": sample[part] / 2**20 for part in PARTS}} for done, sample, _ in windows]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 Runs in a virtual environment of its own (benchmarks/rival.py), with the same bundle, and writes the same rows: the
 item's state, its score, its outcome. RIVAL_BUNDLE is the bundle's folder; without it the model costs nothing.
+
+`rival.many` and `rival.one` call our own model code, so they are given its sorting by length, its padding and its
+precision. `rival.plain` is `celery-batches` with transformers as their documentation shows them: texts in the order in
+which they arrive, padded to the longest of the batch, the weights as they are stored (fp32).
 """
 
 from __future__ import annotations
@@ -11,9 +15,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import psycopg
 from celery import Celery
 from celery_batches import Batches
+from numpy.typing import NDArray
 
 from benchmarks.stand_in import FreeModel
 
@@ -61,18 +67,40 @@ def _model() -> Any:
 
 
 @cache
+def _transformers() -> tuple[Any, Any, tuple[str, ...], float]:
+    """Tokenizer and model as one would load them, and the labels and temperature of the bundle."""
+    import json
+
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    import datashunt.small  # noqa: F401 - registers the kind of model with transformers
+
+    folder = os.environ["RIVAL_BUNDLE"]
+    torch.set_num_threads(int(os.environ["RIVAL_THREADS"]))
+    with open(os.path.join(folder, "bundle.json"), encoding="utf-8") as file:
+        described = json.load(file)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    labels, temperature = tuple(described["labels"]), float(described["temperature"])
+    return AutoTokenizer.from_pretrained(folder), model, labels, temperature
+
+
+@cache
 def _database() -> psycopg.Connection:
     return psycopg.connect(os.environ["RIVAL_DATABASE"], autocommit=True)
 
 
 def _score(rows: Sequence[int], texts: Sequence[str]) -> None:
     model = _model()
-    found = model.probabilities(texts, batch_tokens=8_192)
+    _store(rows, model.labels, model.probabilities(texts, batch_tokens=8_192))
+
+
+def _store(rows: Sequence[int], labels: Sequence[str], found: NDArray[np.float32]) -> None:
     _database().execute(
         _WRITE,
         {
             "rows": list(rows),
-            "labels": [model.labels[place] for place in found.argmax(axis=1)],
+            "labels": [labels[place] for place in found.argmax(axis=1)],
             "confidences": found.max(axis=1).tolist(),
             "vectors": ["{" + ",".join(f"{p:.6g}" for p in row) + "}" for row in found.tolist()],
             "bundle": 1,
@@ -84,6 +112,19 @@ def _score(rows: Sequence[int], texts: Sequence[str]) -> None:
 def many(requests: Sequence[Any]) -> None:
     """Up to 256 messages at once."""
     _score([request.args[0] for request in requests], [request.args[1] for request in requests])
+
+
+@app.task(name="rival.plain", base=Batches, flush_every=MOST, flush_interval=0.2)  # type: ignore[untyped-decorator]
+def plain(requests: Sequence[Any]) -> None:
+    """The same without our model code."""
+    import torch
+
+    tokenizer, model, labels, temperature = _transformers()
+    texts = [request.args[1] for request in requests]
+    with torch.inference_mode():
+        batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        found = torch.softmax(model(**batch).logits / temperature, dim=1).numpy()
+    _store([request.args[0] for request in requests], labels, found)
 
 
 @app.task(name="rival.one", acks_late=True)  # type: ignore[untyped-decorator]

@@ -22,8 +22,8 @@ TARGET = 0.9
 
 
 def benchmark(full: bool) -> Result:
-    """Rounds of lane and loop: five of 5,000 items, or three of 1,500."""
-    rounds, items = (5, 5_000) if full else (3, 1_500)
+    """Rounds of lane and loop: five of 20,000 items, or three of 1,500."""
+    rounds, items = (5, 20_000) if full else (3, 1_500)
     started = time.monotonic()
     with service() as running:
         folder = serve_bundle(running)

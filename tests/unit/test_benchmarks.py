@@ -34,6 +34,12 @@ from benchmarks.texts import texts, texts_of_length
 from datashunt import prompts
 from datashunt.classifier import parse
 
+
+def held(worker: int) -> memory.Sample:
+    """Bytes of each part: only the worker's change."""
+    return dict.fromkeys(memory.PARTS, 100) | {"worker": worker}
+
+
 RESULTS = [
     Result("score_lane", False, 61.2, score_lane._measures(100, [(1.0, 0.8), (2.0, 1.9), (1.0, 0.6)], 3.0)),
     Result("submit", False, 20.0, submit._measures([1.0, 2.0, 4.0], [(0.1, 0.2, 0.3)])),
@@ -41,8 +47,8 @@ RESULTS = [
         "memory",
         False,
         50.0,
-        memory._measures(6_000, [(1_000, 100.0, 400.0), (5_000, 200.0, 200.0), (6_000, 210.0, 220.0)]),
-        memory._series([(1_000, 2.0**20, 2.0**21)]),
+        memory._measures(6_000, [(1_000, held(100), 400), (5_000, held(200), 200), (6_000, held(210), 220)]),
+        memory._series([(1_000, held(2**20), 2**21)]),
     ),
 ]
 
@@ -103,12 +109,13 @@ def test_the_share_is_the_median_of_the_rounds_and_counts_time_not_items() -> No
 
 
 def test_the_ceiling_counts_the_cpu_of_all_processes() -> None:
-    rounds = [ceiling.Round(wall, 0.1, 0.2, 0.3, 0.4, 2e6, 3e6) for wall in (1.0, 4.0)]
+    rounds = [ceiling.Round(wall, 0.1, 0.2, 0.3, 0.4, 40.0, 2e6, 3e6) for wall in (1.0, 4.0)]
     found = Result("ceiling", False, 1.0, ceiling._measures(10_000, [*rounds, rounds[0]]))
     assert value(found, "items_s") == pytest.approx(10_000)
     assert value(found, "items_s_least") == 2_500
     assert value(found, "cpu_us") == pytest.approx(100.0)
     assert value(found, "postgres_us") == pytest.approx(30.0)
+    assert value(found, "messages") == pytest.approx(4.0)
     assert (value(found, "traffic"), value(found, "wal")) == pytest.approx((200.0, 300.0))
 
 
@@ -127,7 +134,7 @@ def test_many_classifiers_are_compared_round_by_round() -> None:
 
 def test_history_is_judged_by_the_medians_before_and_after() -> None:
     def rounds(*walls: float) -> list[ceiling.Round]:
-        return [ceiling.Round(wall, 0.1, 0.1, wall / 2, 0.1, 0.0, 0.0) for wall in walls]
+        return [ceiling.Round(wall, 0.1, 0.1, wall / 2, 0.1, 8.0, 0.0, 0.0) for wall in walls]
 
     found = Result("x", True, 1.0, history._measures(1_000, 10, 900.0, rounds(1.0, 9.0, 0.5), rounds(2.0, 2.0, 9.0)))
     assert value(found, "share") == 0.5
@@ -135,10 +142,10 @@ def test_history_is_judged_by_the_medians_before_and_after() -> None:
 
 
 def test_a_rival_is_compared_by_medians() -> None:
-    real = {"ours": [600.0, 500.0, 700.0], "many": [400.0, 300.0, 500.0], "one": [100.0]}
+    real = {"ours": [600.0, 500.0, 700.0], "many": [400.0, 300.0, 500.0], "plain": [200.0], "one": [100.0]}
     free = {"ours": [8_000.0], "many": [1_000.0], "one": [200.0]}
     found = Result("rival", True, 1.0, rival._measures(10, 3, real, free))
-    assert (value(found, "batches"), value(found, "one")) == (1.5, 6.0)
+    assert (value(found, "plain"), value(found, "batches"), value(found, "one")) == (3.0, 1.5, 6.0)
     assert (value(found, "free_batches"), value(found, "free_one")) == (8.0, 40.0)
     assert value(found, "free_many_items_s") == 1_000.0
 
@@ -150,9 +157,11 @@ def test_submit_is_judged_by_its_median_call() -> None:
 
 
 def test_memory_may_grow_until_it_has_settled_and_not_after() -> None:
-    growth = next(measure for measure in RESULTS[2].measures if measure.name == "growth")
+    growth = next(measure for measure in RESULTS[2].measures if measure.name == "worker_growth")
     assert growth.value == pytest.approx(0.05)
     assert growth.reached is False
+    assert [value(RESULTS[2], f"{part}_growth") for part in ("producer", "broker", "postgres")] == [0.0] * 3
+    assert value(RESULTS[2], "peak_mb") == pytest.approx(400 / 2**20)
 
 
 def test_a_distillation_is_judged_by_its_medians() -> None:
@@ -211,7 +220,8 @@ def test_figures_are_written_under_the_documented_keys(tmp_path: Path) -> None:
     lane, _, curve = json.loads((tmp_path / "out.json").read_text())
     assert set(lane) == {"benchmark", "full", "seconds", "machine", "measures", "series"}
     assert lane["measures"]["share"] == {"value": 0.8, "unit": "", "target": 0.9, "reached": False}
-    assert curve["series"] == [{"items": 1_000, "rss_mb": 1.0, "largest_mb": 2.0}]
+    (row,) = curve["series"]
+    assert (row["items"], row["worker_mb"]) == (1_000, 1.0)
 
 
 def test_the_page_gets_its_table_again_and_keeps_the_rest() -> None:
