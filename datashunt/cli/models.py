@@ -35,7 +35,7 @@ def list_(name: str, as_json: bool = typer.Option(False, "--json", help="For pro
             ]
         )
         return
-    table = columns("version", "serves", "state", "recipe", "agreement", "kept", "judge answers", "created")
+    table = columns("version", "serves", "state", "recipe", "agreement", "kept", "judge answers", "bf16 changes", "created")
     for one in found:
         judged = one.evaluation.get("judge", {})
         table.add_row(
@@ -46,6 +46,7 @@ def list_(name: str, as_json: bool = typer.Option(False, "--json", help="For pro
             _share(judged.get("agreement")),
             _share(judged.get("coverage")),
             str(judged.get("n", "–")),
+            _share(one.evaluation.get("rounding", {}).get("changed_beyond")),
             f"{one.created_at:%Y-%m-%d %H:%M:%S}",
         )
     out.print(table)
