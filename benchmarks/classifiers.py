@@ -39,10 +39,10 @@ def benchmark(full: bool) -> Result:
     started = time.monotonic()
     with service() as running:
         names = [f"classifier-{n}" for n in range(count)]
-        for seed, name in enumerate([CLASSIFIER, *names]):
-            if name != CLASSIFIER:
-                apply(running.runtime, name, {})
-            serve_bundle(running, name, seed)
+        first = serve_bundle(running)
+        for seed, name in enumerate(names, start=1):
+            apply(running.runtime, name, {})
+            serve_bundle(running, name, seed, first)
         with score_worker(running) as worker, Client(running.settings) as client:
             resident: list[int] = []
             _round(running, worker, client, [CLASSIFIER] * count, "warm-up-one")

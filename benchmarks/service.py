@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,14 @@ def apply(runtime: Runtime, name: str, changes: Mapping[str, Any]) -> None:
         classifiers.apply(tx, spec, prompts.prompt_hash(spec))
 
 
-def serve_bundle(service: Service, name: str = CLASSIFIER, seed: int = 0) -> Path:
+def serve_bundle(service: Service, name: str = CLASSIFIER, seed: int = 0, like: Path | None = None) -> Path:
     """Publish and promote a bundle of the packaged encoder with a head of this seed; returns its folder.
+
+    Args:
+        service: what runs.
+        name: the classifier.
+        seed: of the head.
+        like: a bundle with another such head, whose measure of rounding is taken over: to measure takes seconds.
 
     Raises:
         ModelError: the packaged encoder is not installed.
@@ -134,7 +140,10 @@ def serve_bundle(service: Service, name: str = CLASSIFIER, seed: int = 0) -> Pat
         created_at=datetime.now(UTC).isoformat(),
     )
     tokenizer = load_tokenizer(part.base, part.max_tokens)
-    info = small.checked(network, tokenizer, info, [encode(tokenizer, texts(CHECKED, seed=seed))])
+    if like is None:
+        info = small.checked(network, tokenizer, info, [encode(tokenizer, texts(CHECKED, seed=seed))])
+    else:
+        info = replace(info, rounding=small.read_info(like).rounding)
     small.save(folder, network, tokenizer, info)
     uri, content_hash = service.runtime.registry.publish(folder, f"{name}/1")
     with service.runtime.store.begin() as tx:

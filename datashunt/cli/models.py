@@ -35,7 +35,9 @@ def list_(name: str, as_json: bool = typer.Option(False, "--json", help="For pro
             ]
         )
         return
-    table = columns("version", "serves", "state", "recipe", "agreement", "kept", "judge answers", "bf16 changes", "created")
+    table = columns(
+        "version", "serves", "state", "recipe", "agreement", "kept", "judge answers", "bf16 changes", "created"
+    )
     for one in found:
         judged = one.evaluation.get("judge", {})
         table.add_row(
