@@ -3,16 +3,28 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Apart from the rest: it needs setproctitle, with which Celery would give its processes other names.
+MUTMUT := $(CURDIR)/$(VENV)/mutmut
 
 CHAOS_ARGS ?= --seed 1
 
-.PHONY: demo test lint secure chaos fuzz audit lock bench bench-full bench-quality bench-quality-full install clean
+.PHONY: demo test coverage mutation lint secure chaos fuzz audit lock bench bench-full bench-quality bench-quality-full install clean
 
 demo: $(STAMP)
 	$(BIN)/datashunt demo --out demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist loadgroup $(PYTEST_ARGS)
+
+coverage: $(STAMP)
+	$(BIN)/python -m tests.measures.coverage -n auto --dist loadgroup $(PYTEST_ARGS)
+
+mutation: $(STAMP)
+	@test -d $(MUTMUT) || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --target $(MUTMUT) mutmut
+	@# by itself it would try again only what has changed
+	rm -rf mutants
+	PYTHONPATH=$(MUTMUT) OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.measures.mutation
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -66,4 +78,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* mutants

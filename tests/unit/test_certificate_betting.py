@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 
 from datashunt.certificate import most_misses
-from datashunt.certificate.betting import STAKES, log_wealth, log_wealth_weighted, share_bound, share_bound_weighted
+from datashunt.certificate.betting import (
+    FINE_STAKES,
+    STAKES,
+    log_wealth,
+    log_wealth_weighted,
+    share_bound,
+    share_bound_weighted,
+)
 from datashunt.certificate.targets import Tally
 from datashunt.errors import CertificateError
 
@@ -99,14 +107,56 @@ class TestTheBoundOfAShare:
         assert light < plain < heavy
         assert share_bound_weighted(np.zeros(0, np.bool_), np.ones(0), 0.1) == 1.0
 
+    @pytest.mark.parametrize("kinds", [(1.0,), (0.25,), (0.1, 0.4, 1.0)])
+    def test_of_weighted_answers_is_where_the_mean_of_the_products_reaches_one_over_delta(
+        self, kinds: tuple[float, ...]
+    ) -> None:
+        rng = np.random.default_rng(10)
+        missed, weight = rng.random(300) < 0.1, rng.choice(kinds, 300)
+
+        def lacking(rate: float) -> float:
+            products = np.prod(1 + FINE_STAKES[:, None] / (1 - rate) * weight * (rate - missed), axis=1)
+            return float(np.log(products.mean()) - NEEDED)
+
+        bound = share_bound_weighted(missed, weight, 0.1)
+        exact = brentq(lacking, missed.mean() / 2, 0.7, xtol=1e-12)
+        assert exact <= bound <= exact + 2e-6
+
+    def test_grows_with_each_miss_and_falls_with_delta_and_with_each_agreement(self) -> None:
+        for bound in (
+            share_bound,
+            lambda k, n, delta: share_bound_weighted(np.arange(n) < k, np.ones(n), delta),
+        ):
+            bounds = [bound(misses, 200, 0.1) for misses in range(0, 200, 20)]
+            assert bounds == sorted(set(bounds))
+            assert bound(5, 200, 0.01) > bound(5, 200, 0.1) > bound(5, 200, 0.5)
+            assert bound(5, 100, 0.1) > bound(5, 200, 0.1) > bound(5, 400, 0.1)
+
+    def test_is_found_to_a_ten_thousandth_of_itself(self) -> None:
+        for misses, n in ((0, 5_000), (40, 60)):
+            bound = share_bound(misses, n, 0.05)
+            exact = brentq(lambda rate, k=misses, of=n: log_wealth(k, of, rate) + math.log(0.05), 1e-9, 1 - 1e-9)
+            assert exact <= bound <= exact * (1 + 2e-4)
+
+    @pytest.mark.parametrize("delta", [0.0, 1.0])
+    def test_needs_a_delta_that_can_be(self, delta: float) -> None:
+        for call in (
+            lambda: share_bound(0, 1, delta),
+            lambda: share_bound_weighted(np.zeros(1, bool), np.ones(1), delta),
+        ):
+            with pytest.raises(CertificateError, match=r"^delta must lie inside \(0, 1\)"):
+                call()
+
     @pytest.mark.parametrize("weight", [0.0, 1.5])
     def test_of_a_weight_that_cannot_be_is_refused(self, weight: float) -> None:
-        with pytest.raises(CertificateError, match="weights must lie in"):
+        with pytest.raises(CertificateError, match=rf"^weights must lie in \(0, 1\], found {weight} to {weight}$"):
             share_bound_weighted(np.ones(1, np.bool_), np.full(1, weight), 0.1)
 
     def test_of_more_misses_than_answers_is_refused(self) -> None:
-        with pytest.raises(CertificateError, match="found 2 misses in 1"):
+        with pytest.raises(CertificateError, match=r"^expected 0 ≤ misses ≤ n, found 2 misses in 1$"):
             share_bound(2, 1, 0.1)
+        with pytest.raises(CertificateError, match="found -1 misses in 1"):
+            share_bound(-1, 1, 0.1)
 
 
 class TestWeights:
@@ -144,7 +194,7 @@ class TestWeights:
 
 @pytest.mark.parametrize("allowed", [0.0, 1.0])
 def test_a_share_that_cannot_be_is_refused(allowed: float) -> None:
-    with pytest.raises(CertificateError, match="the allowed share must lie inside"):
+    with pytest.raises(CertificateError, match=r"^the allowed share must lie inside"):
         log_wealth(0, 1, allowed)
-    with pytest.raises(CertificateError, match="the allowed share must lie inside"):
+    with pytest.raises(CertificateError, match=r"^the allowed share must lie inside"):
         log_wealth_weighted(tally(np.zeros((1, 1), dtype=bool)), np.ones((1, 1)), allowed)

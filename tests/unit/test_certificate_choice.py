@@ -89,10 +89,10 @@ class TestACertificate:
     def test_needs_targets_and_thresholds_in_order(self, look: object) -> None:
         judge = answers((0.9, 50, 0))
         for targets, grid, delta, said in (
-            ([], GRID, 0.1, "nothing is promised"),
-            ([OfAll(0.1)], GRID[:0], 0.1, "there is no threshold to try"),
-            ([OfAll(0.1)], GRID[::-1], 0.1, "sort them, falling"),
-            ([OfAll(0.1)], GRID, 1.0, "delta must lie inside"),
+            ([], GRID, 0.1, "^nothing is promised: name a target, such as alpha$"),
+            ([OfAll(0.1)], GRID[:0], 0.1, "^there is no threshold to try: wait for the first fit answers$"),
+            ([OfAll(0.1)], GRID[::-1], 0.1, "^thresholds are tried from the strictest on: sort them, falling$"),
+            ([OfAll(0.1)], GRID, 1.0, "^delta must lie inside"),
         ):
             with pytest.raises(CertificateError, match=said):
                 look(targets, grid, judge, delta=delta)  # type: ignore[operator]
@@ -168,7 +168,10 @@ class TestNotYet:
 class TestRates:
     def test_that_differ_need_weights(self) -> None:
         judge = Answers(np.ones(2), np.zeros(2, int), np.zeros(2, int), np.array([0.1, 0.2]))
-        with pytest.raises(CertificateError, match="several rates: use certify_anytime"):
+        with pytest.raises(
+            CertificateError,
+            match=r"^these answers were audited at several rates: use certify_anytime, which weighs them$",
+        ):
             certify([OfAll(0.1)], GRID, judge, delta=0.1)
 
     def test_that_are_equal_are_no_weights(self) -> None:
@@ -181,6 +184,16 @@ class TestRates:
         with pytest.raises(CertificateError, match=r"propensity 0\.01, less than the floor of 0\.02"):
             certify_anytime([OfAll(0.1)], GRID, judge, delta=0.1, floor=0.02)
         certify_anytime([OfAll(0.1)], GRID, judge, delta=0.1, floor=0.01)
+        with pytest.raises(CertificateError, match=r"less than the floor of 0\.0"):
+            certify_anytime([OfAll(0.1)], GRID, judge, delta=0.1, floor=0.0)
+
+    def test_are_at_most_one_before_the_first_answer_too(self) -> None:
+        none = Answers(np.empty(0), np.empty(0, int), np.empty(0, int), np.empty(0))
+        assert certify_anytime([OfAll(0.05)], GRID, none, delta=0.1, floor=1.0) == NotYet(
+            Finding(OfAll(0.05), 0, 0), 45
+        )
+        with pytest.raises(CertificateError, match=r"propensity 1\.0, less than the floor of 1\.5"):
+            certify_anytime([OfAll(0.05)], GRID, none, delta=0.1, floor=1.5)
 
     def test_of_the_floor_count_in_full_and_others_by_their_weight(self) -> None:
         """Of 100 answers at twice the rate each counts half: the zero misses of 200 prove what those of 100 do not."""

@@ -38,11 +38,17 @@ class TestRisk:
     def test_grows_from_the_surest_item_on(self) -> None:
         assert self.RISK.at.tolist() == [0.0, 0.25, 0.25, 0.5]
 
+    def test_takes_equal_confidences_as_they_came(self) -> None:
+        wrong = np.random.default_rng(2).random(200) < 0.5
+        assert Risk.of(np.full(200, 0.5), wrong).at.tolist() == (wrong.cumsum() / 200).tolist()
+
     def test_tells_how_much_can_be_kept(self) -> None:
         assert [self.RISK.kept(risk) for risk in (0.0, 0.2, 0.25, 0.49, 0.5, 1.0)] == [0.25, 0.25, 0.75, 0.75, 1, 1]
 
     def test_needs_answers(self) -> None:
-        with pytest.raises(CertificateError, match="a plan needs answers"):
+        with pytest.raises(
+            CertificateError, match=r"^a plan needs answers, and there is none: wait for the first fit answers$"
+        ):
             Risk.of(np.empty(0), np.empty(0, dtype=bool))
 
 
@@ -69,6 +75,32 @@ class TestAStream:
     def test_too_few_items_are_all_asked(self) -> None:
         assert plan_audits(CONFIDENCE, WRONG, items=20, alpha=0.05, delta=0.1) == Plan(1.0, 1.0)
 
+    def test_one_audit_may_be_enough(self) -> None:
+        sure = Risk.of(CONFIDENCE[:4], np.array([True, False, False, False]))
+        assert sure.kept(0.5) == 1.0
+        plan = plan_audits(CONFIDENCE[:4], np.array([True, False, False, False]), items=500, alpha=0.9, delta=0.5)
+        assert plan == Plan(1 / 500, pytest.approx(1 / 500))
+
+    def test_all_but_one_may_be_audited(self) -> None:
+        plan = plan_audits(CONFIDENCE[:4], np.zeros(4, dtype=bool), items=3, alpha=0.5, delta=0.25)
+        assert plan == Plan(2 / 3, pytest.approx(2 / 3))
+
+    def test_of_one_item_is_to_ask_it(self) -> None:
+        assert plan_audits(CONFIDENCE, WRONG, items=1, alpha=0.05, delta=0.1) == Plan(1.0, 1.0)
+
+    @pytest.mark.parametrize("items", [700, 4_000, 25_000])
+    def test_is_the_cheapest_of_eighty_numbers_of_audits(self, items: int) -> None:
+        risk = Risk.of(CONFIDENCE, WRONG)
+        numbers = sorted({int(n) for n in np.geomspace(1, items, 80)} - {items})
+        costs = [
+            1 - risk.kept((most + 0.5) / n) * (1 - n / items)
+            for n in numbers
+            if (most := int(most_misses(n, 0.05, 0.1))) >= 0
+        ]
+        plan = plan_audits(CONFIDENCE, WRONG, items=items, alpha=0.05, delta=0.1)
+        assert plan.asked == pytest.approx(min(costs))
+        assert round(plan.rate * items) in numbers
+
     def test_without_a_miss_to_spare_something_is_kept(self) -> None:
         plan = plan_audits(CONFIDENCE, WRONG, items=60, alpha=0.05, delta=0.1)
         assert 45 / 60 <= plan.rate < 50 / 60
@@ -77,9 +109,9 @@ class TestAStream:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            ({"alpha": 0.0}, "alpha must lie inside"),
-            ({"delta": 1.0}, "delta must lie inside"),
-            ({"items": 0}, "one item or more, found 0"),
+            ({"alpha": 0.0}, "^alpha must lie inside"),
+            ({"delta": 1.0}, "^delta must lie inside"),
+            ({"items": 0}, "^a certificate serves one item or more, found 0$"),
         ],
     )
     def test_what_cannot_be_planned_is_said(self, change: dict[str, float], said: str) -> None:
@@ -113,6 +145,11 @@ class TestABatch:
     def test_rate_and_misses_belong_together(self) -> None:
         rate = batch_rate(9, items=2_000, alpha=0.05, delta=0.1)
         assert batch_misses(items=2_000, rate=rate, alpha=0.05, delta=0.1) == 9
+
+    def test_may_be_of_one_item(self) -> None:
+        """Kept, it breaks the promise unless it is audited."""
+        assert batch_rate(0, items=1, alpha=0.5, delta=0.1) == pytest.approx(0.9)
+        assert batch_misses(items=1, rate=0.9, alpha=0.5, delta=0.1) == 0
 
     def test_that_is_nearly_all_audited_may_miss_everywhere(self) -> None:
         assert batch_misses(items=3, rate=0.999, alpha=0.9, delta=0.1) == 3
@@ -177,13 +214,13 @@ class TestABatch:
     @pytest.mark.parametrize(
         ("call", "said"),
         [
-            (lambda: batch_rate(-1, items=10, alpha=0.1, delta=0.1), "expected 0 misses or more, found -1"),
-            (lambda: batch_rate(0, items=0, alpha=0.1, delta=0.1), "a batch has one item or more, found 0"),
-            (lambda: batch_rate(0, items=10, alpha=1.0, delta=0.1), "alpha must lie inside"),
-            (lambda: batch_rate(0, items=10, alpha=0.1, delta=0.0), "delta must lie inside"),
-            (lambda: batch_misses(items=10, rate=1.0, alpha=0.1, delta=0.1), "the audit rate must lie inside"),
-            (lambda: batch_misses(items=10, rate=0.1, alpha=0.1, delta=1.0), "delta must lie inside"),
-            (lambda: batch_misses(items=0, rate=0.1, alpha=0.1, delta=0.1), "a batch has one item or more, found 0"),
+            (lambda: batch_rate(-1, items=10, alpha=0.1, delta=0.1), "^expected 0 misses or more, found -1$"),
+            (lambda: batch_rate(0, items=0, alpha=0.1, delta=0.1), "^a batch has one item or more, found 0$"),
+            (lambda: batch_rate(0, items=10, alpha=1.0, delta=0.1), "^alpha must lie inside"),
+            (lambda: batch_rate(0, items=10, alpha=0.1, delta=0.0), "^delta must lie inside"),
+            (lambda: batch_misses(items=10, rate=1.0, alpha=0.1, delta=0.1), "^the audit rate must lie inside"),
+            (lambda: batch_misses(items=10, rate=0.1, alpha=0.1, delta=1.0), "^delta must lie inside"),
+            (lambda: batch_misses(items=0, rate=0.1, alpha=0.1, delta=0.1), "^a batch has one item or more, found 0$"),
             (lambda: plan_batch(CONFIDENCE, WRONG, items=0, alpha=0.1, delta=0.1), "a batch has one item or more"),
             (lambda: plan_batch(CONFIDENCE[:0], WRONG[:0], items=9, alpha=0.1, delta=0.1), "a plan needs answers"),
         ],

@@ -73,7 +73,7 @@ def test_the_chance_is_that_of_the_exact_test_at_the_rate_seen() -> None:
 
 
 def test_a_delta_that_cannot_be_is_refused() -> None:
-    with pytest.raises(CertificateError, match="delta must lie inside"):
+    with pytest.raises(CertificateError, match=r"^delta must lie inside"):
         thresholds([OfKept(0.1)], fit(100), judged=100, delta=0.0)
 
 
@@ -87,3 +87,16 @@ def test_a_sequence_is_planned_for_the_fewest_answers_that_are_likely_to_prove_a
     nothing = Answers(np.empty(0), np.empty(0, dtype=int), np.empty(0, dtype=int))
     assert soonest([OfKept(0.2)], nothing, delta=0.05, power=0.9, least=25, most=300) == 25
     assert soonest([OfAll(0.2)], sure, delta=0.05, power=0.9, least=25, most=300) == 25
+
+
+def test_a_sequence_is_planned_by_doubling() -> None:
+    sure = Answers(np.linspace(0.98, 0.99, 60), np.zeros(60, dtype=int), np.zeros(60, dtype=int))
+    for alpha, planned in ((0.2, 25), (0.12, 50), (0.08, 100), (0.05, 200), (0.03, 400)):
+        assert soonest([OfKept(alpha)], sure, delta=0.05, power=0.9, least=25, most=10_000) == planned
+        likely = [chance(60, 0, seen=60, judged=n, allowed=alpha, delta=0.05) >= 0.9 for n in (planned // 2, planned)]
+        assert likely == [False, True]
+
+
+def test_a_sequence_needs_no_more_answers_once_a_proof_is_just_likely_enough() -> None:
+    sure = Answers(np.linspace(0.98, 0.99, 60), np.zeros(60, dtype=int), np.zeros(60, dtype=int))
+    assert soonest([OfAll(0.2)], sure, delta=0.05, power=1.0, least=25, most=300) == 25

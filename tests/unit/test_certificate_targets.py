@@ -62,6 +62,46 @@ def test_recall_counts_what_the_llm_calls_so_and_what_is_kept_as_another() -> No
     assert counts(MinRecall(1, 0.9)) == [(1, 0), (1, 0), (1, 0)]
 
 
+class TestPrunedPrompts:
+    """Of what escalates, an item also misses that is asked without the label that the LLM would give."""
+
+    REACHES = np.array([0.0, 0.5, 0.1, 0.2, -np.inf])  # one for each answer
+    PRUNED = Answers(ANSWERS.confidence, ANSWERS.said, ANSWERS.truth, reach=REACHES)
+
+    def test_count_what_is_asked_without_its_label(self) -> None:
+        target = OfAll(0.1, cuts=(0.2, 0.15, -np.inf))
+        scope, missed = target.tally(self.PRUNED, GRID)
+        assert scope.all()
+        assert missed.T.tolist() == [
+            [True, False, True, False, True],  # all are asked: the reach of three is below 0.2
+            [False, True, False, False, True],  # of the kept the second disagrees; of those asked one misses its label
+            [False, True, False, True, False],  # nothing is pruned
+        ]
+
+    def test_without_cuts_count_as_if_nothing_were_pruned(self) -> None:
+        for cuts in (None, (-np.inf,) * 3):
+            assert OfAll(0.1, cuts).tally(self.PRUNED, GRID).missed.tolist() == (
+                OfAll(0.1).tally(ANSWERS, GRID).missed.tolist()
+            )
+
+    @pytest.mark.parametrize(
+        ("answers", "cuts", "found"),
+        [
+            (PRUNED, (0.1, 0.2), "2 cuts and a reach"),
+            (ANSWERS, (0.1, 0.2), "2 cuts and no reach"),
+            (ANSWERS, (0.1, 0.2, 0.3), "3 cuts and no reach"),
+        ],
+    )
+    def test_need_a_cut_for_each_threshold_and_a_reach_of_each_answer(
+        self, answers: Answers, cuts: tuple[float, ...], found: str
+    ) -> None:
+        with pytest.raises(CertificateError) as caught:
+            OfAll(0.1, cuts).tally(answers, GRID)
+        assert str(caught.value) == (
+            f"expected a cut for each of 3 thresholds and the reach of each answer, found {found}"
+        )
+
+
 def test_the_share_that_may_miss() -> None:
     assert [one.allowed for one in (OfKept(0.1), OfAll(0.2), LabelAlpha(0, 0.3))] == [0.1, 0.2, 0.3]
     assert MinRecall(0, 0.95).allowed == pytest.approx(0.05)
@@ -115,6 +155,18 @@ def test_shares_that_cannot_be_are_refused(make: object, named: str) -> None:
     assert str(caught.value) == named
 
 
+def test_targets_say_what_they_promise() -> None:
+    assert [str(one) for one in (OfKept(0.05), OfAll(0.02), LabelAlpha(3, 0.01), MinRecall(2, 0.9))] == [
+        "at most 0.05 of the kept disagree",
+        "at most 0.02 of all are kept and disagree",
+        "at most 0.01 of what is kept as another label is label 3",
+        "at least 0.9 of label 2 are found",
+    ]
+    assert str(OfAll(0.02, (0.1,))) == (
+        "at most 0.02 of all are kept and disagree, or are asked without the label that the LLM would give"
+    )
+
+
 def test_targets_of_several_labels_stand_together() -> None:
     check([OfKept(0.05), OfAll(0.02), LabelAlpha(0, 0.01), LabelAlpha(1, 0.01), MinRecall(0, 0.9)], 2)
 
@@ -122,12 +174,12 @@ def test_targets_of_several_labels_stand_together() -> None:
 @pytest.mark.parametrize(
     ("targets", "said"),
     [
-        ([], "nothing is promised: name a target"),
+        ([], "nothing is promised: name a target, such as alpha"),
         ([LabelAlpha(2, 0.1)], "a target speaks of label 2, and there are 2 labels"),
         ([MinRecall(-1, 0.1)], "a target speaks of label -1, and there are 2 labels"),
         (
             [OfKept(0.05), OfKept(0.1)],
-            "two targets contradict each other: at most 0.05 of the kept disagree, and at most 0.1 of the kept",
+            "at most 0.05 of the kept disagree, and at most 0.1 of the kept disagree; keep one of them",
         ),
         (
             [MinRecall(1, 0.9), OfAll(0.1), MinRecall(1, 0.95)],
@@ -137,13 +189,16 @@ def test_targets_of_several_labels_stand_together() -> None:
             [LabelAlpha(1, 0.1), LabelAlpha(1, 0.2)],
             "at most 0.1 of what is kept as another label is label 1, and at most 0.2 of what",
         ),
-        ([OfAll(0.1), OfAll(0.2)], "at most 0.1 of all are kept and disagree, and at most 0.2 of all are kept"),
+        (
+            [OfAll(0.1), OfAll(0.2)],
+            "at most 0.1 of all are kept and disagree, and at most 0.2 of all are kept",
+        ),
     ],
 )
 def test_targets_that_cannot_stand_together_are_refused(targets: list[Target], said: str) -> None:
     with pytest.raises(CertificateError) as caught:
         check(targets, 2)
-    assert said in str(caught.value)
+    assert str(caught.value).startswith((said, f"two targets contradict each other: {said}"))
 
 
 @pytest.mark.parametrize(
@@ -209,3 +264,10 @@ class TestAnswers:
 
     def test_may_be_audited_as_rarely_as_one_in_two_hundred(self) -> None:
         Answers(np.ones(2), np.zeros(2, int), np.zeros(2, int), np.array([0.005, 1.0]))
+
+    def test_may_be_surer_than_sure_by_the_error_of_a_float(self) -> None:
+        Answers(np.array([0.0, 1 + 1e-7]), np.zeros(2, int), np.zeros(2, int))
+
+    def test_have_one_reach_each(self) -> None:
+        with pytest.raises(CertificateError, match=r"^expected 2 reaches, found shape \(3,\)$"):
+            Answers(np.ones(2), np.zeros(2, int), np.zeros(2, int), reach=np.zeros(3))

@@ -36,6 +36,7 @@ def test_probabilities_that_are_no_numbers_escalate() -> None:
 def test_a_label_that_is_never_kept_escalates_however_sure_it_is() -> None:
     decisions = shunt.decide(np.array([[0.01, 0.99], [0.95, 0.05]]), 0.9, never=[1])
     assert decisions.keep.tolist() == [False, True]
+    assert shunt.decide(np.array([[0.6, 0.4]]), 0.9, never=[1]).keep.tolist() == [False]
 
 
 def test_what_may_be_a_watched_label_is_audited_more_often_and_nothing_less_often() -> None:
@@ -47,6 +48,10 @@ def test_what_may_be_a_watched_label_is_audited_more_often_and_nothing_less_ofte
 def test_an_empty_batch_has_empty_decisions() -> None:
     labels, confidence, keep = shunt.decide(np.empty((0, 3)), 0.5)
     assert (len(labels), len(confidence), len(keep)) == (0, 0, 0)
+    full = shunt.decide(np.ones((1, 1)), 0.5)
+    assert (
+        [labels.dtype, confidence.dtype, keep.dtype] == [one.dtype for one in full] == [np.intp, np.float64, np.bool_]
+    )
 
 
 @given(st.integers(0, 2**32 - 1), rates)
