@@ -145,6 +145,11 @@ def test_a_place_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path, fold
         Registry(str(tmp_path / "models"), tmp_path / "cache").publish(folder, "a/1")
 
 
+def test_what_cannot_be_discarded_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"what was begun at no-such-scheme://models/a cannot be removed"):
+        Registry("no-such-scheme://models", tmp_path / "cache").discard("a")
+
+
 def test_what_was_published_under_a_key_is_discarded_and_its_neighbours_stay(registry: Registry, folder: Path) -> None:
     gone = [registry.publish(folder, f"sentiment/1-{end}") for end in ("a", "b")]
     kept = [registry.publish(folder, key) for key in ("sentiment/11-a", "other/1-a")]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import LABELS, texts, tiny_base
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, T5Config, T5Model
 
 from datashunt import small
 from datashunt.confidence import softmax
@@ -291,6 +291,13 @@ def test_a_bundle_cut_short_while_it_serves_ends_no_process(bundle: Path, base: 
 def test_a_base_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"nowhere.*hub id or a folder"):
         small.load_encoder(str(tmp_path / "nowhere"))
+
+
+def test_an_encoder_decoder_is_no_base(tmp_path: Path) -> None:
+    config = T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    T5Model(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="is an encoder-decoder: choose an encoder"):
+        small.load_encoder(str(tmp_path))
 
 
 def test_auto_is_the_packaged_encoder_and_other_bases_are_themselves() -> None:

@@ -39,8 +39,10 @@ class TestRisk:
         assert self.RISK.at.tolist() == [0.0, 0.25, 0.25, 0.5]
 
     def test_takes_equal_confidences_as_they_came(self) -> None:
-        wrong = np.random.default_rng(2).random(200) < 0.5
-        assert Risk.of(np.full(200, 0.5), wrong).at.tolist() == (wrong.cumsum() / 200).tolist()
+        rng = np.random.default_rng(2)
+        confidence, wrong = rng.choice([0.4, 0.6, 0.8], 300), rng.random(300) < 0.5
+        expected = wrong[sorted(range(300), key=lambda item: -confidence[item])].cumsum() / 300
+        assert Risk.of(confidence, wrong).at.tolist() == expected.tolist()
 
     def test_tells_how_much_can_be_kept(self) -> None:
         assert [self.RISK.kept(risk) for risk in (0.0, 0.2, 0.25, 0.49, 0.5, 1.0)] == [0.25, 0.25, 0.75, 0.75, 1, 1]

@@ -165,6 +165,10 @@ class TestCsv:
             list(streams.read(write(tmp_path, "a.csv", header + "\n1,x\n")))
         assert complaint in str(error.value)
 
+    def test_a_header_with_a_quote_that_never_closes_refuses_the_file(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"a\.csv: its header is no CSV: "):
+            list(streams.read(write(tmp_path, "a.csv", 'id,"text\n1,x\n')))
+
     def test_a_header_alone_is_a_file_without_rows(self, tmp_path: Path) -> None:
         assert list(streams.read(write(tmp_path, "a.csv", "id,text\n"))) == []
 

