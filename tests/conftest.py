@@ -18,6 +18,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 import redis
+from coverage import Coverage
 from psycopg import sql
 from pydantic import SecretStr
 from sqlalchemy.engine import make_url
@@ -40,6 +41,12 @@ def pytest_configure() -> None:
         if name.startswith("DATASHUNT_") and not name.startswith("DATASHUNT_TEST_"):
             del os.environ[name]
     os.environ.pop("OPENAI_API_KEY", None)
+
+
+def pytest_sessionfinish() -> None:
+    """Write down what was covered now: pytest-xdist kills what needs more than ten seconds to end."""
+    if (running := Coverage.current()) is not None:
+        running.save()
 
 
 def unavailable(why: str) -> NoReturn:

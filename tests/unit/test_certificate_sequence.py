@@ -49,6 +49,8 @@ def test_a_second_target_moves_the_start() -> None:
     one = thresholds([OfKept(0.1)], answers, judged=500, delta=0.1)
     both = thresholds([OfKept(0.1), LabelAlpha(1, 0.021)], answers, judged=500, delta=0.1)
     assert both[0] > one[0]
+    turned = thresholds([LabelAlpha(1, 0.021), OfKept(0.1)], answers, judged=500, delta=0.1)
+    assert turned.tolist() == both.tolist()
     assert thresholds([OfKept(0.1), OfAll(0.5)], answers, judged=500, delta=0.1).tolist() == one.tolist()
 
 

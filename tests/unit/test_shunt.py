@@ -111,3 +111,8 @@ def test_the_draw_of_an_item_is_the_same_in_every_release() -> None:
 def test_a_key_that_could_be_guessed_or_is_too_long_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"16 to 64 bytes, this one has {size}"):
         shunt.audit(b"k" * size, "item", 0.5)
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_a_key_of_sixteen_to_sixty_four_bytes_draws(size: int) -> None:
+    assert 0.0 <= shunt.uniform(b"k" * size, "item", b"audit") < 1.0
