@@ -83,7 +83,7 @@ def _taken(running: Service, worker: subprocess.Popen[bytes]) -> tuple[float, ..
     assert running.settings.broker_url is not None
     with redis.Redis.from_url(running.settings.broker_url.get_secret_value()) as client:
         stats = client.info("stats")
-        sent = client.info("commandstats")["cmdstat_lpush"]["calls"]  # kombu sends a message by this command
+        sent = client.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0)  # how kombu sends a message
     traffic = float(stats["total_net_input_bytes"] + stats["total_net_output_bytes"])
     return (*_cpu(worker), float(sent), traffic, wal)
 

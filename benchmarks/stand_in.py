@@ -29,6 +29,10 @@ class FreeModels:
         """The model."""
         return FreeModel()
 
+    def serving(self, known: Any) -> Any:
+        """The model, if a bundle serves."""
+        return self.get(known.incumbent) if known.incumbent else None
+
     def alike(self, _: object) -> frozenset[str]:
         """Nothing is worth sharing."""
         return frozenset()

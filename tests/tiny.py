@@ -12,6 +12,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from datashunt.distil import Example
 
 LABELS = ("bad", "good", "so-so")
+CHECKS = ("check fp32", "check bf16")
+"""The last stages of every distillation."""
 WORDS = (
     ("awful", "broken", "horrid", "useless"),
     ("great", "lovely", "perfect", "superb"),

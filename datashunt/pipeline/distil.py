@@ -153,7 +153,7 @@ class Distiller:
             stored = distillations.answers(tx, run.known, up_to=run.claim.up_to_answer)
             replay = distillations.confident_texts(tx, run.known, MOST_REPLAYED, up_to=run.claim.up_to_score)
             learned_up_to = distillations.learned_up_to(tx, run.known)
-        incumbent = self._models.get(run.known.incumbent) if run.known.incumbent else None
+        incumbent = self._models.serving(run.known)
         lesson = lessons.prepare(run.known.spec, stored, replay, incumbent, learned_up_to=learned_up_to, seed=run.row)
         challenger = lessons.teach(lesson, self._settings, run.bundle, beat, run.folder)
         model = self._load(challenger.folder)

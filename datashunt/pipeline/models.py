@@ -62,8 +62,25 @@ class Models:
         self._registry = registry
         self._settings = settings
         self._loaded: OrderedDict[str, SmallModel] = OrderedDict()
+        self._serving: dict[int, str] = {}
         self._shared: Shared | None = None
         self._lock = threading.Lock()
+
+    def serving(self, known: Registered) -> SmallModel | None:
+        """The bundle that serves a classifier, if there is one; the one that served it before is let go.
+
+        Raises:
+            BundleError: it is missing or altered.
+            ModelError: it cannot be loaded on this device.
+        """
+        if known.incumbent is None:
+            return None
+        model = self.get(known.incumbent)
+        with self._lock:
+            before, self._serving[known.id] = self._serving.get(known.id), known.incumbent.content_hash
+            if before is not None and before not in self._serving.values():
+                self._loaded.pop(before, None)
+        return model
 
     def get(self, bundle: Bundle) -> SmallModel:
         """The bundle, verified by its hash and ready to score.

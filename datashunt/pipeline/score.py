@@ -154,7 +154,7 @@ class Scorer:
 
     def _serving(self, classifier: str) -> tuple[Registered, SmallModel | None]:
         known = self._directory.get(classifier)
-        return known, self._models.get(known.incumbent) if known.incumbent else None
+        return known, self._models.serving(known)
 
     def _claim(self, classifier: str, rows: Sequence[int] | None, held: set[UUID]) -> _Batch:
         """The next batch, if any of these rows is queued; None: whatever there is."""

@@ -49,4 +49,5 @@ def _doubtful(part: Part, probabilities: NDArray[np.float32]) -> NDArray[np.bool
     model, texts, threshold = part
     if threshold is None or model.exact is None:
         return np.zeros(len(texts), dtype=np.bool_)
-    return rounding.doubtful(probabilities, threshold, model.info.rounding["near"])
+    found = model.info.rounding
+    return rounding.doubtful(probabilities, threshold, found["near"], found["apart"])

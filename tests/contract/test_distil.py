@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy.special import log_softmax
-from tiny import LABELS, WORDS, example, texts, tiny_base
+from tiny import CHECKS, LABELS, WORDS, example, texts, tiny_base
 
 from datashunt.classifier import digest
 from datashunt.distil import Challenger, Example, Plan, distil, full
@@ -255,7 +255,7 @@ def test_progress_runs_from_stage_to_stage_and_stays_within_its_bounds(bench: Be
     bench.stages.clear()
     bench.distil("second", incumbent=incumbent, replay=texts(60, 3)[0])
     seen = list(dict.fromkeys(stage for stage, _ in bench.stages))
-    assert seen == ["load", "replay", "embed", "head", "absorb", "retain", "fit"]
+    assert seen == ["load", "replay", "embed", "head", "absorb", "retain", "fit", *CHECKS]
     assert all(0 <= share <= 1 for _, share in bench.stages)
 
 

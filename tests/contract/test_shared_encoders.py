@@ -21,7 +21,7 @@ from datashunt.settings import Settings
 from datashunt.small import weights
 from datashunt.small.network import ClassifierConfig, load_tokenizer
 from datashunt.small.sharing import encoder_digest, size_of
-from datashunt.store.classifiers import Bundle
+from datashunt.store.classifiers import Bundle, Registered
 
 TEXTS = texts(20)[0]
 INFO = small.BundleInfo(LABELS, 1.5, "head", 0.9, "a/base", 12, "2026-01-01T00:00:00+00:00")
@@ -126,3 +126,22 @@ def test_the_least_recently_used_go_when_memory_is_full_and_a_shared_encoder_cou
     models.get(tuned)
     assert len(models._loaded) == 1
     assert models.get(heads[0]) is not first
+
+
+def test_the_bundle_that_served_before_is_let_go_unless_it_serves_another(base: str, tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "models"), tmp_path / "cache")
+    old, new = (bundle(registry, written(tmp_path / f"h{n}", base, n, tuned=True), n) for n in range(2))
+    models = Models(registry, Settings(device="cpu", precision="fp32", threads=1))
+    of_old = models.serving(registered(1, old))
+    assert models.serving(registered(2, old)) is of_old
+    models.serving(registered(1, new))
+    assert models.get(old) is of_old
+    models.serving(registered(2, new))
+    assert models.get(old) is not of_old
+    assert models.serving(registered(3, None)) is None
+
+
+def registered(row: int, serving: Bundle | None) -> Registered:
+    """A classifier and the bundle that serves it."""
+    known: Any = dict.fromkeys(Registered.__slots__)
+    return Registered(**{**known, "id": row, "incumbent": serving})

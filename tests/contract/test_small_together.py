@@ -41,7 +41,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         assert all(tensor.equal(before[name]) for name, tensor in network.state_dict().items())
         made.append(tmp_path_factory.mktemp("bundle"))
         # random heads seldom pass with so few texts
-        passing = {**info.rounding, "near": max(info.rounding["near"], 0.02), "changed_beyond": 0.0, "again": 0.1}
+        passing = {**info.rounding, "near": 0.02, "apart": 0.04, "changed_beyond": 0.0, "again": 0.1}
         small.save(made[-1], network, tokenizer, replace(info, rounding=passing))
     return made
 
@@ -98,7 +98,7 @@ def test_doubtful_texts_get_the_probabilities_of_fp32_and_decisions_stay(folders
     rounded, exact = load(folders, "auto")[0], load(folders, "fp32")[0]
     said, wanted = small.together([(rounded, SOME, threshold)])[0], exact.probabilities(SOME)
     plain = rounded.probabilities(SOME)
-    again = small.rounding.doubtful(plain, threshold, rounded.info.rounding["near"])
+    again = small.rounding.doubtful(plain, threshold, rounded.info.rounding["near"], rounded.info.rounding["apart"])
     assert np.allclose(said[again], wanted[again], atol=1e-5)
     assert np.array_equal(said[~again] >= threshold, plain[~again] >= threshold)
     kept = wanted.max(axis=1) >= threshold

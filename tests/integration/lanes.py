@@ -71,6 +71,9 @@ class FakeModels:
     def get(self, bundle: Bundle) -> FakeModel:
         return self._models[bundle.version - 1]
 
+    def serving(self, known: Registered) -> FakeModel | None:
+        return self.get(known.incumbent) if known.incumbent else None
+
     def alike(self, bundle: Bundle) -> frozenset[str]:
         return frozenset()
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -48,7 +49,7 @@ LEFT = """
 
 
 @pytest.fixture
-def pooled_url(empty_database_url: str, tmp_path: Path) -> Iterator[str]:
+def pooled_url(empty_database_url: str) -> Iterator[str]:
     """An empty database through a PgBouncer that has two connections to it."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
@@ -56,14 +57,14 @@ def pooled_url(empty_database_url: str, tmp_path: Path) -> Iterator[str]:
     url = make_url(empty_database_url)
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         own = taken.getsockname()[1]
-    tmp_path.chmod(0o755)
-    config = tmp_path / "pgbouncer.ini"
+    folder = Path(tempfile.mkdtemp(prefix="datashunt-pgbouncer-"))  # another user must get there
+    folder.chmod(0o755)
+    config = folder / "pgbouncer.ini"
     config.write_text(
         CONFIG.format(host=url.host, port=url.port, user=url.username, password=url.password, own=own), encoding="utf-8"
     )
     other = {"user": "nobody"} if os.geteuid() == 0 else {}  # it refuses to be root
-    for folder in (config, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    config.chmod(0o644)
     server = subprocess.Popen(
         [program, str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **other
     )
@@ -74,6 +75,7 @@ def pooled_url(empty_database_url: str, tmp_path: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(timeout=10)
+        shutil.rmtree(folder)
 
 
 def _answers(url: str) -> bool:

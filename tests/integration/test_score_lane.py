@@ -16,7 +16,7 @@ from datashunt.pipeline import models as remembered
 from datashunt.pipeline.models import Directory
 from datashunt.pipeline.score import Scorer
 from datashunt.store import scores
-from datashunt.store.classifiers import Bundle
+from datashunt.store.classifiers import Registered
 
 KEEP, DOUBT = "positive 0.95", "negative 0.5"
 
@@ -259,7 +259,7 @@ def test_a_suspect_is_never_claimed_ahead(world: World) -> None:
 
 def test_a_bundle_that_cannot_be_loaded_claims_nothing(world: World) -> None:
     class Broken:
-        def get(self, bundle: Bundle) -> FakeModel:
+        def serving(self, known: Registered) -> FakeModel:
             raise BundleError("its hash is wrong")
 
     world.bundle()

@@ -15,7 +15,7 @@ from datashunt import classifier, prompts
 from datashunt.errors import BundleError
 from datashunt.items import Item
 from datashunt.store import bundles, classifiers, scores
-from datashunt.store.classifiers import Bundle
+from datashunt.store.classifiers import Bundle, Registered
 
 SURE = "positive 0.95"
 OTHERS = ("second", "third")
@@ -35,6 +35,9 @@ class Together:
             raise BundleError("its hash is wrong")
         self.loaded.add(bundle.content_hash)
         return self.model
+
+    def serving(self, known: Registered) -> FakeModel | None:
+        return self.get(known.incumbent) if known.incumbent else None
 
     def load(self, *hashes: str) -> Together:
         self.loaded |= set(hashes)

@@ -28,19 +28,19 @@ def test_what_is_beyond_doubt_is_decided_alike_however_probabilities_move(
     rng = np.random.default_rng(seed)
     exact = rng.dirichlet(np.full(labels, 0.3), 200)
     rounded = exact + rng.uniform(-near, near, exact.shape)
-    sure = ~rounding.doubtful(rounded, threshold, near)
+    sure = ~rounding.doubtful(rounded, threshold, near, 2 * near)
     assert decided(exact[sure], threshold) == decided(rounded[sure], threshold)
 
 
 def test_doubt_is_near_the_threshold_or_between_two_labels_that_are_kept() -> None:
     rounded = np.array([[0.81, 0.19], [0.9, 0.1], [0.7, 0.3], [0.505, 0.495], [np.nan, np.nan]])
-    assert rounding.doubtful(rounded, 0.8, 0.02).tolist() == [True, False, False, False, True]
-    assert rounding.doubtful(rounded, 0.0, 0.02).tolist() == [False, False, False, True, True]
-    assert rounding.doubtful(np.zeros((0, 3)), 0.8, 0.02).tolist() == []
+    assert rounding.doubtful(rounded, 0.8, 0.02, 0.04).tolist() == [True, False, False, False, True]
+    assert rounding.doubtful(rounded, 0.0, 0.02, 0.04).tolist() == [False, False, False, True, True]
+    assert rounding.doubtful(np.zeros((0, 3)), 0.8, 0.02, 0.04).tolist() == []
 
 
 def test_a_single_label_leaves_no_doubt() -> None:
-    assert rounding.doubtful(np.ones((3, 1)), 0.8, 0.02).tolist() == [False] * 3
+    assert rounding.doubtful(np.ones((3, 1)), 0.8, 0.02, 0.04).tolist() == [False] * 3
 
 
 def test_the_worst_threshold_counts() -> None:
@@ -50,18 +50,29 @@ def test_the_worst_threshold_counts() -> None:
     found = rounding.measure(exact, rounded)
     assert (found["n"], found["changed"]) == (200, 0.05)
     assert found["near"] == pytest.approx(0.11)
+    assert found["apart"] == 0.0
     assert found["changed_beyond"] == 0.0
 
 
 def test_few_texts_that_move_far_are_not_reckoned_with_but_counted() -> None:
     exact = np.tile([[0.9, 0.1]], (2_000, 1))
     rounded = exact.copy()
-    rounded[:2] = [0.4, 0.6]
+    rounded[:2] = [0.6, 0.4]
     found = rounding.measure(exact, rounded)
     assert found["near"] == 0.0
     assert found["changed_beyond"] == 0.001
-    rounded[2] = [0.4, 0.6]
-    assert rounding.measure(exact, rounded)["near"] == pytest.approx(0.5)
+    rounded[2] = [0.6, 0.4]
+    assert rounding.measure(exact, rounded)["near"] == pytest.approx(0.3)
+
+
+def test_labels_that_change_places_are_all_reckoned_with() -> None:
+    exact = np.tile([[0.53, 0.47]], (2_000, 1))
+    rounded = exact.copy()
+    rounded[0] = [0.46, 0.54]
+    found = rounding.measure(exact, rounded)
+    assert found["apart"] == pytest.approx(0.08)
+    assert rounding.doubtful(rounded, 0.0, found["near"], found["apart"]).all()
+    assert found["changed_beyond"] == 0.0
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 1_500))
@@ -79,7 +90,7 @@ def test_no_more_decisions_change_than_may_on_the_measured_texts(seed: int, coun
 def test_a_bundle_passes_with_enough_texts_few_changes_and_little_to_score_again(
     change: dict[str, float], allowed: bool
 ) -> None:
-    found = {"n": 500, "near": 0.01, "changed": 0.01, "changed_beyond": 0.0, "again": 0.05}
+    found = {"n": 500, "near": 0.01, "apart": 0.02, "changed": 0.01, "changed_beyond": 0.0, "again": 0.05}
     assert rounding.passes({**found, **change}) is allowed
 
 
@@ -94,7 +105,7 @@ def test_a_model_that_broke_down_does_not_pass_and_can_be_written_down() -> None
 
 
 def test_the_card_says_what_bf16_changes() -> None:
-    found = {"n": 500.0, "near": 0.01, "changed": 0.004, "changed_beyond": 0.0, "again": 0.05}
+    found = {"n": 500.0, "near": 0.01, "apart": 0.02, "changed": 0.004, "changed_beyond": 0.0, "again": 0.05}
     assert "| bf16 | not measured: a CPU scores it in fp32 |" in model_card(INFO)
     card = model_card(BundleInfo(**{**{n: getattr(INFO, n) for n in INFO.__slots__}, "rounding": found}))
     assert "may be used on a CPU: at worst it changes 0.40% of the decisions of 500 texts, 0.00% where those" in card
