@@ -1,0 +1,276 @@
+"""An hour at half load: memory, connections, open files and latency of every process, by windows of five minutes.
+
+First the capacity is measured; then half as many items arrive each second, one in a hundred of them audited by the
+simulated LLM, and a distillation begins every ten minutes. The texts tell their label, so that distillations are
+promoted and workers change bundles. Flat means: the median of the last third of the windows against that of the first
+third, after a warm-up of two windows.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+
+import psutil
+
+from benchmarks import command
+from benchmarks.figures import Measure, Result
+from benchmarks.llm_service import Lane, Limits, lane
+from benchmarks.service import CLASSIFIER, LABELS, apply, serve_bundle, submit, wait_until_open
+from benchmarks.texts import texts
+from datashunt.client import Client
+from datashunt.embedded import process, worker_commands
+from datashunt.errors import DatashuntError
+from datashunt.items import Item
+
+WINDOWS = 12
+WARM_UP = 2
+TEXTS = 20_000
+BURST = 6_000
+"""Items whose time tells the capacity."""
+SAMPLE_S = 5.0
+AUDIT_RATE = 0.01
+SIGNS = dict(zip(LABELS, ("I want my money back.", "It is what it is.", "I am very happy with it."), strict=True))
+GROWTH, SLOWER = 0.02, 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Medians of five minutes.
+
+    Attributes:
+        memory: of each kind of process, MiB: resident, and for PostgreSQL that of all its processes without what
+            they share.
+        files: open files of all processes.
+        connections: to PostgreSQL.
+        p50, p99: milliseconds from submission to outcome, of items that the small model decided.
+    """
+
+    minutes: float
+    memory: Mapping[str, float]
+    files: float
+    connections: float
+    items: int
+    p50: float
+    p99: float
+
+
+def benchmark(full: bool) -> Result:
+    """Twelve windows of five minutes, or of ten seconds."""
+    seconds = 300.0 if full else 10.0
+    started = time.monotonic()
+    items = _items()
+    with lane(Limits(), items) as running:
+        _prepare(running, seconds)
+        with _workers(running) as workers, Client(running.service.settings) as client:
+            rate = _capacity(running, workers, client, items) / 2
+            windows = list(_windows(running, workers, client, items, rate, seconds))
+        lessons = running.rows("SELECT count(*), count(*) FILTER (WHERE state = 'promoted') FROM distillations")[0]
+    measures = _measures(windows, rate, lessons[0], lessons[1])
+    return Result("soak", full, time.monotonic() - started, measures, _series(windows))
+
+
+def _items() -> list[Item]:
+    signs = list(SIGNS.values())
+    return [
+        Item(f"known-{number:06d}", f"{one} {signs[number % len(signs)]}")
+        for number, one in enumerate(texts(TEXTS, seed=7))
+    ]
+
+
+def _prepare(running: Lane, seconds: float) -> None:
+    apply(
+        running.service.runtime,
+        CLASSIFIER,
+        {
+            "policy": {"mode": "fixed", "threshold": 0.0, "audit_rate": AUDIT_RATE},
+            "llm": {"model": "simulated", "api": "chat", "input_price": "1", "output_price": "2"},
+            "distil": {"every_s": 2 * seconds, "min_new_answers": 50, "max_answers": 400},
+        },
+    )
+    serve_bundle(running.service)
+
+
+@contextmanager
+def _workers(running: Lane) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """What `datashunt up --workers` runs: the three lanes and beat."""
+    folder = running.service.settings.data_dir
+    environment = {**os.environ, **running.service.environment}
+    started = {
+        one.name: process.spawn(
+            one.argv, log=folder / "logs" / f"{one.name}.log", death_signal=signal.SIGKILL, env=environment
+        )
+        for one in worker_commands(folder)
+    }
+    try:
+        yield started
+    finally:
+        for worker in started.values():
+            process.end(worker, signal.SIGTERM, 30.0)
+
+
+def _capacity(
+    running: Lane, workers: Mapping[str, subprocess.Popen[bytes]], client: Client, items: Sequence[Item]
+) -> float:
+    """Items per second of a burst, the worker warm."""
+    for name in ("warm", "burst"):
+        began = time.monotonic()
+        submit(client, [one.text for one in items[:BURST]], name)
+        wait_until_open(running.service, workers["score"], 0)
+    return BURST / (time.monotonic() - began)
+
+
+def _windows(
+    running: Lane,
+    workers: Mapping[str, subprocess.Popen[bytes]],
+    client: Client,
+    items: Sequence[Item],
+    rate: float,
+    seconds: float,
+) -> Iterator[Window]:
+    stop = threading.Event()
+    failed: list[DatashuntError] = []
+    producer = threading.Thread(target=_produce, args=(client, items, rate, stop, failed), name="producer")
+    producer.start()
+    try:
+        began = time.monotonic()
+        for number in range(WINDOWS):
+            found = _window(running, workers, began + (number + 1) * seconds)
+            if failed:
+                raise DatashuntError(f"the producer failed: {failed[0]}")
+            yield found
+    finally:
+        stop.set()
+        producer.join()
+
+
+def _produce(
+    client: Client, items: Sequence[Item], rate: float, stop: threading.Event, failed: list[DatashuntError]
+) -> None:
+    """Each second a call with a second's items, until told to stop."""
+    size = round(rate)
+    due, number = time.monotonic(), 0
+    try:
+        while not stop.wait(max(0.0, due - time.monotonic())):
+            start = number * size
+            chosen = [items[(start + i) % len(items)].text for i in range(size)]
+            submit(client, chosen, f"soak-{number:06d}")
+            due, number = due + 1.0, number + 1
+    except DatashuntError as error:  # handed to the thread that measures
+        failed.append(error)
+
+
+def _window(running: Lane, workers: Mapping[str, subprocess.Popen[bytes]], until: float) -> Window:
+    memory: dict[str, list[float]] = defaultdict(list)
+    files, connections, began = [], [], time.monotonic()
+    while time.monotonic() < until:
+        time.sleep(min(SAMPLE_S, max(0.0, until - time.monotonic())))
+        ended = [name for name, worker in workers.items() if worker.poll() is not None]
+        if ended:
+            raise DatashuntError(f"ended by themselves: {', '.join(ended)}")
+        opened = 0
+        for name, (size, count) in _looked_at(running, workers).items():
+            memory[name].append(size)
+            opened += count
+        files.append(opened)
+        connections.append(running.count("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"))
+    ((count, p50, p99),) = running.rows(
+        "SELECT count(*), percentile_cont(0.5) WITHIN GROUP (ORDER BY ms), percentile_cont(0.99) WITHIN GROUP"
+        " (ORDER BY ms) FROM (SELECT extract(epoch FROM outcomes.created_at - items.created_at) * 1000 AS ms"
+        " FROM outcomes JOIN items ON items.id = outcomes.item_id WHERE outcomes.source = 'small'"
+        f" AND outcomes.created_at > now() - interval '{time.monotonic() - began:.0f} seconds') AS kept"
+    )
+    minutes = (time.monotonic() - began) / 60
+    middle = {name: median(sizes) for name, sizes in memory.items()}
+    return Window(minutes, middle, median(files), median(connections), int(count), float(p50 or 0), float(p99 or 0))
+
+
+def _looked_at(running: Lane, workers: Mapping[str, subprocess.Popen[bytes]]) -> dict[str, tuple[float, int]]:
+    """Memory in MiB and open files of each kind of process."""
+    data = running.service.settings.data_dir
+    found = {name: _of([psutil.Process(worker.pid)], shared=True) for name, worker in workers.items()}
+    found["producer"] = _of([psutil.Process()], shared=True)
+    found["valkey"] = _of(process.found_in(data / "valkey", "valkey-server"), shared=True)
+    found["postgres"] = _of(process.found_in(data / "postgres", "postgres"), shared=False)
+    return found
+
+
+def _of(processes: Sequence[psutil.Process], *, shared: bool) -> tuple[float, int]:
+    size, files = 0.0, 0
+    for one in processes:
+        try:
+            size += one.memory_info().rss if shared else one.memory_full_info().uss
+            files += one.num_fds()
+        except psutil.NoSuchProcess:
+            continue  # a connection of PostgreSQL that has just ended
+    return size / 2**20, files
+
+
+def _measures(windows: Sequence[Window], rate: float, distilled: int, promoted: int) -> list[Measure]:
+    settled = windows[WARM_UP:]
+    third = len(settled) // 3
+
+    def growth(values: Sequence[float]) -> float:
+        return median(values[-third:]) / median(values[:third]) - 1
+
+    memory = [
+        Measure(
+            f"memory_{name}",
+            f"growth of memory: {name} ({median(one.memory[name] for one in settled[-third:]):.0f} MiB)",
+            growth([one.memory[name] for one in settled]),
+            "",
+            GROWTH,
+            at_most=True,
+        )
+        for name in windows[0].memory
+    ]
+    return [
+        Measure("rate", "items arriving, half of the capacity measured before", rate, "items/s"),
+        Measure("items", "items decided by the small model", sum(one.items for one in windows)),
+        Measure("minutes", "minutes", sum(one.minutes for one in windows)),
+        Measure("distilled", "distillations begun", distilled),
+        Measure("promoted", "of them: promoted, so that workers changed the bundle", promoted),
+        *memory,
+        Measure("files", "growth of open files", growth([one.files for one in settled]), "", GROWTH, at_most=True),
+        Measure(
+            "connections",
+            "growth of connections to PostgreSQL",
+            growth([one.connections for one in settled]),
+            "",
+            GROWTH,
+            at_most=True,
+        ),
+        Measure("p50", "growth of latency, median", growth([one.p50 for one in settled]), "", SLOWER, at_most=True),
+        Measure("p99", "growth of latency, 99th percentile", growth([one.p99 for one in settled])),
+    ]
+
+
+def _series(windows: Sequence[Window]) -> list[dict[str, float]]:
+    minutes = 0.0
+    rows = []
+    for one in windows:
+        minutes += one.minutes
+        rows.append(
+            {
+                "minutes": minutes,
+                "items": one.items,
+                "p50_ms": one.p50,
+                "p99_ms": one.p99,
+                "connections": one.connections,
+                "files": one.files,
+                **{f"{name}_mib": size for name, size in one.memory.items()},
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    command.main(benchmark, __doc__)
