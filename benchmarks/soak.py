@@ -1,7 +1,7 @@
 """An hour at half load: memory, connections, open files and latency of every process, by windows of five minutes.
 
-First the capacity is measured; then half as many items arrive each second, one in a hundred of them audited by the
-simulated LLM, and a distillation begins every ten minutes. The texts tell their label, so that distillations are
+First the capacity is measured; then half as many items arrive each second, about two of them asked of the simulated
+LLM, and a distillation begins every ten minutes. The texts tell their label, so that distillations are
 promoted and workers change bundles. Flat means: the median of the last third of the windows against that of the first
 third, after a warm-up of two windows.
 """
@@ -38,6 +38,8 @@ BURST = 6_000
 """Items whose time tells the capacity."""
 SAMPLE_S = 5.0
 AUDIT_RATE = 0.01
+CALLS_PER_S = 2
+"""The budget, so that there are always new answers to learn from, however good the small model becomes."""
 SIGNS = dict(zip(LABELS, ("I want my money back.", "It is what it is.", "I am very happy with it."), strict=True))
 GROWTH, SLOWER = 0.02, 0.25
 
@@ -91,9 +93,9 @@ def _prepare(running: Lane, seconds: float) -> None:
         running.service.runtime,
         CLASSIFIER,
         {
-            "policy": {"mode": "fixed", "threshold": 0.0, "audit_rate": AUDIT_RATE},
+            "policy": {"mode": "budget", "calls_per_day": CALLS_PER_S * 86_400, "audit_rate": AUDIT_RATE},
             "llm": {"model": "simulated", "api": "chat", "input_price": "1", "output_price": "2"},
-            "distil": {"every_s": 2 * seconds, "min_new_answers": 50, "max_answers": 400},
+            "distil": {"every_s": 2 * seconds, "min_new_answers": 100, "max_answers": 400},
         },
     )
     serve_bundle(running.service)
