@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from statistics import median
 
 import psutil
@@ -71,9 +72,10 @@ def benchmark(full: bool) -> Result:
     started = time.monotonic()
     items = _items()
     with lane(Limits(), items) as running:
-        _prepare(running, seconds)
+        serve_bundle(running.service)
         with _workers(running) as workers, Client(running.service.settings) as client:
             rate = _capacity(running, workers, client, items) / 2
+            _learn(running, seconds)
             windows = list(_windows(running, workers, client, items, rate, seconds))
         lessons = running.rows("SELECT count(*), count(*) FILTER (WHERE state = 'promoted') FROM distillations")[0]
     measures = _measures(windows, rate, lessons[0], lessons[1])
@@ -88,17 +90,27 @@ def _items() -> list[Item]:
     ]
 
 
-def _prepare(running: Lane, seconds: float) -> None:
+def _learn(running: Lane, seconds: float) -> None:
+    """From now on some items are asked, and distillations begin."""
     apply(
         running.service.runtime,
         CLASSIFIER,
         {
-            "policy": {"mode": "budget", "calls_per_day": CALLS_PER_S * 86_400, "audit_rate": AUDIT_RATE},
+            "policy": {
+                "mode": "budget",
+                "calls_per_day": CALLS_PER_S * 86_400,
+                "timezone": _zone(datetime.now(UTC).hour),
+                "audit_rate": AUDIT_RATE,
+            },
             "llm": {"model": "simulated", "api": "chat", "input_price": "1", "output_price": "2"},
             "distil": {"every_s": 2 * seconds, "min_new_answers": 100, "max_answers": 400},
         },
     )
-    serve_bundle(running.service)
+
+
+def _zone(hour: int) -> str:
+    """A time zone whose day has begun within the last hour, so that its budget is spread over a whole day."""
+    return f"Etc/GMT+{hour}" if hour <= 12 else f"Etc/GMT-{24 - hour}"  # their signs are those of POSIX
 
 
 @contextmanager
