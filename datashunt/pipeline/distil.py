@@ -19,6 +19,7 @@ from datashunt.errors import BundleError, DatashuntError, StoreError
 from datashunt.pipeline import lesson as lessons
 from datashunt.pipeline import promise, pruning
 from datashunt.pipeline.lesson import DELTA, Judgement, Lesson
+from datashunt.pipeline.memory import give_back
 from datashunt.pipeline.models import Models
 from datashunt.pipeline.pruning import Calibration
 from datashunt.policy import TargetPolicy
@@ -109,6 +110,7 @@ class Distiller:
             state = self._attempt(run)
         finally:
             shutil.rmtree(run.bundle, ignore_errors=True)
+            give_back()
         if state not in {"lease_lost", "stopped"}:
             shutil.rmtree(folder, ignore_errors=True)
         event("distilled", classifier=classifier, run=claim.row, state=state)

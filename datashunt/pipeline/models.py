@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from datashunt.pipeline.memory import give_back
 from datashunt.registry import Registry
 from datashunt.settings import Settings
 from datashunt.store import Store, classifiers
@@ -78,8 +79,9 @@ class Models:
         model = self.get(known.incumbent)
         with self._lock:
             before, self._serving[known.id] = self._serving.get(known.id), known.incumbent.content_hash
-            if before is not None and before not in self._serving.values():
-                self._loaded.pop(before, None)
+            if before is not None and before in self._loaded and before not in self._serving.values():
+                del self._loaded[before]
+                give_back()
         return model
 
     def get(self, bundle: Bundle) -> SmallModel:

@@ -1,7 +1,6 @@
 """Workers on several hosts, one PostgreSQL and one RabbitMQ with quorum queues: the same commands, other folders.
 
-DATASHUNT_TEST_AMQP_URL names a virtual host of a RabbitMQ in which nothing but these tests lives: amqp://user:password@
-host:5672/name. No package brings a RabbitMQ that a test could start by itself.
+DATASHUNT_TEST_AMQP_URL names a virtual host of a RabbitMQ in which nothing but these tests lives. No package brings a RabbitMQ that a test could start by itself.
 """
 
 from __future__ import annotations
