@@ -1,6 +1,7 @@
 """Workers on several hosts, one PostgreSQL and one RabbitMQ with quorum queues: the same commands, other folders.
 
-DATASHUNT_TEST_AMQP_URL names a virtual host of a RabbitMQ in which nothing but these tests lives. No package brings a RabbitMQ that a test could start by itself.
+DATASHUNT_TEST_AMQP_URL names a virtual host of a RabbitMQ in which nothing but these tests lives. No package
+brings a RabbitMQ that a test could start by itself.
 """
 
 from __future__ import annotations
