@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -90,14 +91,16 @@ class TlsProxy:
         if self._target is not None:
             with socket.create_connection(("127.0.0.1", self._target), timeout=30) as server:
                 server.sendall(first)
-                back = threading.Thread(target=_copy, args=(server, inside), daemon=True)
-                back.start()
-                _copy(inside, server)
-                back.join(30)
+                _pump(inside, server)
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65_536):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
+def _pump(inside: ssl.SSLSocket, server: socket.socket) -> None:
+    """Copy both ways until one side ends; in one thread, since a TLS connection must not be used by two at once."""
+    to = {inside: server, server: inside}
+    while True:
+        ready = [inside] if inside.pending() else select.select(list(to), [], [])[0]
+        for source in ready:
+            data = source.recv(65_536)
+            if not data:
+                return
+            to[source].sendall(data)
