@@ -95,8 +95,8 @@ class SmallModel:
         try:
             _check_labels(AutoConfig.from_pretrained(folder), info, folder)
             parts = shared or Shared()
-            network = parts.network(folder, f"{chosen} {dtype}", digests)
-            exact = parts.network(folder, f"{chosen} fp32", digests).encoder if again else None
+            kinds = [f"{chosen} {one}" for one in ([dtype, "fp32"] if again else [dtype])]
+            network, *exact = parts.networks(folder, kinds, digests)
             tokenizer = parts.tokenizer(folder, info.max_tokens)
         except (
             OSError,
@@ -111,7 +111,7 @@ class SmallModel:
         ) as error:
             reason = str(error).strip().split("\n")[0]
             raise BundleError(f"the bundle in {folder} cannot be loaded ({reason}): fetch it again") from None
-        return cls(network, tokenizer, info, device=chosen, precision=dtype, exact=exact)
+        return cls(network, tokenizer, info, device=chosen, precision=dtype, exact=exact[0].encoder if exact else None)
 
     @property
     def labels(self) -> tuple[str, ...]:

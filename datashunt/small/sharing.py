@@ -29,12 +29,14 @@ class Shared:
         self._encoders: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
         self._tokenizers: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
-    def network(self, folder: Path, kind: str, digests: Mapping[str, str] | None = None) -> SequenceClassifier:
-        """The network of a bundle, over an encoder that another one brought, if they have the same.
+    def networks(
+        self, folder: Path, kinds: Sequence[str], digests: Mapping[str, str] | None = None
+    ) -> list[SequenceClassifier]:
+        """The network of a bundle, once for each kind, over an encoder that another one brought, if they have the same.
 
         Args:
             folder: the bundle's.
-            kind: device and precision it is for, which an encoder has only one of.
+            kinds: devices and precisions they are for, which an encoder has only one of.
             digests: SHA-256 of the folder's files by name, as they were published, if that is known.
         """
         contents = weights.read(folder, digests)
@@ -42,12 +44,15 @@ class Shared:
         found = weights.tensors(contents)
         digest = encoder_digest(config, contents)
         del contents
-        known = self._encoders.get(f"{kind} {digest}")
+        return [self._network(config, found, digest and f"{kind} {digest}") for kind in kinds]
+
+    def _network(self, config: ClassifierConfig, found: Mapping[str, Tensor], name: str | None) -> SequenceClassifier:
+        known = self._encoders.get(name) if name else None
         if known is not None:
             return _over(known, config, found)
         network = _filled(config, found)
-        if digest is not None:
-            self._encoders[f"{kind} {digest}"] = network.encoder
+        if name:
+            self._encoders[name] = network.encoder
         return network
 
     def tokenizer(self, folder: Path, max_tokens: int) -> Any:
