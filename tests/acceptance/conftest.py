@@ -164,6 +164,10 @@ class System:
             f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in sorted(self._logs.iterdir())
         )
 
+    def logged(self, word: str) -> int:
+        """How often the workers have said it."""
+        return sum(path.read_text(errors="replace").count(word) for path in self._logs.iterdir())
+
     def assert_sound(self, items: int) -> None:
         """Every item has exactly one outcome, its own; every ask one answer; every call an end and a price."""
         assert [found for found in doctor.examine_data(self.settings) if not found.ok] == []
