@@ -30,6 +30,7 @@ from datashunt.store import Store, bundles, classifiers
 from datashunt.store.classifiers import Bundle, Registered
 
 NAME = "sentiment"
+KEY = b"*" * 32
 LABELS = ("negative", "neutral", "positive")
 DOCUMENT: dict[str, Any] = {
     "name": NAME,
@@ -181,11 +182,13 @@ class World:
     # what happens to it
 
     def apply(self, **changes: Any) -> Spec:
-        """Apply the classifier; a change of a section is merged into it."""
+        """Apply the classifier; a change of a section is merged into it. What is drawn is the same in each run."""
         document = {**DOCUMENT, **{name: _merged(DOCUMENT.get(name), value) for name, value in changes.items()}}
         spec = classifier.parse(document)
         with self.admin.begin() as tx:
-            classifiers.apply(tx, spec, prompts.prompt_hash(spec))
+            if classifiers.apply(tx, spec, prompts.prompt_hash(spec)).created:
+                values = {"key": KEY, "name": spec.name}
+                tx.execute(text("UPDATE classifiers SET draw_key = :key WHERE name = :name"), values)
         return spec
 
     def submit(self, *entries: Any, submission: str | None = None, name: str = NAME) -> tuple[Receipt, list[Wake]]:

@@ -122,7 +122,7 @@ BREAK = {
         "UPDATE calls SET state = 'failed' WHERE id = (SELECT min(call_id) FROM answers)",
         "UPDATE answers SET call_id = (SELECT max(id) FROM calls) WHERE id = (SELECT min(id) FROM answers)",
     ),
-    "reference": ("UPDATE answers SET had_prior = true, role = 'judge'",),
+    "reference": ("UPDATE answers SET had_prior = true WHERE role <> 'train'",),
     "call": (
         "UPDATE calls SET cost_usd = NULL",
         "UPDATE calls SET cost_usd = -1",

@@ -53,7 +53,8 @@ def said(world: World) -> dict[str, int]:
 
 def sound(world: World) -> None:
     with world.store.begin() as tx:
-        assert [(one.name, broken.some) for one, broken in invariants.check(tx) if broken.count] == []
+        found = [(one.name, broken.some) for one, broken in invariants.check(tx) if broken.count]
+    assert found == [], "\n".join(f"{name}: {world.rows(f'SELECT * FROM {name}')}" for name in ("items", *TABLES))
 
 
 def views(world: World) -> tuple[Any, ...]:
