@@ -134,6 +134,8 @@ class Receipt:
         known: entries that were there already, with the same text.
         refused: entries that were not taken, each with its reason.
         error: why the call was refused as a whole; nothing of it was stored. None: it was not.
+        ids_since: ids of items that ended by then may have been removed by their age: whoever submits one again
+            submits a new item. None: no id of this classifier ever went.
     """
 
     submission_id: str
@@ -142,6 +144,7 @@ class Receipt:
     known: int
     refused: tuple[Refusal, ...] = ()
     error: str | None = None
+    ids_since: datetime | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The receipt as it travels over the broker."""
@@ -154,6 +157,7 @@ class Receipt:
                 {"position": r.position, "id": r.id, "reason": r.reason, "detail": r.detail} for r in self.refused
             ],
             "error": self.error,
+            "ids_since": None if self.ids_since is None else self.ids_since.isoformat(),
         }
 
 

@@ -67,6 +67,7 @@ def submit(
     columns_ = () if deadline_column is None else (deadline_column,)
     rows = streams.read(file, id_column=id_column, text_column=text_column, columns=columns_)
     calls = accepted = known = refused = 0
+    ids_since: datetime | None = None
     broken_off = True
     try:
         with Client(load()) as client:
@@ -75,6 +76,7 @@ def submit(
                 calls += 1
                 accepted += receipt.accepted
                 known += receipt.known
+                ids_since = receipt.ids_since or ids_since
                 for entry in receipt.refused:
                     refused += 1
                     if refused <= SHOWN:
@@ -85,6 +87,8 @@ def submit(
             err.print(f"… and {refused - SHOWN} more; all reasons are in the table refusals")
         if calls or not broken_off:
             print(f"{accepted} accepted, {known} known already, {refused} refused")
+        if accepted and ids_since is not None:
+            print(f"ids of items that ended by {ids_since:%Y-%m-%d %H:%M %Z} are removed: one of them is a new item")
     if wait_:
         wait(name, timeout_s=None, audits=False)
     if refused:

@@ -64,7 +64,8 @@ class Intake:
             refused += [_conflict(entry) for entry in added.conflicts]
             refused.sort(key=lambda refusal: refusal.position)
             known = repeats + added.known
-            receipt = Receipt(submission_id, classifier, len(added.rows), known, tuple(refused))
+            since = intake.ids_since(tx, classifier)
+            receipt = Receipt(submission_id, classifier, len(added.rows), known, tuple(refused), ids_since=since)
             intake.close_submission(tx, receipt)
         self.bound.add(classifier_id, len(added.rows))
         return receipt, [Wake("score", classifier, added.rows)] if added.rows else []

@@ -189,6 +189,11 @@ _SUM_ITEMS = text("""
        SET items = past.items + excluded.items, asked = past.asked + excluded.asked,
            audited = past.audited + excluded.audited
 """)
+_UNTIL = text("""
+    INSERT INTO removed_ids (classifier_id, until)
+    SELECT classifier_id, max(greatest(created_at, done_at)) FROM items WHERE id = ANY(:rows) GROUP BY 1
+    ON CONFLICT (classifier_id) DO UPDATE SET until = greatest(removed_ids.until, excluded.until)
+""")
 _COUNT_RECEIPTS = text("""
     UPDATE submissions s SET removed = removed + gone.n
       FROM (SELECT submission_id, count(*) AS n FROM items WHERE id = ANY(:rows) GROUP BY 1) AS gone
@@ -215,12 +220,12 @@ def old_ids(tx: Connection, classifier_id: int, days: int) -> int:
 def remove_ids(tx: Connection, classifier_id: int, name: str, days: int) -> int:
     """Remove the oldest ids of items whose month was removed and that ended so many days ago; returns how many.
 
-    At most `CHUNK` at once. Their counts stay. Items whose answers are evidence of a certificate, or that people were
-    given, keep theirs. Receipts that speak of nothing but such items go, too.
+    At most `CHUNK` at once. Their counts stay, and up to when ids went. Items whose answers are evidence of a
+    certificate, or that people were given, keep theirs. Receipts that speak of nothing but such items go, too.
     """
     rows = list(tx.execute(_NEXT_IDS, {"classifier": classifier_id, "days": days, "most": CHUNK}).scalars())
     if rows:
-        for statement in (_SUM_ITEMS, _COUNT_RECEIPTS, *_IDS):
+        for statement in (_SUM_ITEMS, _UNTIL, _COUNT_RECEIPTS, *_IDS):
             tx.execute(statement, {"rows": rows})
     else:
         tx.execute(_RECEIPTS, {"name": name, "days": days})

@@ -72,6 +72,7 @@ BEGIN
             ('producer', 'SELECT (id, name)', 'classifiers'),
             ('producer', 'SELECT (classifier_id, version, labels)', 'specs'),
             ('producer', 'SELECT (id, version)', 'bundles'),
+            ('producer', 'SELECT', 'removed_ids'),
             ('producer', 'SELECT, INSERT, UPDATE', 'submissions'),
             ('producer', 'SELECT, INSERT', 'refusals'),
             ('producer', 'SELECT', 'items'),

@@ -172,6 +172,10 @@ def test_a_month_that_another_classifier_needs_loses_only_the_rows_of_one(used: 
 
 def test_ids_go_after_their_days_and_come_back_as_new_items(used: World) -> None:
     before = views(used)
+    stored = used.runtime.intake.receipt("kept")
+    assert stored is not None
+    assert stored.receipt.ids_since is None
+    ended = used.one("SELECT max(done_at) FROM items")
     assert retention(used, idempotency_days=120).run().ids == {NAME: 0}
     assert used.one("SELECT count(*) FROM items") == 3
     assert retention(used, idempotency_days=90).run(dry_run=True).ids == {NAME: 3}
@@ -181,8 +185,9 @@ def test_ids_go_after_their_days_and_come_back_as_new_items(used: World) -> None
     after = views(used)
     assert after == ({**before[0], "oldest_s": None}, *before[1:])
     sound(used)
-    receipt, _ = used.submit(Item("kept", "another text"))
-    assert (receipt.accepted, receipt.refused) == (1, ())
+    receipt, _ = used.submit(Item("kept", "another text"), submission="again")
+    assert (receipt.accepted, receipt.refused, receipt.ids_since) == (1, (), ended)
+    assert used.submit(Item("kept", "another text"), submission="again") == (receipt, [])
     sound(used)
 
 

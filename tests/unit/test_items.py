@@ -28,7 +28,8 @@ from datashunt.store.tables import Base
 
 
 def test_a_receipt_travels_as_json() -> None:
-    receipt = Receipt("s1", "mood", 2, 1, (Refusal(3, None, "empty", "the text is empty"),))
+    since = datetime(2026, 5, 4, tzinfo=UTC)
+    receipt = Receipt("s1", "mood", 2, 1, (Refusal(3, None, "empty", "the text is empty"),), ids_since=since)
     assert json.loads(json.dumps(receipt.to_json())) == {
         "submission_id": "s1",
         "classifier": "mood",
@@ -36,6 +37,7 @@ def test_a_receipt_travels_as_json() -> None:
         "known": 1,
         "refused": [{"position": 3, "id": None, "reason": "empty", "detail": "the text is empty"}],
         "error": None,
+        "ids_since": "2026-05-04T00:00:00+00:00",
     }
 
 

@@ -21,6 +21,14 @@ class RemovedMonth(Base):
     removed_at: Mapped[datetime.datetime] = mapped_column(server_default=NOW)
 
 
+class RemovedIds(Base):
+    """Ids of a classifier's items were removed, none of an item that ended after `until`."""
+
+    __tablename__ = "removed_ids"
+    classifier_id: Mapped[int] = mapped_column(ForeignKey("classifiers.id"), primary_key=True)
+    until: Mapped[datetime.datetime]
+
+
 class PastCalls(Base):
     """Sums over removed calls of a day (UTC), and `reused`: over removed answers that cost nothing."""
 
