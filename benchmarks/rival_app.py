@@ -4,8 +4,8 @@ Runs in a virtual environment of its own (benchmarks/rival.py), with the same bu
 item's state, its score, its outcome. RIVAL_BUNDLE is the bundle's folder; without it the model costs nothing.
 
 `rival.many` and `rival.one` call our own model code, so they are given its sorting by length, its padding and its
-precision. `rival.plain` is `celery-batches` with transformers as their documentation shows them: texts in the order in
-which they arrive, padded to the longest of the batch, the weights as they are stored (fp32).
+precision. `rival.plain` and `rival.plain_one` are the same with transformers as their documentation shows them: texts
+in the order in which they arrive, padded to the longest of the batch, the weights as they are stored (fp32).
 """
 
 from __future__ import annotations
@@ -95,6 +95,16 @@ def _score(rows: Sequence[int], texts: Sequence[str]) -> None:
     _store(rows, model.labels, model.probabilities(texts, batch_tokens=8_192))
 
 
+def _score_plainly(rows: Sequence[int], texts: Sequence[str]) -> None:
+    import torch
+
+    tokenizer, model, labels, temperature = _transformers()
+    with torch.inference_mode():
+        batch = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        found = torch.softmax(model(**batch).logits / temperature, dim=1).numpy()
+    _store(rows, labels, found)
+
+
 def _store(rows: Sequence[int], labels: Sequence[str], found: NDArray[np.float32]) -> None:
     _database().execute(
         _WRITE,
@@ -117,17 +127,16 @@ def many(requests: Sequence[Any]) -> None:
 @app.task(name="rival.plain", base=Batches, flush_every=MOST, flush_interval=0.2)  # type: ignore[untyped-decorator]
 def plain(requests: Sequence[Any]) -> None:
     """The same without our model code."""
-    import torch
-
-    tokenizer, model, labels, temperature = _transformers()
-    texts = [request.args[1] for request in requests]
-    with torch.inference_mode():
-        batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        found = torch.softmax(model(**batch).logits / temperature, dim=1).numpy()
-    _store([request.args[0] for request in requests], labels, found)
+    _score_plainly([request.args[0] for request in requests], [request.args[1] for request in requests])
 
 
 @app.task(name="rival.one", acks_late=True)  # type: ignore[untyped-decorator]
 def one(row: int, text: str) -> None:
     """One message, one item, one commit."""
     _score([row], [text])
+
+
+@app.task(name="rival.plain_one", acks_late=True)  # type: ignore[untyped-decorator]
+def plain_one(row: int, text: str) -> None:
+    """The same without our model code."""
+    _score_plainly([row], [text])
