@@ -17,6 +17,7 @@ from datashunt.errors import BundleError, ModelError
 from datashunt.items import ClaimedItem, Wake
 from datashunt.pipeline import budget, promise, pruning
 from datashunt.pipeline.budget import Clock
+from datashunt.pipeline.memory import give_back
 from datashunt.pipeline.models import Directory, Models
 from datashunt.pipeline.promise import Stand
 from datashunt.policy import BudgetPolicy
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from datashunt.small import SmallModel
 
 
+GIVE_BACK_AFTER = 1_000
+"""Items after which memory that is free goes back, in a millisecond or two: activations leave it in pieces."""
 LINGER_S = 0.5
 """How long a run goes on with a backlog beyond its own rows: claims and writes hide behind the model meanwhile."""
 AHEAD_SHARE = 0.125
@@ -104,6 +107,7 @@ class Scorer:
         self._clock = clock
         self._beside = ThreadPoolExecutor(2, thread_name_prefix="score")
         self._last_s = float("inf")
+        self._since_given_back = 0
 
     def run(self, classifier: str, rows: Sequence[int], *, stop: Callable[[], bool] = lambda: False) -> Iterator[Wake]:
         """Score the backlog, oldest first, until none of these rows is queued; yields what to publish.
@@ -201,6 +205,10 @@ class Scorer:
             draft = isinstance(share.known.spec.policy, BudgetPolicy)
             decided.append((share.known, items, decide(share.known, items, probabilities, draft=draft)))
         self._last_s = time.perf_counter() - started
+        self._since_given_back += len(batch.items)
+        if self._since_given_back >= GIVE_BACK_AFTER:
+            give_back()
+            self._since_given_back = 0
         item_s = self._last_s / max(1, len(batch.items))
         return [_Verdict(known, items, scored, item_s * len(items)) for known, items, scored in decided]
 

@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+_ROWS = 16
+_TOKENS = 8
+_SMALL_ROWS = (1, 2, 4, 8)
+_SMALL_TOKENS = (8, 16, 24, 32, 48, 64)
+_LONG_TOKENS = 32
 
-def token_batches(lengths: Sequence[int], budget: int) -> list[NDArray[np.intp]]:
+
+def few_shapes(rows: int, longest: int) -> tuple[int, int]:
+    """The shape that a batch is padded to where a kernel is compiled, and kept, for each number of tokens.
+
+    Sixteen rows or more: multiples of 16 and of 8 tokens. Fewer: a power of two, and coarser steps of the length; a
+    single item must not cost as much as sixteen.
+    """
+    if rows > _SMALL_ROWS[-1]:
+        return -(-rows // _ROWS) * _ROWS, -(-longest // _TOKENS) * _TOKENS
+    tokens = next((step for step in _SMALL_TOKENS if step >= longest), -(-longest // _LONG_TOKENS) * _LONG_TOKENS)
+    return 1 << (rows - 1).bit_length(), tokens
+
+
+def token_counts(budget: int, longest: int) -> list[int]:
+    """All numbers of padded tokens, ascending, that batches of `few_shapes` within a budget have.
+
+    Args:
+        budget: padded tokens of a batch; a longer text, which is a batch of its own, is not counted.
+        longest: tokens of the longest text.
+    """
+    rows = (*_SMALL_ROWS, *range(_ROWS, budget // _TOKENS + 1, _ROWS))
+    counts = {math.prod(few_shapes(some, tokens)) for some in rows for tokens in range(1, longest + 1)}
+    return sorted(count for count in counts if count <= budget)
+
+
+def token_batches(lengths: Sequence[int], budget: int, *, few: bool = False) -> list[NDArray[np.intp]]:
     """Cut items, sorted by length, into batches of at most `budget` padded tokens (items × longest).
 
     Every item is in exactly one batch; one longer than the budget is a batch of its own. Sorting by length is what
@@ -18,24 +49,32 @@ def token_batches(lengths: Sequence[int], budget: int) -> list[NDArray[np.intp]]
     Args:
         lengths: tokens of each item, ≥ 0.
         budget: padded tokens, ≥ 1.
+        few: they will be padded to `few_shapes`, of which as little as possible shall be padding.
 
     Returns:
         Index arrays, shortest items first.
     """
     order = np.argsort(np.asarray(lengths, dtype=np.intp), kind="stable")
-    batches, start = [], 0
-    for end, item in enumerate(order):
-        longest = max(int(lengths[item]), 1)
-        if end > start and longest * (end - start + 1) > budget:
-            batches.append(order[start:end])
-            start = end
-    if start < len(order):
-        batches.append(order[start:])
+    batches, start, end = [], 0, 0
+    while start < len(order):
+        if end < len(order) and (end == start or _size(end + 1 - start, lengths[order[end]], few) <= budget):
+            end += 1
+            continue
+        rows = end - start
+        if few and math.prod(few_shapes(rows, max(lengths[order[end - 1]], 1))) > budget:
+            rows = rows - rows % _ROWS if rows > _ROWS else 1 << (rows.bit_length() - 1)
+        batches.append(order[start : start + rows])
+        start += rows
     return batches
 
 
+def _size(rows: int, longest: int, few: bool) -> int:
+    steps = _TOKENS if few else 1
+    return rows * max(1, -(-longest // steps)) * steps
+
+
 def pad(
-    rows: Sequence[Sequence[int]], pad_id: int, device: str, *, grid: tuple[int, int] = (1, 1)
+    rows: Sequence[Sequence[int]], pad_id: int, device: str, *, few: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids (n, longest) and the mask of real tokens, both int64 on `device`.
 
@@ -43,12 +82,10 @@ def pad(
         rows: n token lists.
         pad_id: the token that fills.
         device: where to.
-        grid: n and the longest are rounded up to multiples of these, with rows of one token at the end: kernels that
-            are compiled for each shape then meet few shapes. Fewer rows than one step are rounded up to a power of
-            two: a single item must not cost as much as sixteen.
+        few: they are padded to `few_shapes`, with rows of one token at the end.
     """
-    longest = -(-max(1, *map(len, rows)) // grid[1]) * grid[1]
-    count = min(-(-len(rows) // grid[0]) * grid[0], 1 << (len(rows) - 1).bit_length())
+    shape = len(rows), max(1, *map(len, rows))
+    count, longest = few_shapes(*shape) if few else shape
     ids = np.full((count, longest), pad_id, dtype=np.int64)
     mask = np.zeros((count, longest), dtype=np.int64)
     mask[len(rows) :, 0] = 1

@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from datashunt.confidence import softmax
 from datashunt.errors import BundleError, ModelError
 from datashunt.small import rounding
-from datashunt.small.batching import pad, token_batches
+from datashunt.small.batching import pad, token_batches, token_counts
 from datashunt.small.bundle import BundleInfo, read_info
 from datashunt.small.hardware import DTYPES, choose_device, choose_precision, probe
 from datashunt.small.network import Encoded, SequenceClassifier, encode, mean_pooled
@@ -28,10 +28,6 @@ BATCH_TOKENS = 8_192
 
 _CPU_TOKENS = 1_024
 """The most on a CPU, whose caches larger batches overflow (docs/benchmarks.md: 8,192 is a third slower)."""
-
-_GRID = (16, 8)
-"""Rows and tokens that a batch is rounded up to where oneDNN compiles a kernel for each shape (bf16 on a CPU): faster,
-and memory stays where it is (docs/benchmarks.md)."""
 
 
 class SmallModel:
@@ -111,7 +107,10 @@ class SmallModel:
         ) as error:
             reason = str(error).strip().split("\n")[0]
             raise BundleError(f"the bundle in {folder} cannot be loaded ({reason}): fetch it again") from None
-        return cls(network, tokenizer, info, device=chosen, precision=dtype, exact=exact[0].encoder if exact else None)
+        model = cls(network, tokenizer, info, device=chosen, precision=dtype, exact=exact[0].encoder if exact else None)
+        if chosen == "cpu" and dtype != "fp32":
+            _compile(model.network.encoder, token_counts(_CPU_TOKENS, info.max_tokens))
+        return model
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -165,15 +164,35 @@ class SmallModel:
         """Pooled features (n, d) of encoded texts, in their order; `exact`: by the encoder in fp32."""
         encoder = self.exact if exact and self.exact is not None else self.network.encoder
         rounded = encoder is self.network.encoder and self.precision != "fp32"
-        grid = _GRID if rounded and self.device == "cpu" else (1, 1)
+        few = rounded and self.device == "cpu"
         budget = min(batch_tokens, _CPU_TOKENS) if self.device == "cpu" else batch_tokens
         out = np.empty((len(encoded), self.network.head.in_features), dtype=np.float32)
-        for batch in token_batches([len(row) for row in encoded], budget):
+        for batch in token_batches([len(row) for row in encoded], budget, few=few):
             rows = [encoded[i] for i in batch]
-            ids, mask = pad(rows, self.tokenizer.pad_token_id or 0, self.device, grid=grid)
+            ids, mask = pad(rows, self.tokenizer.pad_token_id or 0, self.device, few=few)
             with _onednn(rounded):
                 out[batch] = mean_pooled(encoder, mask, input_ids=ids)[: len(rows)].float().cpu().numpy()
         return out
+
+
+_compiled: set[tuple[int, int, int, bool, torch.dtype]] = set()
+
+
+@torch.inference_mode()
+def _compile(encoder: nn.Module, counts: Sequence[int]) -> None:
+    """Have oneDNN compile now, once in this process, what batches of so many tokens will need of it.
+
+    It keeps a kernel for each number of rows of each shape of weights, 0.6 MiB each: so no item waits for one, and
+    memory does not grow later.
+    """
+    for part in encoder.modules():
+        if isinstance(part, nn.Linear):
+            shape = part.in_features, part.out_features, part.bias is not None, part.weight.dtype
+            for count in counts:
+                if (count, *shape) not in _compiled:
+                    with _onednn(True):
+                        part(part.weight.new_zeros(count, part.in_features))
+                    _compiled.add((count, *shape))
 
 
 @contextmanager

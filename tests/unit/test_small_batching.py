@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datashunt.small.batching import pad, token_batches
+from datashunt.small.batching import few_shapes, pad, token_batches, token_counts
 
 LENGTHS = st.lists(st.integers(0, 200), max_size=80)
 
@@ -49,15 +49,46 @@ def test_texts_without_tokens_still_make_a_batch(rows: list[list[int]]) -> None:
     assert np.asarray(mask).sum() == 0
 
 
-def test_a_grid_rounds_rows_and_tokens_up_and_the_rows_that_fill_have_one_token() -> None:
-    ids, mask = pad([[7, 8, 9, 4, 2], [5], [6]], 1, "cpu", grid=(4, 4))
+def test_few_shapes_round_rows_and_tokens_up_and_the_rows_that_fill_have_one_token() -> None:
+    ids, mask = pad([[7, 8, 9, 4, 2], [5], [6]], 1, "cpu", few=True)
     assert ids.shape == mask.shape == (4, 8)
     assert ids[0].tolist() == [7, 8, 9, 4, 2, 1, 1, 1]
     assert mask.sum(dim=1).tolist() == [5, 1, 1, 1]
 
 
+BUDGET = 1_024
+
+
+@given(st.lists(st.integers(0, 256), max_size=300))
+def test_batches_of_few_shapes_are_within_the_budget_and_have_few_numbers_of_tokens(lengths: list[int]) -> None:
+    batches = token_batches(lengths, BUDGET, few=True)
+    assert [lengths[i] for batch in batches for i in batch] == sorted(lengths)
+    assert sorted(int(i) for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        rows, tokens = few_shapes(len(batch), max(1, *(lengths[i] for i in batch), 1))
+        assert rows >= len(batch)
+        assert tokens >= max(lengths[i] for i in batch)
+        assert rows * tokens in token_counts(BUDGET, 256)
+
+
+def test_full_batches_of_few_shapes_are_not_padded_with_rows() -> None:
+    """Eighteen texts of 56 tokens fit the budget, and would be padded to thirty-two."""
+    assert [len(batch) for batch in token_batches([56] * 50, BUDGET, few=True)] == [16, 16, 16, 2]
+    assert [len(batch) for batch in token_batches([100] * 12, BUDGET, few=True)] == [8, 4]
+
+
+def test_a_text_beyond_the_budget_is_a_batch_of_its_own_in_few_shapes_too() -> None:
+    assert [batch.tolist() for batch in token_batches([3_000, 2_000], BUDGET, few=True)] == [[1], [0]]
+
+
+def test_there_are_few_numbers_of_tokens() -> None:
+    counts = token_counts(BUDGET, 256)
+    assert len(counts) <= 24
+    assert (counts[0], counts[-1]) == (8, BUDGET)
+
+
 @pytest.mark.parametrize(("rows", "padded"), [(1, 1), (2, 2), (3, 4), (9, 16), (16, 16), (17, 32), (33, 48)])
 def test_few_rows_are_not_padded_to_many(rows: int, padded: int) -> None:
-    ids, mask = pad([[5]] * rows, 1, "cpu", grid=(16, 8))
+    ids, mask = pad([[5]] * rows, 1, "cpu", few=True)
     assert ids.shape == (padded, 8)
     assert mask.sum() == padded
