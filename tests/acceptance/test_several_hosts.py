@@ -1,7 +1,7 @@
-"""Workers on several hosts, one PostgreSQL and one RabbitMQ with quorum queues: the same commands, other folders.
+"""Workers on several hosts, one PostgreSQL and one broker: the same commands, other folders.
 
-DATASHUNT_TEST_AMQP_URL names a virtual host of a RabbitMQ in which nothing but these tests lives. No package
-brings a RabbitMQ that a test could start by itself.
+The broker is a Valkey, and a RabbitMQ with quorum queues: DATASHUNT_TEST_AMQP_URL names a virtual host of one in which
+nothing but these tests lives. No package brings a RabbitMQ that a test could start by itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from amqp.exceptions import PreconditionFailed
 from kombu import Connection
 
-from tests.acceptance.conftest import System, plain_items, until
+from tests.acceptance.conftest import Broker, System, plain_items, until
 
 URL = os.environ.get("DATASHUNT_TEST_AMQP_URL")
 QUEUES = ("score", "llm", "distil", "intake")
@@ -29,9 +29,16 @@ class Rabbit:
     url: str
 
 
-@pytest.fixture
-def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rabbit]:
-    """An empty RabbitMQ whose queues are quorum queues."""
+@pytest.fixture(params=["valkey", pytest.param("rabbitmq", marks=pytest.mark.xdist_group("rabbitmq"))])
+def broker(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Broker | Rabbit]:
+    """An empty Valkey, or an empty RabbitMQ whose queues are quorum queues."""
+    if request.param == "valkey":
+        made = Broker(tmp_path)
+        yield made
+        made.kill()
+        return
     if URL is None:
         pytest.skip("DATASHUNT_TEST_AMQP_URL names no RabbitMQ")
     monkeypatch.setenv("DATASHUNT_QUORUM_QUEUES", "true")
@@ -57,7 +64,6 @@ def _is_quorum(url: str, queue: str) -> bool:
     return False
 
 
-@pytest.mark.xdist_group("rabbitmq")
 def test_hosts_share_the_work_and_one_does_it_when_another_is_gone(system: System, tmp_path: Path) -> None:
     shared = f"file://{tmp_path / 'models'}"
     homes = {host: {"DATASHUNT_DATA_DIR": str(tmp_path / host), "DATASHUNT_MODELS_URL": shared} for host in ("a", "b")}
@@ -68,7 +74,8 @@ def test_hosts_share_the_work_and_one_does_it_when_another_is_gone(system: Syste
     items = plain_items(120)
     system.client.submit("tone", items[:60])
     until(lambda: system.done() == 60, "host a to do the first half")
-    assert [_is_quorum(system.broker.url, queue) for queue in ("score", "llm")] == [True, True]
+    if isinstance(system.broker, Rabbit):
+        assert [_is_quorum(system.broker.url, queue) for queue in ("score", "llm")] == [True, True]
     system.start("score", host="b", **homes["b"])
     system.start("llm", host="b", **homes["b"])
     first.send_signal(signal.SIGKILL)
