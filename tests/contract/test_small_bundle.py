@@ -131,6 +131,27 @@ def test_bf16_stays_near_fp32(bundle: Path) -> None:
     assert np.abs(exact - rounded).max() < 0.03
 
 
+def test_in_bf16_no_batch_needs_a_kernel_that_was_not_compiled_when_the_bundle_was_loaded(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: set[tuple[int, ...]] = set()
+    monkeypatch.setattr("datashunt.small.model._compiled", compiled)
+    model = small.SmallModel.load(bundle, device="cpu", precision="bf16")
+    beforehand, needed = set(compiled), set()
+
+    def record(part: torch.nn.Linear, inputs: tuple[torch.Tensor]) -> None:
+        words = inputs[0].shape[:-1].numel()
+        needed.add((words, part.in_features, part.out_features, part.bias is not None, part.weight.dtype))
+
+    for part in model.network.encoder.modules():
+        if isinstance(part, torch.nn.Linear):
+            part.register_forward_pre_hook(record)
+    for count in (1, 2, 5, 9, 40, 150, 300):
+        model.probabilities(texts(count)[0])
+    assert len(needed) > 3
+    assert needed <= beforehand
+
+
 def test_the_card_shows_labels_recipe_and_evaluation(bundle: Path) -> None:
     card = (bundle / "README.md").read_text()
     assert card.startswith("---\n")
