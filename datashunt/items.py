@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -134,8 +134,8 @@ class Receipt:
         known: entries that were there already, with the same text.
         refused: entries that were not taken, each with its reason.
         error: why the call was refused as a whole; nothing of it was stored. None: it was not.
-        ids_since: ids of items that ended by then may have been removed by their age: whoever submits one again
-            submits a new item. None: no id of this classifier ever went.
+        ids_since: ids of items that ended by then may have been removed by their age, as of now: whoever submits one
+            again submits a new item. None: no id of this classifier went, or the call was refused.
     """
 
     submission_id: str
@@ -157,7 +157,7 @@ class Receipt:
                 {"position": r.position, "id": r.id, "reason": r.reason, "detail": r.detail} for r in self.refused
             ],
             "error": self.error,
-            "ids_since": None if self.ids_since is None else self.ids_since.isoformat(),
+            "ids_since": None if self.ids_since is None else self.ids_since.astimezone(UTC).isoformat(),
         }
 
 

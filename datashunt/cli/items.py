@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -88,7 +88,8 @@ def submit(
         if calls or not broken_off:
             print(f"{accepted} accepted, {known} known already, {refused} refused")
         if accepted and ids_since is not None:
-            print(f"ids of items that ended by {ids_since:%Y-%m-%d %H:%M %Z} are removed: one of them is a new item")
+            by = ids_since.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+            print(f"ids of items that ended by {by} UTC may have been removed: such an item is a new one")
     if wait_:
         wait(name, timeout_s=None, audits=False)
     if refused:

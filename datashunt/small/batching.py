@@ -19,7 +19,7 @@ _LONG_TOKENS = 32
 def few_shapes(rows: int, longest: int) -> tuple[int, int]:
     """The shape that a batch is padded to where a kernel is compiled, and kept, for each number of tokens.
 
-    Sixteen rows or more: multiples of 16 and of 8 tokens. Fewer: a power of two, and coarser steps of the length; a
+    More than eight rows: multiples of 16, and of 8 tokens. Fewer: a power of two, and coarser steps of the length; a
     single item must not cost as much as sixteen.
     """
     if rows > _SMALL_ROWS[-1]:
@@ -49,7 +49,7 @@ def token_batches(lengths: Sequence[int], budget: int, *, few: bool = False) -> 
     Args:
         lengths: tokens of each item, ≥ 0.
         budget: padded tokens, ≥ 1.
-        few: they will be padded to `few_shapes`, of which as little as possible shall be padding.
+        few: they will be padded to `few_shapes`, which shall be within the budget, too.
 
     Returns:
         Index arrays, shortest items first.
@@ -61,11 +61,16 @@ def token_batches(lengths: Sequence[int], budget: int, *, few: bool = False) -> 
             end += 1
             continue
         rows = end - start
-        if few and math.prod(few_shapes(rows, max(lengths[order[end - 1]], 1))) > budget:
-            rows = rows - rows % _ROWS if rows > _ROWS else 1 << (rows.bit_length() - 1)
+        while few and rows > 1 and math.prod(few_shapes(rows, max(lengths[order[start + rows - 1]], 1))) > budget:
+            rows = _fewer(rows)
         batches.append(order[start : start + rows])
         start += rows
     return batches
+
+
+def _fewer(rows: int) -> int:
+    """The next smaller number of rows to which none are added."""
+    return (rows - 1) // _ROWS * _ROWS if rows > _ROWS else 1 << ((rows - 1).bit_length() - 1)
 
 
 def _size(rows: int, longest: int, few: bool) -> int:

@@ -94,6 +94,10 @@ class SmallModel:
             kinds = [f"{chosen} {one}" for one in ([dtype, "fp32"] if again else [dtype])]
             network, *exact = parts.networks(folder, kinds, digests)
             tokenizer = parts.tokenizer(folder, info.max_tokens)
+            exactly = exact[0].encoder if exact else None
+            model = cls(network, tokenizer, info, device=chosen, precision=dtype, exact=exactly)
+            if chosen == "cpu" and dtype != "fp32":
+                _compile(model.network.encoder, token_counts(_CPU_TOKENS, info.max_tokens))
         except (
             OSError,
             ValueError,
@@ -107,9 +111,6 @@ class SmallModel:
         ) as error:
             reason = str(error).strip().split("\n")[0]
             raise BundleError(f"the bundle in {folder} cannot be loaded ({reason}): fetch it again") from None
-        model = cls(network, tokenizer, info, device=chosen, precision=dtype, exact=exact[0].encoder if exact else None)
-        if chosen == "cpu" and dtype != "fp32":
-            _compile(model.network.encoder, token_counts(_CPU_TOKENS, info.max_tokens))
         return model
 
     @property
@@ -180,10 +181,10 @@ _compiled: set[tuple[int, int, int, bool, torch.dtype]] = set()
 
 @torch.inference_mode()
 def _compile(encoder: nn.Module, counts: Sequence[int]) -> None:
-    """Have oneDNN compile now, once in this process, what batches of so many tokens will need of it.
+    """Have oneDNN compile now, once in this process, what linear layers will need for batches of so many tokens.
 
-    It keeps a kernel for each number of rows of each shape of weights, 0.6 MiB each: so no item waits for one, and
-    memory does not grow later.
+    It keeps a kernel for each number of tokens and each shape of weights, 0.6 MiB each: so no such batch waits for one,
+    and memory does not grow with them.
     """
     for part in encoder.modules():
         if isinstance(part, nn.Linear):

@@ -209,14 +209,13 @@ def close_submission(tx: Connection, receipt: Receipt) -> None:
 _IDS_SINCE = text("""
     SELECT until FROM removed_ids JOIN classifiers ON classifiers.id = classifier_id WHERE name = :name
 """)
-_CAN_TELL = "datashunt.removed_ids"
+# Not before migration 0017, nor for a login whose role was not given the right to it yet.
+_CAN_TELL = text("SELECT coalesce(has_table_privilege(to_regclass('removed_ids'), 'SELECT'), false)")
 
 
 def ids_since(tx: Connection, classifier: str) -> datetime | None:
-    """Up to when ids of ended items were removed by their age; None: no id of this classifier ever went."""
-    if not tx.info.get(_CAN_TELL):  # asked until migration 0017 is there, then never again on this connection
-        tx.info[_CAN_TELL] = tx.execute(text("SELECT to_regclass('removed_ids') IS NOT NULL")).scalar_one()
-    if not tx.info[_CAN_TELL]:
+    """Up to when ids of ended items were removed by their age; None: none of this classifier that we know of."""
+    if not tx.execute(_CAN_TELL).scalar_one():
         return None
     found: datetime | None = tx.execute(_IDS_SINCE, {"name": classifier}).scalar_one_or_none()
     return found
@@ -240,6 +239,6 @@ def find_submission(tx: Connection, submission_id: str) -> StoredSubmission | No
         {"id": submission_id},
     )
     refusals = tuple(Refusal(*entry) for entry in refused)
-    since = ids_since(tx, row.classifier)
+    since = ids_since(tx, row.classifier) if row.error is None else None
     receipt = Receipt(submission_id, row.classifier, row.accepted, row.known, refusals, row.error, since)
     return StoredSubmission(receipt, bytes(row.payload_hash))

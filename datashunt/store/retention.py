@@ -189,9 +189,12 @@ _SUM_ITEMS = text("""
        SET items = past.items + excluded.items, asked = past.asked + excluded.asked,
            audited = past.audited + excluded.audited
 """)
+_CAN_TELL = text("SELECT to_regclass('removed_ids') IS NOT NULL")
 _UNTIL = text("""
     INSERT INTO removed_ids (classifier_id, until)
-    SELECT classifier_id, max(greatest(created_at, done_at)) FROM items WHERE id = ANY(:rows) GROUP BY 1
+    SELECT i.classifier_id, max(greatest(i.created_at, i.done_at, d.created_at))
+      FROM items i LEFT JOIN dead_letters d ON d.item_id = i.id
+     WHERE i.id = ANY(:rows) GROUP BY 1
     ON CONFLICT (classifier_id) DO UPDATE SET until = greatest(removed_ids.until, excluded.until)
 """)
 _COUNT_RECEIPTS = text("""
@@ -225,7 +228,8 @@ def remove_ids(tx: Connection, classifier_id: int, name: str, days: int) -> int:
     """
     rows = list(tx.execute(_NEXT_IDS, {"classifier": classifier_id, "days": days, "most": CHUNK}).scalars())
     if rows:
-        for statement in (_SUM_ITEMS, _UNTIL, _COUNT_RECEIPTS, *_IDS):
+        until = (_UNTIL,) if tx.execute(_CAN_TELL).scalar_one() else ()  # not before migration 0017
+        for statement in (_SUM_ITEMS, *until, _COUNT_RECEIPTS, *_IDS):
             tx.execute(statement, {"rows": rows})
     else:
         tx.execute(_RECEIPTS, {"name": name, "days": days})

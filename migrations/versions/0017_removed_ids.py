@@ -26,6 +26,8 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("classifier_id", name=op.f("pk_removed_ids")),
     )
+    # Ids that went before this table was there: nobody knows when their items ended, but before now.
+    op.execute("INSERT INTO removed_ids SELECT DISTINCT classifier_id, now() FROM past_items")
 
 
 def downgrade() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,7 +189,29 @@ def test_ids_go_after_their_days_and_come_back_as_new_items(used: World) -> None
     receipt, _ = used.submit(Item("kept", "another text"), submission="again")
     assert (receipt.accepted, receipt.refused, receipt.ids_since) == (1, (), ended)
     assert used.submit(Item("kept", "another text"), submission="again") == (receipt, [])
+    refusal = used.runtime.intake.refuse(NAME, "whole", "no")
+    stored = used.runtime.intake.receipt("whole")
+    assert stored is not None
+    assert stored.receipt == refusal
     sound(used)
+
+
+def test_before_its_migration_ids_go_and_receipts_say_nothing_of_it(used: World) -> None:
+    used.change("DROP TABLE removed_ids")
+    assert retention(used, idempotency_days=90).run().ids == {NAME: 3}
+    receipt, _ = used.submit(Item("kept", SURE), submission="again")
+    assert (receipt.accepted, receipt.ids_since) == (1, None)
+
+
+def test_an_item_that_died_counts_from_its_death(used: World) -> None:
+    used.change("UPDATE items SET state = 'dead', done_at = NULL, created_at = created_at - interval '1 day'")
+    used.change(
+        "INSERT INTO dead_letters (classifier_id, item_id, reason, detail, created_at)"
+        " SELECT classifier_id, id, 'x', '', created_at + interval '1 hour' FROM items"
+    )
+    died = used.one("SELECT max(created_at) FROM dead_letters")
+    assert retention(used, idempotency_days=90).run().ids == {NAME: 3}
+    assert used.submit(Item("kept", SURE), submission="again")[0].ids_since == died
 
 
 def test_receipts_count_what_was_removed_of_them(used: World) -> None:
@@ -283,3 +306,20 @@ def test_the_command_says_what_went_and_what_stays(used: World, monkeypatch: pyt
     assert "would be dropped" in lines[1]
     assert ": dropped, " in run(app, ["retention", NAME]).output
     assert run(app, ["retention", "--all"]).output == "nothing is old enough\n"
+
+
+def test_who_submits_is_told_up_to_when_ids_went(used: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert used.settings.database_url is not None
+    monkeypatch.setenv("DATASHUNT_DATABASE_URL", used.settings.database_url.get_secret_value())
+    monkeypatch.setenv("DATASHUNT_BROKER_URL", "memory://")
+    file = tmp_path / "items.jsonl"
+    file.write_text('{"id": "1", "text": "one"}\n')
+    run = CliRunner().invoke
+    assert run(app, ["submit", NAME, str(file)]).output == "1 accepted, 0 known already, 0 refused\n"
+    used.change("INSERT INTO removed_ids SELECT id, '2026-05-04T10:00+02' FROM classifiers")
+    assert run(app, ["submit", NAME, str(file)]).output == "0 accepted, 1 known already, 0 refused\n"
+    file.write_text('{"id": "2", "text": "two"}\n')
+    lines = run(app, ["submit", NAME, str(file)]).output.splitlines()
+    assert (
+        lines[1] == "ids of items that ended by 2026-05-04 08:00 UTC may have been removed: such an item is a new one"
+    )

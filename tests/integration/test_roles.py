@@ -64,6 +64,10 @@ def test_a_producer_submits_and_reads_outcomes_and_no_more(world: World, setting
         assert client.submit(NAME, [Item("a", "positive 0.99"), Item("b", "")], submission_id="s1") == receipt
         assert client.submit(NAME, [Item("a", "other")]).refused[0].reason == "id_conflict"
         assert client.receipt("s1") == receipt
+        world.change("INSERT INTO removed_ids SELECT id, now() FROM classifiers")
+        assert client.submit(NAME, [Item("c", "text")]).ids_since == world.one("SELECT until FROM removed_ids")
+        world.change("REVOKE SELECT ON removed_ids FROM datashunt_producer")  # as between a migration and the roles
+        assert client.submit(NAME, [Item("d", "text")]).ids_since is None
         assert client.result(NAME, "a") is None
         world.bundle()
         list(world.scorer().run(NAME, [world.one("SELECT id FROM items")]))

@@ -19,10 +19,6 @@ SURE, DOUBT = "positive 0.95", "negative 0.5"
 RATE = 0.5
 
 
-def fix_draws(world: World) -> None:
-    """The same items are audited, and play the same roles, in every run."""
-
-
 def scored(world: World, texts: list[str], llm: FakeLLM | None = None, begin: int = 0) -> None:
     entries = [Item(f"i{begin + n}", f"{text} {n}") for n, text in enumerate(texts)]
     _, wakes = world.submit(*entries)
@@ -34,7 +30,6 @@ def scored(world: World, texts: list[str], llm: FakeLLM | None = None, begin: in
 def busy(world: World) -> World:
     """Sixty sure items, on which the LLM agrees, and twenty doubtful ones, on which it does not; half are audited."""
     world.apply(policy={"audit_rate": RATE})
-    fix_draws(world)
     world.bundle()
     scored(world, [SURE] * 60 + [DOUBT] * 20)
     return world

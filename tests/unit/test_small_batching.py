@@ -59,15 +59,18 @@ def test_few_shapes_round_rows_and_tokens_up_and_the_rows_that_fill_have_one_tok
 BUDGET = 1_024
 
 
-@given(st.lists(st.integers(0, 256), max_size=300))
-def test_batches_of_few_shapes_are_within_the_budget_and_have_few_numbers_of_tokens(lengths: list[int]) -> None:
-    batches = token_batches(lengths, BUDGET, few=True)
+@given(st.lists(st.integers(0, 256), max_size=300), st.one_of(st.just(BUDGET), st.integers(256, BUDGET)))
+def test_batches_of_few_shapes_are_within_the_budget_and_have_few_numbers_of_tokens(
+    lengths: list[int], budget: int
+) -> None:
+    batches = token_batches(lengths, budget, few=True)
     assert [lengths[i] for batch in batches for i in batch] == sorted(lengths)
     assert sorted(int(i) for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         rows, tokens = few_shapes(len(batch), max(1, *(lengths[i] for i in batch), 1))
         assert rows >= len(batch)
         assert tokens >= max(lengths[i] for i in batch)
+        assert rows * tokens <= budget
         assert rows * tokens in token_counts(BUDGET, 256)
 
 
