@@ -195,10 +195,12 @@ MODELS = (
     ),
     Invariant(
         "kept",
-        "A score that was kept has its outcome, and its confidence is not below its threshold",
+        "A kept score has its outcome, and its confidence is not below its threshold; on a budget its rank decides",
         "SELECT s.item_id AS item FROM scores s LEFT JOIN outcomes o ON o.score_id = s.id"
-        " AND o.item_id = s.item_id AND o.source = 'small'"
-        " WHERE s.kept AND (o.id IS NULL OR NOT s.confidence >= s.threshold)",
+        " AND o.item_id = s.item_id AND o.source = 'small' LEFT JOIN items i ON i.id = s.item_id"
+        " LEFT JOIN specs p ON p.classifier_id = i.classifier_id AND p.version = s.spec_version"
+        " WHERE s.kept AND (o.id IS NULL OR NOT s.confidence >= s.threshold"
+        " AND p.document #>> '{policy,mode}' IS DISTINCT FROM 'budget')",
     ),
     Invariant(
         "incumbent",

@@ -164,6 +164,13 @@ def test_a_broken_invariant_is_named(lived: World, name: str, statement: str) ->
     assert found[name].startswith("broken ")
 
 
+def test_on_a_budget_the_rank_decides_and_not_the_threshold(lived: World) -> None:
+    lived.change(f"UPDATE scores SET threshold = 0.99 WHERE id = {A_KEPT}")
+    assert list(broken(lived)) == ["kept"]
+    lived.change("UPDATE specs SET document = jsonb_set(document, '{policy,mode}', '\"budget\"')")
+    assert broken(lived) == {}
+
+
 def test_each_invariant_has_a_test_that_breaks_it() -> None:
     assert list(BREAK) == [one.name for one in invariants.ALL]
 

@@ -204,7 +204,10 @@ def test_before_its_migration_ids_go_and_receipts_say_nothing_of_it(used: World)
 
 
 def test_an_item_that_died_counts_from_its_death(used: World) -> None:
-    used.change("UPDATE items SET state = 'dead', done_at = NULL, created_at = created_at - interval '1 day'")
+    used.change(
+        "UPDATE items SET state = 'dead', label = NULL, source = NULL, outcome_id = NULL, done_at = NULL,"
+        " created_at = created_at - interval '1 day'"
+    )
     used.change(
         "INSERT INTO dead_letters (classifier_id, item_id, reason, detail, created_at)"
         " SELECT classifier_id, id, 'x', '', created_at + interval '1 hour' FROM items"
