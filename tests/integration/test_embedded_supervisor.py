@@ -71,7 +71,8 @@ def test_a_killed_child_is_started_again(tmp_path: Path) -> None:
 
 def test_what_a_child_prints_is_in_its_own_log(tmp_path: Path) -> None:
     log = tmp_path / "talker.log"
-    with supervised(tmp_path, python("talker", "import sys; print('out'); print('err', file=sys.stderr)\n" + SLEEP)):
+    code = "import sys; print('out', flush=True); print('err', file=sys.stderr)\n"
+    with supervised(tmp_path, python("talker", code + SLEEP)):
         eventually(lambda: "err" in lines(log))
     assert set(lines(log)) == {"out", "err"}
     assert log.stat().st_mode & 0o077 == 0

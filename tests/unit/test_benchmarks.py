@@ -143,9 +143,11 @@ def test_history_is_judged_by_the_medians_before_and_after() -> None:
 
 def test_a_rival_is_compared_by_medians() -> None:
     real = {"ours": [600.0, 500.0, 700.0], "many": [400.0, 300.0, 500.0], "plain": [200.0], "one": [100.0]}
+    real["plain_one"] = [75.0]
     free = {"ours": [8_000.0], "many": [1_000.0], "one": [200.0]}
     found = Result("rival", True, 1.0, rival._measures(10, 3, real, free))
     assert (value(found, "plain"), value(found, "batches"), value(found, "one")) == (3.0, 1.5, 6.0)
+    assert value(found, "plain_one") == 8.0
     assert (value(found, "free_batches"), value(found, "free_one")) == (8.0, 40.0)
     assert value(found, "free_many_items_s") == 1_000.0
 
