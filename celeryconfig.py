@@ -43,6 +43,10 @@ broker_transport_options = {
     "health_check_interval": 10,
 }
 worker_cancel_long_running_tasks_on_connection_loss = False
+# after a lost connection Celery would lower the prefetch, and raise it again from the threads of the pool. Over AMQP
+# each of these waits for an answer on the connection that the worker's loop reads: they take each other's bytes, and
+# the worker stands still until its heartbeat
+worker_enable_prefetch_count_reduction = False
 worker_hijack_root_logger = False
 worker_send_task_events = False
 worker_soft_shutdown_timeout = 0
