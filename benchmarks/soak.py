@@ -33,7 +33,7 @@ from datashunt.errors import DatashuntError
 from datashunt.items import Item
 
 WINDOWS = 12
-WARM_UP = 2
+WARM_UP = 3
 TEXTS = 20_000
 BURST = 6_000
 """Items whose time tells the capacity."""

@@ -18,5 +18,5 @@ def test_whatever_breaks_nothing_is_lost_doubled_or_paid_twice() -> None:
         unavailable(f"no servers for the campaign: {error}")
     report = run(Orders(seed=5, faults=14, items=300, minutes=1.6))
     assert report.violations == [], "\n".join(report.lines())
-    assert report.done.total() > 0
+    assert report.done.total() >= 5, "a busy machine comes to fewer than the 14 asked for"
     assert report.figures["items"] == 300

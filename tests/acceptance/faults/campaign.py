@@ -21,7 +21,7 @@ from datashunt.embedded import process
 from datashunt.errors import DatashuntError
 from datashunt.pipeline import liveness
 from tests.acceptance.faults.kinds import Kind, Violated, kinds
-from tests.acceptance.faults.plant import Plant, plant
+from tests.acceptance.faults.plant import DISTIL_LEASE_S, Plant, plant
 
 RECOVERY_S = 15.0
 PATIENCE_S = 60.0
@@ -32,6 +32,9 @@ _FLOW = {
     "score": "SELECT EXISTS (SELECT FROM scores WHERE created_at > to_timestamp(%s::float8))"
     " OR EXISTS (SELECT FROM asks WHERE created_at > to_timestamp(%s::float8))",
     "llm": "SELECT EXISTS (SELECT FROM answers WHERE created_at > to_timestamp(%s::float8))",
+    # who had a distillation when the fault was over has renewed its lease since, or it has ended
+    "distil": "SELECT NOT EXISTS (SELECT FROM distillations WHERE state = 'running'"
+    f" AND lease_until < to_timestamp(%s::float8) + interval '{DISTIL_LEASE_S:g} seconds')",
     "intake": "SELECT EXISTS (SELECT FROM submissions WHERE created_at > to_timestamp(%s::float8))",
 }
 
@@ -114,13 +117,13 @@ def _one(made: Plant, kind: Kind, rng: random.Random, report: Report, number: in
         report.violations.append(f"{kind.name}: {error}")
     report.done[kind.name] += 1
     over = time.time()
-    for lane in kind.flows:
-        if made.submitted() >= report.orders.items:
-            break  # nothing comes any more
+    flows = kind.flows if made.submitted() < report.orders.items else ()  # nothing comes any more
+    for lane in flows:
         if not _until(lambda lane=lane: _flows(made, lane, over), PATIENCE_S):  # type: ignore[misc]
             report.violations.append(f"{kind.name} ({number}): the {lane} lane stands still for {PATIENCE_S:.0f} s")
     took = time.time() - over
-    report.recovered[kind.name].append(took)
+    if flows:
+        report.recovered[kind.name].append(took)
     if took > RECOVERY_S:
         report.slow.append(f"{kind.name} ({number}): {took:.1f} s until all flowed again")
     made.end_leases_of_batches()
@@ -169,6 +172,8 @@ def _judge(made: Plant, report: Report) -> None:
     figures = report.figures
     figures[f"recoveries of more than {RECOVERY_S:.0f} s"] = len(report.slow)
     figures["clock of the second host"] = "wrong" if made.clock.wrong else "right: libfaketime cannot be loaded here"
+    if not made.small:
+        figures["no disk was filled"] = "a small file system cannot be mounted here"
     figures.update(made.met)
     figures["faults"] = report.done.total()
     figures["items"] = made.one("SELECT count(*) FROM items")
@@ -212,6 +217,7 @@ def _end(unit: Any) -> None:
     from tests.acceptance.faults.kinds import _ends_well
 
     unit.held = True
+    unit.ordered.add(0)
     unit.process.terminate()
     _ends_well(unit, 0)
 

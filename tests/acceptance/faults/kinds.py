@@ -59,8 +59,7 @@ def killed(lane: str) -> Callable[[Plant, random.Random], None]:
         if lane == "llm":
             plant.note_in_flight()
         for unit in _victims(plant, rng, lane):
-            assert unit.process is not None
-            unit.process.kill()
+            unit.kill()
 
     return do
 
@@ -70,19 +69,27 @@ def asked_to_end(lane: str) -> Callable[[Plant, random.Random], None]:
 
     def do(plant: Plant, rng: random.Random) -> None:
         time.sleep(rng.random())
-        units = [one for one in _victims(plant, rng, lane) if time.monotonic() - one.started > STARTED_S]
+        expected = 0 if lane not in ALONE else -signal.SIGTERM
+        process.wait_until(lambda: any(map(_is_up, plant.of(lane))), 3 * STARTED_S)
+        units = [one for one in _victims(plant, rng, lane) if _is_up(one)]
+        plant.met["SIGTERMs that met nobody"] += not units
         for unit in units:
             unit.held = True
+            unit.ordered.add(expected)
             assert unit.process is not None
             unit.process.send_signal(signal.SIGTERM)
         try:
             for unit in units:
-                _ends_well(unit, 0 if lane not in ALONE else -signal.SIGTERM)
+                _ends_well(unit, expected)
         finally:
             for unit in units:
                 unit.held = False
 
     return do
+
+
+def _is_up(unit: Unit) -> bool:
+    return time.monotonic() - unit.started > STARTED_S
 
 
 def _ends_well(unit: Unit, expected: int) -> None:
@@ -260,6 +267,7 @@ def bundle_spoiled(how: Callable[[Path], None]) -> Callable[[Plant, random.Rando
     def do(plant: Plant, rng: random.Random) -> None:
         uri = plant.one("SELECT uri FROM bundles JOIN classifiers c ON c.incumbent_id = bundles.id LIMIT 1")
         if uri is None:
+            plant.met["bundles to be spoiled that were not there"] += 1
             return
         cached = plant.settings.data_dir / "cache" / "bundles"
         files = [*Path(uri).rglob("*.safetensors"), *cached.rglob("*.safetensors")]
@@ -267,8 +275,7 @@ def bundle_spoiled(how: Callable[[Path], None]) -> Callable[[Plant, random.Rando
         for file in files:
             how(file)
         for unit in plant.of("score"):
-            assert unit.process is not None
-            unit.process.kill()
+            unit.kill()
         time.sleep(rng.uniform(4, 8))
         for file, content in before.items():
             if file.parent.is_dir():
@@ -351,12 +358,16 @@ def line_cut(plant: Plant, rng: random.Random) -> None:
 
 LANES = ("score", "llm", "distil", "beat", "producer", "people")
 ALONE = ("producer", "people")
-_FLOWS = {"score": ("score",), "llm": ("llm",), "producer": ("intake",)}
+_FLOWS = {"score": ("score",), "llm": ("llm",), "distil": ("distil", "score", "llm"), "producer": ("intake",)}
 STOP_S = {"score": 6.0, "llm": 36.0, "distil": 12.0, "beat": 6.0, "producer": 6.0, "people": 6.0}
+DISK_FULL = Kind("models: disk full", disk_full)
 KINDS = (
     *(Kind(f"{lane}: kill -9", killed(lane), _FLOWS.get(lane, ("score", "llm"))) for lane in LANES),
     *(Kind(f"{lane}: SIGTERM", asked_to_end(lane), _FLOWS.get(lane, ("score", "llm"))) for lane in LANES),
-    *(Kind(f"{lane}: SIGSTOP {STOP_S[lane]:g} s", stopped(lane, STOP_S[lane])) for lane in LANES),
+    *(
+        Kind(f"{lane}: SIGSTOP {STOP_S[lane]:g} s", stopped(lane, STOP_S[lane]), _FLOWS.get(lane, ("score", "llm")))
+        for lane in LANES
+    ),
     Kind("broker: kill -9", broker_killed(empty=False), ("score", "llm", "intake")),
     Kind("broker: kill -9, comes back empty", broker_killed(empty=True), ("score", "llm", "intake")),
     Kind("broker: out of memory", broker_full, ("score", "llm", "intake")),
@@ -369,7 +380,7 @@ KINDS = (
     Kind("PostgreSQL: out of connections", no_connections, ("score", "llm", "intake")),
     Kind("LLM: 503", endpoint("down")),
     Kind("LLM: hangs", endpoint("hangs")),
-    Kind("models: disk full", disk_full),
+    DISK_FULL,
     Kind("bundle: file cut short", bundle_spoiled(_cut), ("score",)),
     Kind("bundle: file altered", bundle_spoiled(_altered), ("score",)),
     Kind("messages repeated and reordered", repeated_messages),
@@ -380,7 +391,8 @@ GIVEN_BROKER = Kind("broker: unreachable", line_cut, ("score", "llm", "intake"))
 
 
 def kinds(plant: Plant) -> tuple[Kind, ...]:
-    """All that can be done to this plant: a broker that was given is nobody's to kill."""
+    """All that can be done to this plant: a broker that was given is nobody's to kill, nor a large disk to fill."""
+    able = tuple(kind for kind in KINDS if plant.small or kind is not DISK_FULL)
     if plant.link is None:
-        return KINDS
-    return (*(kind for kind in KINDS if not kind.name.startswith("broker:")), GIVEN_BROKER)
+        return able
+    return (*(kind for kind in able if not kind.name.startswith("broker:")), GIVEN_BROKER)

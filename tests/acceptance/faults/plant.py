@@ -43,6 +43,7 @@ LLM_THREADS = 4
 CONNECTIONS = 90
 PEOPLE_S = 3.0
 DISTILS_WITHIN_S = 8.0
+DISTIL_LEASE_S = 10.0
 """How long a fault of the distil lane waits for a distillation that it can hit."""
 
 
@@ -55,7 +56,8 @@ class Unit:
         held: a fault has it, and nobody starts it again meanwhile.
         stopped: it got SIGSTOP.
         started: when, monotonic.
-        crashed: codes with which it ended though nobody had killed it or asked it to end.
+        ordered: codes with which it may end, since somebody killed it or asked it to end.
+        crashed: codes with which it ended though nobody had.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Unit:
     stopped: bool = False
     due_at: float = 0.0
     started: float = 0.0
+    ordered: set[int] = field(default_factory=set)
     crashed: list[int] = field(default_factory=list)
 
     @property
@@ -76,6 +79,12 @@ class Unit:
     @property
     def runs(self) -> bool:
         return self.process is not None and self.process.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.ordered.add(-signal.SIGKILL)
+        self.process.kill()
 
 
 class Endpoint:
@@ -108,6 +117,8 @@ class Plant:
         simulator: Simulator,
         endpoint: Endpoint,
         link: Link | None,
+        *,
+        small: bool,
     ) -> None:
         self.folder = folder
         self.models = models
@@ -116,6 +127,8 @@ class Plant:
         self.simulator = simulator
         self.endpoint = endpoint
         self.link = link
+        self.small = small
+        """Whether the folder of the models has a little room of its own, which may be filled."""
         self.clock = Clock(folder / "clock")
         self.met: Counter[str] = Counter()
         # a busy machine may starve the campaign itself for longer than the leases of its workers
@@ -156,9 +169,10 @@ class Plant:
             return
         if unit.process is not None:
             code = unit.process.wait()
-            if code not in {0, -signal.SIGKILL, -signal.SIGTERM}:
+            if code not in unit.ordered:
                 unit.crashed.append(code)
             unit.process = None
+            unit.ordered.clear()
             unit.due_at = now + RESTART_S
         elif now >= unit.due_at:
             env = {**self._env, **unit.env}
@@ -278,14 +292,14 @@ def _apply(runtime: Runtime, base: str) -> None:
 
 
 @contextmanager
-def _models(folder: Path) -> Iterator[Path]:
-    """A folder with little room: a file system of its own where that may be mounted."""
+def _models(folder: Path) -> Iterator[bool]:
+    """A folder; whether it is a small file system of its own, as it is where that may be mounted."""
     folder.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={MODELS_KB}k,mode=0755", "none", str(folder)], check=False
     )
     try:
-        yield folder
+        yield mounted.returncode == 0
     finally:
         if mounted.returncode == 0:
             subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -306,7 +320,8 @@ def plant(count: int, broker: str | None = None) -> Iterator[Plant]:
         (place / "logs").mkdir()
         answers = place / "answers.csv"
         answers.write_text("\n".join(stream.answers(count)) + "\n")
-        models = all_.enter_context(_models(place / "models"))
+        models = place / "models"
+        small = all_.enter_context(_models(models))
         before = dict(postgres.SETTINGS)
         all_.callback(postgres.SETTINGS.update, before)
         postgres.SETTINGS["max_connections"] = str(CONNECTIONS)
@@ -320,7 +335,7 @@ def plant(count: int, broker: str | None = None) -> Iterator[Plant]:
         if link is not None:
             changes = {"broker_url": SecretStr(link.url), "quota_url": SecretStr(urls.broker)}
             settings = Settings(**{**_given(settings), **changes})
-        made = Plant(place, models, stack, settings, simulator, endpoint, link)
+        made = Plant(place, models, stack, settings, simulator, endpoint, link, small=small)
         all_.callback(made.close)
         migrate.upgrade(made.runtime.store)
         _apply(made.runtime, tiny_base(place / "base"))
@@ -343,7 +358,7 @@ def _settings(place: Path, urls: Any, models: Path, simulator: Simulator) -> Set
         llm_api_key=SecretStr("simulation"),
         llm_deadline_s=3.0,
         score_lease_s=4.0,
-        distil_lease_s=10.0,
+        distil_lease_s=DISTIL_LEASE_S,
         stand_still_s=2.0,
         batch_gather_s=1.0,
         batch_poll_s=0.5,
