@@ -161,13 +161,21 @@ class Publisher:
             raise _unreachable(error) from error
         return sent
 
-    def reply(self, queue: str, correlation_id: str | None, body: Mapping[str, Any]) -> None:
+    def reply(self, queue: str, correlation_id: str | None, body: Mapping[str, Any], *, verified: bool = True) -> None:
         """Send a receipt to the queue that a producer waits on.
+
+        Args:
+            queue: its name.
+            correlation_id: of the message that is answered.
+            body: the receipt.
+            verified: False: anybody may have sent that message, and named somebody else's queue and submission. With
+                our signature the receipt would be believed there, so it gets none.
 
         Raises:
             BrokerError: it was not sent; the producer can resend and gets the same receipt.
         """
-        signed = {} if self._signer is None else {HEADER: self._signer.sign(RECEIPT, _bytes(dict(body)))}
+        signer = self._signer if verified else None
+        signed = {} if signer is None else {HEADER: signer.sign(RECEIPT, _bytes(dict(body)))}
         try:
             with self._app.producer_or_acquire() as producer:
                 producer.publish(

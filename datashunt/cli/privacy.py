@@ -47,3 +47,5 @@ def forget(
     if found.bundles:
         versions = ", ".join(map(str, found.bundles))
         print(f"bundles that may have learnt from them: {versions}; see docs/security.md")
+    if found.distilling:
+        print("a distillation that runs may be learning from them: run this again when it has ended, for its bundle")

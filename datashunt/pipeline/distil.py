@@ -25,7 +25,7 @@ from datashunt.pipeline.pruning import Calibration
 from datashunt.policy import TargetPolicy
 from datashunt.registry import Registry
 from datashunt.settings import Settings
-from datashunt.store import Connection, Store, bundles, certificates, classifiers, distillations
+from datashunt.store import Connection, Store, bundles, certificates, classifiers, distillations, forget
 from datashunt.store.classifiers import Bundle, Registered
 from datashunt.store.distillations import Claim
 from datashunt.telemetry import event
@@ -207,6 +207,7 @@ class Distiller:
                 verdict=judgement.verdict.to_json(),
             ):
                 raise LeaseLost(f"distillation {run.row} was taken over")
+            forget.list_bundle(tx, run.row, bundle.version)
         return state
 
     def _cuts(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from datashunt.errors import UsageError
-from datashunt.store import asks
+from datashunt.store import asks, partitions
 
 SHOWN = 5
 """Most unknown ids that an error names."""
@@ -23,11 +23,13 @@ class Forgotten:
         items: how many items, those that were forgotten before among them.
         in_flight: how many of them a worker held at that moment; what it still brings is thrown away.
         bundles: versions of bundles that may have been trained or calibrated on them, or began as such a one.
+        distilling: whether a distillation runs that may have read them; its bundle will be listed when it ends.
     """
 
     items: int
     in_flight: int
     bundles: tuple[int, ...]
+    distilling: bool
 
 
 _LOCK = (
@@ -38,21 +40,32 @@ _IN_FLIGHT = text("""
     SELECT count(*) FROM items WHERE id = ANY(:rows) AND (state = 'scoring' OR EXISTS (
            SELECT FROM asks WHERE item_id = items.id AND asks.state = 'calling'))
 """)
+# One that runs ends after this transaction, and finds what was forgotten meanwhile.
+_RUNS = text("""
+    SELECT count(*) FROM (SELECT FROM distillations WHERE classifier_id = :classifier AND state IN ('due', 'running')
+                             AND attempts > 0 FOR SHARE) AS runs
+""")
 # A distillation sees answers and scores up to those it names, of which it may leave some out.
-_BUNDLES = text("""
+_LISTED = """
     INSERT INTO forgotten (item_id, bundles)
     SELECT i.id, ARRAY(
         WITH RECURSIVE learnt AS (
             SELECT b.id, b.version FROM distillations d JOIN bundles b ON b.id = d.bundle_id
              WHERE d.classifier_id = i.classifier_id
                AND (d.up_to_answer >= (SELECT min(id) FROM answers WHERE item_id = i.id)
-                    OR d.up_to_score >= (SELECT min(id) FROM scores WHERE item_id = i.id))
+                    OR d.up_to_score >= (SELECT min(id) FROM scores WHERE item_id = i.id){or_later})
              UNION
             SELECT b.id, b.version FROM bundles b JOIN learnt ON b.parent_id = learnt.id)
         SELECT version FROM learnt ORDER BY version)
       FROM items i WHERE i.id = ANY(:rows)
     ON CONFLICT (item_id) DO NOTHING
-""")
+"""
+# Of a removed month nobody knows any more which these were.
+_LATER = """
+                    OR d.finished_at >= i.created_at AND EXISTS (
+                        SELECT FROM removed_months r WHERE r.classifier_id = i.classifier_id
+                           AND i.id >= r.first_item AND i.id < r.end_item)"""
+_BUNDLES = {False: text(_LISTED.format(or_later="")), True: text(_LISTED.format(or_later=_LATER))}
 _REMOVE = (
     text("UPDATE asks SET state = 'forgotten', offered = NULL, prior = NULL WHERE item_id = ANY(:rows)"),
     # An answer that repeats one of these is still paid for, and must not be taken for an original.
@@ -103,7 +116,8 @@ def forget(tx: Connection, classifier_id: int, name: str, keys: Sequence[str]) -
     for statement in _LOCK:
         tx.execute(statement, every)
     in_flight = tx.execute(_IN_FLIGHT, every).scalar_one()
-    tx.execute(_BUNDLES, every)
+    runs = tx.execute(_RUNS, {"classifier": classifier_id}).scalar_one()
+    tx.execute(_BUNDLES[partitions.there(tx)], every)
     new = {"rows": [row.id for row in found if row.state != "forgotten"]}
     asks.withdraw(tx, new["rows"])
     for statement in _REMOVE:
@@ -113,7 +127,25 @@ def forget(tx: Connection, classifier_id: int, name: str, keys: Sequence[str]) -
     bundles = tx.execute(
         text("SELECT DISTINCT unnest(bundles) AS one FROM forgotten WHERE item_id = ANY(:rows) ORDER BY one"), every
     )
-    return Forgotten(len(found), in_flight, tuple(bundles.scalars()))
+    return Forgotten(len(found), in_flight, tuple(bundles.scalars()), runs > 0)
+
+
+_MEANWHILE = text("""
+    SELECT f.item_id FROM forgotten f JOIN items i ON i.id = f.item_id
+      JOIN distillations d ON d.classifier_id = i.classifier_id
+     WHERE d.id = :run AND f.forgotten_at > d.created_at - interval '5 minutes' AND :version <> ALL(f.bundles)
+""")
+_LIST = text("UPDATE forgotten SET bundles = bundles || CAST(:version AS int) WHERE item_id = ANY(:rows)")
+
+
+def list_bundle(tx: Connection, run: int, version: int) -> None:
+    """List a distillation's bundle for all items that were forgotten since shortly before it: it may have read them.
+
+    Call it after the run was ended in this transaction, for which a `forget` that goes on is waited.
+    """
+    rows = list(tx.execute(_MEANWHILE, {"run": run, "version": version}).scalars())
+    if rows:
+        tx.execute(_LIST, {"version": version, "rows": rows})
 
 
 _OLD_TEXTS = text("""

@@ -169,7 +169,7 @@ def hold(tx: Connection, month: Month) -> None:
 _GONE = """
       FROM items i JOIN removed_months r ON r.classifier_id = i.classifier_id
        AND i.id >= r.first_item AND i.id < r.end_item
-     WHERE i.classifier_id = :classifier AND i.state IN ('done', 'dead', 'forgotten')
+     WHERE i.classifier_id = :classifier AND i.state IN ('done', 'dead')
        AND greatest(i.created_at, i.done_at) < now() - make_interval(days => :days)
        AND NOT EXISTS (SELECT FROM asks k JOIN trial_answers t ON t.ask_id = k.id WHERE k.item_id = i.id)
        AND NOT EXISTS (SELECT FROM sampled_items WHERE item_id = i.id)
@@ -205,7 +205,6 @@ _COUNT_RECEIPTS = text("""
 _IDS = (
     text("DELETE FROM dead_letters WHERE item_id = ANY(:rows)"),
     text("DELETE FROM asks WHERE item_id = ANY(:rows)"),
-    text("DELETE FROM forgotten WHERE item_id = ANY(:rows)"),
     text("DELETE FROM items WHERE id = ANY(:rows)"),
 )
 _RECEIPTS = text("""
@@ -224,7 +223,8 @@ def remove_ids(tx: Connection, classifier_id: int, name: str, days: int) -> int:
     """Remove the oldest ids of items whose month was removed and that ended so many days ago; returns how many.
 
     At most `CHUNK` at once. Their counts stay, and up to when ids went. Items whose answers are evidence of a
-    certificate, or that people were given, keep theirs. Receipts that speak of nothing but such items go, too.
+    certificate, or that people were given, keep theirs; so do those that were forgotten, or they could come in again.
+    Receipts that speak of nothing but removed items go, too.
     """
     rows = list(tx.execute(_NEXT_IDS, {"classifier": classifier_id, "days": days, "most": CHUNK}).scalars())
     if rows:

@@ -103,6 +103,7 @@ BEGIN
             ('worker', 'INSERT, UPDATE', 'trials'),
             ('worker', 'INSERT, UPDATE', 'trial_answers'),
             ('worker', 'INSERT, UPDATE', 'guards'),
+            ('worker', 'UPDATE (bundles)', 'forgotten'),
             ('worker', 'INSERT, UPDATE', 'certificates'),
             ('worker', 'INSERT', 'delta_ledger'),
             ('worker', 'INSERT', 'events'),

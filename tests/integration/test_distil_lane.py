@@ -23,7 +23,7 @@ from datashunt.pipeline import distil as lane
 from datashunt.pipeline import lesson
 from datashunt.pipeline.distil import Distiller
 from datashunt.prompts import Prompt
-from datashunt.store import distillations
+from datashunt.store import distillations, forget
 
 ITEMS = 120
 
@@ -132,6 +132,25 @@ def test_the_first_bundle_that_beats_the_majority_serves_and_is_certified(due: W
     assert certificate.alpha == pytest.approx(1 - 0.1 ** (1 / 30))
     assert [entry.kind for entry in due.rows("SELECT kind FROM delta_ledger ORDER BY id")] == ["verdict", "certificate"]
     assert due.runtime.registry.fetch(incumbent.uri, incumbent.content_hash).joinpath("weights").exists()
+
+
+def test_a_bundle_is_listed_for_what_was_forgotten_while_it_was_made(due: World, training: Training) -> None:
+    def forgotten() -> forget.Forgotten:
+        with due.admin.begin() as tx:
+            return forget.forget(tx, due.known().id, NAME, ["i0"])
+
+    training.meanwhile = lambda: seen.append(forgotten())
+    seen: list[forget.Forgotten] = []
+    assert distil(due) == "promoted"
+    assert [(one.bundles, one.distilling) for one in seen] == [((), True)]
+    assert (forgotten().bundles, forgotten().distilling) == ((1,), False)
+    due.change("UPDATE forgotten SET forgotten_at = now() - interval '1 hour'")
+    due.change(
+        "INSERT INTO distillations (classifier_id, spec_version, state)"
+        " SELECT classifier_id, max(version), 'due' FROM specs GROUP BY 1"
+    )
+    assert distil(due) in {"promoted", "rejected"}
+    assert forgotten().bundles == (1,), "the next one read nothing of it"
 
 
 def test_held_out_answers_are_not_trained_on(due: World, training: Training) -> None:

@@ -150,6 +150,16 @@ def test_the_bundles_that_may_have_learnt_from_it_are_listed_also_later(used: Wo
     assert forgotten(used, "kept").bundles == ()
 
 
+def test_a_distillation_that_is_due_for_the_first_time_has_read_nothing(used: World) -> None:
+    used.change(
+        "INSERT INTO distillations (classifier_id, spec_version, state)"
+        " SELECT classifier_id, max(version), 'due' FROM specs GROUP BY 1"
+    )
+    assert not forgotten(used, "kept").distilling
+    used.change("UPDATE distillations SET attempts = 1")
+    assert forgotten(used, "kept").distilling
+
+
 def test_the_id_of_a_forgotten_item_is_not_taken_again(used: World) -> None:
     forgotten(used, "kept")
     receipt, _ = used.submit(Item("kept", SURE))
@@ -183,7 +193,7 @@ def test_what_has_no_text_is_not_run_again(used: World) -> None:
 
 def test_the_client_forgets(used: World, settings: Settings) -> None:
     with Client(settings) as client:
-        assert client.forget(NAME, ["kept"]) == Forgotten(1, 0, ())
+        assert client.forget(NAME, ["kept"]) == Forgotten(1, 0, (), distilling=False)
         assert client.wait(NAME, ["kept"], 5) == {"kept": "forgotten"}
         assert client.result(NAME, "kept") is None
 

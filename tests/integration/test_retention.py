@@ -239,6 +239,21 @@ def test_a_person_may_still_label_what_was_removed_and_it_may_be_forgotten(used:
     sound(used)
 
 
+def test_what_is_forgotten_keeps_its_id_and_lists_every_bundle_that_came_later(used: World) -> None:
+    used.change(
+        "INSERT INTO distillations (classifier_id, spec_version, state, bundle_id, finished_at)"
+        " SELECT classifier_id, spec_version, 'promoted', id, now() FROM bundles"
+    )
+    retention(used).run()
+    with used.store.begin() as tx:
+        assert forget.forget(tx, used.known().id, NAME, ["kept"]).bundles == (1,)
+    assert retention(used, idempotency_days=90).run().ids == {NAME: 2}
+    receipt, _ = used.submit(Item("kept", SURE), submission="again")
+    assert [one.reason for one in receipt.refused] == ["id_conflict"]
+    assert used.one("SELECT bundles FROM forgotten") == [1]
+    sound(used)
+
+
 def test_a_month_in_use_is_left_alone_and_said_so(used: World) -> None:
     with used.store.begin() as other:
         other.execute(text("SELECT count(*) FROM texts"))

@@ -74,6 +74,7 @@ def test_what_nobody_with_the_key_has_sent_is_never_done(log: Path, world: World
         assert answer.payload["submission_id"] == "forged"
         assert answer.payload["accepted"] == 0
         assert "DATASHUNT_MESSAGE_KEY" in answer.payload["error"]
+        assert HEADER not in answer.headers, "whoever sent it chose where the answer goes, and for which submission"
     assert "not signed" not in answer.payload["error"]
     plain = sender(broker_url)
     plain.send_task("datashunt.tick")
