@@ -30,6 +30,8 @@ IDS_PER_MESSAGE = {"score": 256, "llm": 4, "batch": 1, "distil": 1, "certify": 1
 """A score message is one batch; an LLM message is what one thread asks one after another."""
 AMQPS_FILES = {"ssl_ca_certs": "ca_certs", "ssl_certfile": "certfile", "ssl_keyfile": "keyfile"}
 """Options of an amqps URL, and what RabbitMQ's client calls them."""
+MOST_WAITING = 1_000
+"""Messages in a lane's queue from which on its workers, if there are any, need no more to find their rows."""
 RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.4, "interval_max": 1.0}
 
 
@@ -160,6 +162,21 @@ class Publisher:
         except (OperationalError, OSError) as error:
             raise _unreachable(error) from error
         return sent
+
+    def publish_again(self, wakes: Iterable[Wake]) -> list[str]:
+        """Publish what tick found, but nothing to a queue in which `MOST_WAITING` messages wait; returns these queues.
+
+        While a lane has no worker its rows stand still again and again, and the broker would fill with their messages.
+
+        Raises:
+            BrokerError: as `publish`.
+        """
+        queues: dict[str, list[Wake]] = {}
+        for wake in wakes:
+            queues.setdefault(self._app.conf.task_routes[TASKS[wake.lane]]["queue"], []).append(wake)
+        full = [queue for queue in queues if self.waiting(queue) >= MOST_WAITING]
+        self.publish(wake for queue, found in queues.items() if queue not in full for wake in found)
+        return full
 
     def reply(self, queue: str, correlation_id: str | None, body: Mapping[str, Any], *, verified: bool = True) -> None:
         """Send a receipt to the queue that a producer waits on.

@@ -224,7 +224,11 @@ def _tick_until_stopping() -> None:
 def tick_once() -> None:
     """One tick; what cannot be done now, as without a database, is done by the next one."""
     try:
-        publish(runtime().ticker.run())
+        full = runtime().publisher.publish_again(runtime().ticker.run())
+        if full:
+            event("not_published", queues=full, error="many messages wait there: does a worker take any?")
+    except BrokerError as error:
+        event("not_published", error=str(error))
     except DatashuntError as error:
         event("tick_failed", error=str(error))
     except Exception as error:  # noqa: BLE001 - a fault of ours must not end the ticking of this process for good

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import typer
+from rich.markup import escape
 
 from datashunt.cli import shares
-from datashunt.cli.context import out, print_json, runtime
+from datashunt.cli.context import err, out, print_json, runtime
 from datashunt.cli.tables import table as columns
 from datashunt.day import day_at
 from datashunt.pipeline import liveness, people, promise, pruning, standing
@@ -29,17 +30,31 @@ def status(
     as_json: bool = typer.Option(False, "--json", help="For programs."),
     of_workers: bool = typer.Option(False, "--workers", help="The workers alone: what each took, and when."),
 ) -> None:
-    """Show counts by state and source, the backlog, the LLM's share and cost, what serves, and who works."""
-    with runtime() as made, made.store.begin() as tx:
-        signs, settings = workers.listed(tx), made.settings
-        if of_workers:
-            _print_workers(signs, settings, as_json)
-            return
-        known = [classifiers.current(tx, name)] if name else classifiers.everyone(tx)
-        found = {one.name: _status(tx, one, settings) for one in known}
-    if as_json:
+    """Show counts by state and source, the backlog, the LLM's share and cost, what serves, and who works.
+
+    Ends with 1 if a worker lives and takes no message, though some wait.
+    """
+    with runtime() as made:
+        with made.store.begin() as tx:
+            signs, settings = workers.listed(tx), made.settings
+            if not of_workers:
+                known = [classifiers.current(tx, name)] if name else classifiers.everyone(tx)
+                found = {one.name: _status(tx, one, settings) for one in known}
+        stuck = liveness.stuck(made.store, made.publisher, settings) if settings.broker_url else []
+    if of_workers:
+        _print_workers(signs, settings, as_json)
+    elif as_json:
         print_json(found[name] if name else found)
-        return
+    else:
+        _print(found)
+        _print_workers(signs, settings, False)
+    for why in stuck:
+        err.print(f"[red]{escape(why)}[/]")
+    if stuck:
+        raise typer.Exit(1)
+
+
+def _print(found: Mapping[str, dict[str, Any]]) -> None:
     table = columns("classifier", "items", "done", "backlog", "dead", "LLM", "cost", "bundle")
     for one, state in found.items():
         share = state["llm_share"]
@@ -68,7 +83,6 @@ def status(
         for batch in state["batches"]:
             age = f"{batch['age_s'] / 3600:.1f} h old"
             print(f"{one}: batch {batch['id']}: {batch['requests']} asks, {batch['state']}, {age}")
-    _print_workers(signs, settings, False)
 
 
 def _print_workers(signs: Sequence[Sign], settings: Settings, as_json: bool) -> None:

@@ -65,6 +65,20 @@ def examine(store: Store, publisher: Publisher, settings: Settings, queue: str, 
         return Health(True, f"nothing is known of the queue {queue}: {error}")
 
 
+def stuck(store: Store, publisher: Publisher, settings: Settings) -> list[str]:
+    """A sentence for each host and queue whose worker lives and takes no message, though some wait.
+
+    Takes no time while all are well, else as long as `examine` for each.
+    """
+    with store.begin() as tx:
+        signs = workers.listed(tx)
+    doubtful = {
+        (one.host, queue) for queue in QUEUES for one in suspects(signs, queue, settings) if queue in one.queues
+    }
+    looks = [examine(store, publisher, settings, queue, host) for host, queue in sorted(doubtful)]
+    return [found.why for found in looks if not found.ok]
+
+
 def _examine(store: Store, publisher: Publisher, settings: Settings, queue: str, host: str) -> Health:
     signs = _signs(store, queue, host)
     if not signs:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 GIVE_BACK_AFTER = 1_000
 """Items after which memory that is free goes back, in a millisecond or two: activations leave it in pieces."""
 LINGER_S = 0.5
+SUSPECTS_TURN_S = 10.0
+"""So long a suspect that a message names lets others go first; for ever, if they never end, would be starvation."""
 """How long a run goes on with a backlog beyond its own rows: claims and writes hide behind the model meanwhile."""
 AHEAD_SHARE = 0.125
 """A batch is claimed ahead while the last one took less of the lease: it waits for one before its own turn comes."""
@@ -121,7 +123,8 @@ class Scorer:
         Raises:
             UnknownClassifier, BundleError, ModelError, StoreError: nothing is lost; tick comes again.
         """
-        until = time.monotonic() + LINGER_S
+        began = time.monotonic()
+        until, turn = began + LINGER_S, began + SUSPECTS_TURN_S
         held: set[UUID] = set()
         ahead: Future[_Batch] | None = None
         writing: Future[list[Wake]] | None = None
@@ -140,7 +143,9 @@ class Scorer:
                     wakes, writing = writing.result(), None
                     yield from wakes
                     if batch is None or not batch.items:
-                        batch = self._first(classifier, rows, held, stop)
+                        in_turn = time.monotonic() > turn
+                        turn += SUSPECTS_TURN_S * in_turn
+                        batch = self._first(classifier, rows, held, stop, in_turn=in_turn)
                     else:
                         return
         finally:
@@ -148,26 +153,34 @@ class Scorer:
             wait(flying)
             self._release(held)
 
-    def _first(self, classifier: str, rows: Sequence[int], held: set[UUID], stop: Callable[[], bool]) -> _Batch | None:
+    def _first(
+        self,
+        classifier: str,
+        rows: Sequence[int],
+        held: set[UUID],
+        stop: Callable[[], bool],
+        *,
+        in_turn: bool = False,
+    ) -> _Batch | None:
         """A batch, if any of these rows is queued; not before its model is there."""
         if stop():
             return None
         self._serving(classifier)
-        batch = self._claim(classifier, rows, held)
+        batch = self._claim(classifier, rows, held, in_turn=in_turn)
         return batch if batch.items else None
 
     def _serving(self, classifier: str) -> tuple[Registered, SmallModel | None]:
         known = self._directory.get(classifier)
         return known, self._models.serving(known)
 
-    def _claim(self, classifier: str, rows: Sequence[int] | None, held: set[UUID]) -> _Batch:
+    def _claim(self, classifier: str, rows: Sequence[int] | None, held: set[UUID], *, in_turn: bool = False) -> _Batch:
         """The next batch, if any of these rows is queued; None: whatever there is."""
         token, known = uuid4(), self._directory.get(classifier)
         others = [one.id for one in self._beside_which(known)]
         held.add(token)
         with self._store.single() as tx:
             lease_s = self._settings.score_lease_s
-            items = scores.claim(tx, known.id, token, lease_s=lease_s, rows=rows, others=others)
+            items = scores.claim(tx, known.id, token, lease_s=lease_s, rows=rows, others=others, in_turn=in_turn)
         if not items:
             held.discard(token)
         return _Batch(items, token)

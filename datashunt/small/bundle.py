@@ -90,7 +90,7 @@ def read_info(folder: Path) -> BundleInfo:
         known["rounding"] = {name: float(value) for name, value in document.get("rounding", {}).items()}
         info = BundleInfo(**{**known, "labels": tuple(known["labels"])})
         consistent = info.labels_hash == document["labels_hash"] and info.temperature > 0
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{path} is no bundle description ({type(error).__name__}): fetch the bundle again") from None
     if not consistent:
         raise BundleError(f"{path} contradicts itself: fetch the bundle again")

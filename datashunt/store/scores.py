@@ -22,9 +22,15 @@ _CLAIM = text("""
         -- `coalesce`: by the primary key, not through the index of all that is queued.
         SELECT :backlog OR EXISTS (
             SELECT FROM items WHERE id = ANY(CAST(:rows AS bigint[])) AND coalesce(state = 'queued', false)) AS "is"),
+    named AS MATERIALIZED (
+        SELECT id FROM items
+         WHERE :in_turn AND id = ANY(CAST(:rows AS bigint[])) AND classifier_id = :classifier
+           AND coalesce(state = 'queued', false) AND attempts >= :suspect
+         ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED),
     fresh AS MATERIALIZED (
         SELECT id FROM items
          WHERE classifier_id = :classifier AND state = 'queued' AND attempts < :suspect AND (SELECT "is" FROM wanted)
+           AND NOT EXISTS (SELECT FROM named)
          ORDER BY priority, id LIMIT :most FOR UPDATE SKIP LOCKED),
     busy AS MATERIALIZED (
         SELECT other.id FROM unnest(CAST(:others AS bigint[])) AS other (id)
@@ -44,11 +50,13 @@ _CLAIM = text("""
         SELECT id FROM items
          WHERE classifier_id = :classifier AND state = 'queued' AND attempts >= :suspect
            AND NOT :backlog AND (SELECT "is" FROM wanted) AND NOT EXISTS (SELECT FROM fresh)
+           AND NOT EXISTS (SELECT FROM named)
          ORDER BY priority, id LIMIT 1 FOR UPDATE SKIP LOCKED),
     claimed AS (
         UPDATE items SET state = 'scoring', attempts = attempts + 1, lease_token = :token,
                          lease_until = now() + make_interval(secs => :lease_s)
-          FROM (SELECT id FROM fresh UNION ALL SELECT id FROM beside UNION ALL SELECT id FROM suspect) AS picked
+          FROM (SELECT id FROM named UNION ALL SELECT id FROM fresh UNION ALL SELECT id FROM beside
+                UNION ALL SELECT id FROM suspect) AS picked
          WHERE items.id = picked.id
      RETURNING items.id, items.key, items.classifier_id)
     SELECT claimed.id, claimed.key, claimed.classifier_id, texts.text
@@ -65,6 +73,7 @@ def claim(
     rows: Sequence[int] | None = None,
     others: Sequence[int] = (),
     most: int = CLAIM_LIMIT,
+    in_turn: bool = False,
 ) -> list[ClaimedItem]:
     """Lease the oldest queued items of a classifier, at most `most` of them, in one statement.
 
@@ -79,9 +88,11 @@ def claim(
             waits, but no suspect.
         others: classifiers whose items can go through the same model pass. No suspect of theirs is taken.
         most: items.
+        in_turn: if one of these rows is a suspect, it is taken now, and alone, though others still wait.
     """
     values = {"classifier": classifier_id, "token": token, "lease_s": lease_s, "suspect": SUSPECT_AFTER}
     values |= {"rows": list(rows or ()), "backlog": rows is None, "others": list(others), "most": most}
+    values |= {"in_turn": in_turn}
     return [ClaimedItem(row.id, row.key, row.text, row.classifier_id) for row in tx.execute(_CLAIM, values)]
 
 

@@ -148,6 +148,20 @@ def messages(rng: Random, _: Path) -> int:
     return 1
 
 
+def wakes(rng: Random, _: Path) -> int:
+    """Arguments of the lanes' tasks: discarded with a reason, or a name and numbers that the database can take."""
+    from workers.wakes import fault_of
+
+    given = mutate.document(rng, ["mood", [1, 2, 2**40]])
+    named = mutate.document(rng, {}) if rng.random() < 0.1 else {}
+    arguments = tuple(given) if isinstance(given, list) else (given,)
+    if fault_of(arguments, named if isinstance(named, dict) else {"": named}) is None:
+        name, ids = arguments
+        assert classifier.NAME.fullmatch(name)
+        assert all(0 < one < 2**63 for one in ids)
+    return 1
+
+
 def _replies(adapter: Any, seed: Any) -> Callable[[Random, Path], int]:
     def target(rng: Random, _: Path) -> int:
         body = mutate.document(rng, seed)
@@ -245,6 +259,7 @@ TARGETS: dict[str, Callable[[Random, Path], int]] = {
     "lines of CSV": csv_,
     "entries of submissions": submissions,
     "Celery messages": messages,
+    "wake-ups": wakes,
     "chat replies": _replies(chat.CHAT, CHAT),
     "decisions replies": _replies(decisions.DECISIONS, DECISION),
     "systemone replies": _replies(systemone.SYSTEMONE, SYSTEMONE),

@@ -156,9 +156,14 @@ def test_a_forked_process_that_works_is_a_sign_of_work_of_its_worker(world: Worl
     assert world.one("SELECT now() - worked_at > interval '60 seconds' FROM workers") is True
 
 
-def test_the_commands_show_and_judge_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def use(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands use the servers of this test."""
     for name in ("database_url", "broker_url"):
         monkeypatch.setenv(f"DATASHUNT_{name.upper()}", getattr(world.settings, name).get_secret_value())
+
+
+def test_the_commands_show_and_judge_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(world, monkeypatch)
     run = CliRunner().invoke
     assert "no worker has given a sign of life within a day" in run(app, ["status"]).output
     report(world.store, sign(host=socket.gethostname()))
@@ -171,3 +176,20 @@ def test_the_commands_show_and_judge_it(world: World, monkeypatch: pytest.Monkey
     wrong = run(app, ["healthy", "--queue", "scores"])
     assert wrong.exit_code == 1
     assert "expected score, llm, intake, distil, found 'scores'" in str(wrong.exception)
+
+
+def test_status_fails_while_a_worker_lives_and_takes_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, again: list[float]
+) -> None:
+    use(world, monkeypatch)
+    run = CliRunner().invoke
+    report(world.store, sign(idle_s=10_000.0), sign("llm@here", queues=("llm", "intake"), idle_s=10_000.0))
+    assert run(app, ["status"]).exit_code == 0, "nothing waits for them"
+    publish(world)
+    for more in ([], ["--json"], ["--workers"], ["--workers", "--json"]):
+        ended = run(app, ["status", *more])
+        assert ended.exit_code == 1
+        assert "score@here lives, but has done nothing for" in " ".join(ended.stderr.split())
+        assert "llm@here" not in ended.stderr
+    report(world.store, sign(idle_s=1.0))
+    assert run(app, ["status"]).exit_code == 0

@@ -13,6 +13,7 @@ from lanes import NAME, FakeModel, FakeModels, World
 from datashunt.errors import BundleError
 from datashunt.items import Item
 from datashunt.pipeline import models as remembered
+from datashunt.pipeline import score as lane
 from datashunt.pipeline.models import Directory
 from datashunt.pipeline.score import Scorer
 from datashunt.store import scores
@@ -308,6 +309,22 @@ def test_suspects_are_claimed_alone_and_last(world: World) -> None:
         ["positive 0.95 0"],
         ["positive 0.95 3"],
     ]
+
+
+def test_a_suspect_that_a_message_names_has_its_turn_though_the_backlog_never_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "SUSPECTS_TURN_S", 0.0)
+    monkeypatch.setattr(lane, "LINGER_S", 0.0)
+    world.bundle()
+    model = FakeModel()
+    world.submit(*[f"positive 0.95 {n}" for n in range(3 * scores.CLAIM_LIMIT)])
+    world.change("UPDATE items SET attempts = :n WHERE key IN ('i600', 'i700')", n=scores.SUSPECT_AFTER)
+    named = world.one("SELECT id FROM items WHERE key = 'i700'")
+    list(world.scorer(FakeModels(model)).run(NAME, [named]))
+    assert [len(batch) for batch in model.batches] == [scores.CLAIM_LIMIT, 1]
+    assert model.batches[1] == ["positive 0.95 700"]
+    assert world.states() == {"done": scores.CLAIM_LIMIT + 1, "queued": 2 * scores.CLAIM_LIMIT - 1}
 
 
 def test_a_new_bundle_serves_from_the_next_batch_on_and_no_item_is_dropped(world: World) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kombu import Connection
 from pydantic import SecretStr
 
+from datashunt import broker
 from datashunt.broker import Publisher, chunks, configure
 from datashunt.errors import BrokerError, SettingsError
 from datashunt.items import Wake
@@ -131,3 +132,16 @@ def test_quorum_queues_are_declared_as_such_and_only_when_told() -> None:
     assert {queue.queue_arguments["x-queue-type"] for queue in told} == {"quorum"}
     assert [queue.queue_arguments for queue in untold] == [None] * len(told)
     assert [(queue.name, queue.routing_key) for queue in told] == [(queue.name, queue.routing_key) for queue in untold]
+
+
+def test_what_stands_still_is_not_published_to_a_queue_that_nobody_empties(
+    publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker, "MOST_WAITING", 3)
+    wakes = [Wake("llm", "a", (1, 2, 3, 4, 5)), Wake("batch", "a", (9,)), Wake("score", "a", (1, 2))]
+    assert publisher.publish_again(wakes) == []
+    assert [publisher.waiting(queue) for queue in ("llm", "score")] == [3, 1]
+    for _ in range(2):
+        assert publisher.publish_again(wakes) == ["llm"]
+    assert [publisher.waiting(queue) for queue in ("llm", "score")] == [3, 3]
+    assert publisher.publish_again([]) == []

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datashunt import classifier
-from datashunt.errors import LLMUnusable, SpecError
+from datashunt.errors import BundleError, LLMUnusable, SpecError
 from datashunt.items import Refusal
 from datashunt.llm.adapter import probability_of, usage_of
 from datashunt.llm.chat import CHAT
 from datashunt.llm.decisions import DECISIONS
 from datashunt.llm.systemone import SYSTEMONE
 from datashunt.pipeline.submit import sort_out
+from datashunt.small.bundle import read_info
 from tests.fuzz.targets import CHAT as CHAT_REPLY
 from tests.fuzz.targets import PROMPT, SPEC, TARGETS
 
@@ -53,6 +54,13 @@ def test_any_json_is_a_reply_or_unusable(body: object) -> None:
 def test_any_json_is_a_classifier_or_a_typed_error(document: object) -> None:
     with pytest.raises(SpecError):
         classifier.parse(document)
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "1e999", "1" * 400])
+def test_a_bundle_of_no_format_is_no_bundle(number: str, tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").write_text(f'{{"format": {number}}}')
+    with pytest.raises(BundleError):
+        read_info(tmp_path)
 
 
 @pytest.mark.parametrize("bad", [-1, 2**40, 10**400, True, 1.5, None, "3"])

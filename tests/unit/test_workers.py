@@ -197,7 +197,7 @@ class FakeRuntime:
         self.settings = Settings()
         self.published: list[Wake] = []
         self.scorer = self.ticker = SimpleNamespace(run=self._run)
-        self.publisher = SimpleNamespace(publish=self._publish)
+        self.publisher = SimpleNamespace(publish=self._publish, publish_again=self._publish)
         self._wakes = wakes
         self._away = broker_away
 
@@ -206,10 +206,11 @@ class FakeRuntime:
             raise self._wakes
         return list(self._wakes)
 
-    def _publish(self, wakes: list[Wake]) -> None:
+    def _publish(self, wakes: list[Wake]) -> list[str]:
         if self._away:
             raise BrokerError("away")
         self.published += wakes
+        return []
 
 
 def use(app: ModuleType, monkeypatch: pytest.MonkeyPatch, runtime: FakeRuntime) -> FakeRuntime:
@@ -236,6 +237,44 @@ def test_a_tick_that_fails_does_not_end_the_ticking(
 def test_a_broker_that_is_away_does_not_fail_committed_work(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     use(app, monkeypatch, FakeRuntime([Wake("llm", "mood", (1,))], broker_away=True))
     app.app.tasks["datashunt.score"]("mood", [1])
+
+
+@pytest.mark.parametrize("task", ["score", "ask", "batch", "distil", "certify"])
+@pytest.mark.parametrize(
+    ("given", "named", "why"),
+    [
+        (([], [1]), {}, "no classifier's name"),
+        (({"a": 1}, [1]), {}, "no classifier's name"),
+        (("Mood; DROP", [1]), {}, "no classifier's name"),
+        (("mood", "1"), {}, "no list"),
+        (("mood", {"1": 1}), {}, "no list"),
+        (("mood", [1] * 1025), {}, "at most 1,024"),
+        (("mood", ["1"]), {}, "no row's"),
+        (("mood", [True]), {}, "no row's"),
+        (("mood", [[1]]), {}, "no row's"),
+        (("mood", [1.5]), {}, "no row's"),
+        (("mood", [0]), {}, "no row's"),
+        (("mood", [2**63]), {}, "no row's"),
+        (("mood",), {}, "two arguments"),
+        (("mood", [1], 2), {}, "two arguments"),
+        (("mood", [1]), {"ids": [1]}, "two arguments"),
+    ],
+)
+def test_what_is_no_wake_up_is_discarded(
+    app: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    task: str,
+    given: tuple[Any, ...],
+    named: dict[str, Any],
+    why: str,
+) -> None:
+    monkeypatch.setattr(app, "_runtimes", {os.getpid(): None})
+    with caplog.at_level("WARNING"):
+        app.app.tasks[f"datashunt.{task}"](*given, **named)
+    (record,) = [one for one in caplog.records if one.msg == "message_discarded"]
+    assert record.__dict__["fields"]["task"] == task
+    assert why in record.__dict__["fields"]["why"]
 
 
 def test_a_process_that_forked_has_a_runtime_of_its_own(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
