@@ -10,15 +10,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from datashunt.distil import Example
+from tests.words import LABELS, WORDS
 
-LABELS = ("bad", "good", "so-so")
 CHECKS = ("check fp32", "check bf16")
 """The last stages of every distillation."""
-WORDS = (
-    ("awful", "broken", "horrid", "useless"),
-    ("great", "lovely", "perfect", "superb"),
-    ("average", "plain", "usual", "common"),
-)
 FILLER = ("the", "a", "camera", "phone", "is", "was", "really", "it", "this", "and")
 
 

@@ -17,7 +17,8 @@ from datashunt.store import Store, migrate, schema
 from tests.acceptance import previous
 from tests.acceptance.conftest import System, until
 from tests.acceptance.previous import Previous
-from tests.tiny import LABELS, WORDS, tiny_base
+from tests.tiny import tiny_base
+from tests.words import LABELS, WORDS
 
 LANES = ("score", "llm", "distil", "beat")
 

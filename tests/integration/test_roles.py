@@ -113,6 +113,10 @@ def test_a_worker_scores_and_asks_and_changes_no_classifier(world: World, settin
         "UPDATE texts SET text = 'other'",
         "UPDATE answers SET label = 'positive'",
         "UPDATE outcomes SET label = 'positive'",
+        "UPDATE items SET text_hash = ''",
+        "UPDATE items SET key = 'another'",
+        "UPDATE bundles SET uri = 'file:///tmp/evil'",
+        "UPDATE bundles SET content_hash = 'another'",
         "DELETE FROM items",
         "DELETE FROM outcomes",
         "DROP TABLE items",
@@ -143,7 +147,7 @@ def test_a_migrator_takes_the_schema_down_and_up_and_the_roles_are_made_again(wo
         assert migrate.upgrade(store)[1] == head
         roles.apply(store)
         roles.apply(store)
-    assert world.one("SELECT has_table_privilege('datashunt_worker', 'items', 'UPDATE')")
+    assert world.one("SELECT has_table_privilege('datashunt_worker', 'items', 'INSERT')")
     assert world.one("SELECT tableowner FROM pg_tables WHERE tablename = 'items'") == "datashunt_migrator"
 
 

@@ -16,7 +16,7 @@ from datashunt.pipeline import people
 from datashunt.store import Store
 from datashunt.streams import Row
 from tests.acceptance.faults.stream import CLASSIFIERS
-from tests.tiny import LABELS
+from tests.words import LABELS
 
 _FINISHED = "SELECT key FROM items JOIN classifiers ON classifiers.id = classifier_id"
 _FINISHED += " WHERE name = :name AND items.state = 'done' ORDER BY random() LIMIT 3"

@@ -35,7 +35,8 @@ from datashunt.store import classifiers, migrate
 from tests.acceptance.faults import stream
 from tests.acceptance.faults.clock import Clock
 from tests.acceptance.faults.link import Link
-from tests.tiny import LABELS, tiny_base
+from tests.tiny import tiny_base
+from tests.words import LABELS
 
 MODELS_KB = 4_096
 RESTART_S = 0.5

@@ -14,7 +14,7 @@ from celery import Celery
 
 from datashunt import Client
 from datashunt.errors import DatashuntError
-from tests.tiny import LABELS, WORDS
+from tests.words import LABELS, WORDS
 
 CLASSIFIERS = ("tone", "purse", "oath", "post")
 """The first keeps what it has learned, and prunes its prompts; the second has a budget for everything, and learns all
