@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, signals
@@ -22,6 +24,9 @@ from workers import restoring
 from workers.discarded import WithoutBody
 from workers.signed import SignedTask
 
+BACK = 5
+"""How nice a worker of the distil lane is: with one that serves on each core it still gets a quarter."""
+AUTOGROUP = Path("/proc/self/autogroup")
 TORCH_QUEUES = {"score", "distil"}
 MOST_CONNECTIONS = 20
 """Connections that a worker keeps open, however many threads it has: these mostly wait for the LLM, and hold none."""
@@ -143,9 +148,20 @@ def _check_and_listen(instance: Any, **_: Any) -> None:
     if refuses_schema():
         raise SystemExit(2)
     runtime().store.close()  # no child that Celery forks from here on may inherit a connection
+    if queues == {"distil"}:
+        _stand_back()
     if "llm" in queues:
         instance.app.amqp.queues.select_add(instance.app.amqp.queues["intake"])  # as it was declared
     _pulse.begin(instance.hostname, set(instance.app.amqp.queues.consume_from))
+
+
+def _stand_back() -> None:
+    """Training has time: on shared cores those that serve come first, above all one that starts and loads its model."""
+    os.nice(BACK)
+    with contextlib.suppress(
+        OSError
+    ):  # some Linux kernels share the cores out by session, and a process is all of its own
+        AUTOGROUP.write_text(str(BACK))
 
 
 def _wire(queues: set[str]) -> None:

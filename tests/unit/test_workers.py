@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -119,6 +120,23 @@ def test_the_llm_lane_also_takes_the_intake(app: ModuleType) -> None:
     listened = made.app.amqp.queues.consume_from
     assert set(listened) == {"llm", "intake"}
     assert (listened["intake"].exchange.name, listened["intake"].routing_key) == ("datashunt", "intake")
+
+
+@pytest.mark.parametrize(
+    ("queues", "nice"), [(("distil",), [5]), (("score",), []), (("llm",), []), (("score", "distil"), [])]
+)
+def test_a_worker_that_only_trains_leaves_the_cores_to_those_that_serve(
+    app: ModuleType, servers: pytest.MonkeyPatch, tmp_path: Path, queues: tuple[str, ...], nice: list[int]
+) -> None:
+    asked: list[int] = []
+    servers.setattr(os, "nice", asked.append)
+    servers.setattr(app, "AUTOGROUP", tmp_path / "autogroup")
+    servers.setattr(app, "refuses_schema", lambda: False)
+    app._check_and_listen(worker("celery.concurrency.solo:TaskPool", *queues))
+    assert asked == nice
+    assert (tmp_path / "autogroup").exists() == bool(nice)
+    servers.setattr(app, "AUTOGROUP", tmp_path / "no such folder" / "autogroup")
+    app._check_and_listen(worker("celery.concurrency.solo:TaskPool", *queues))
 
 
 @pytest.mark.parametrize(
