@@ -16,14 +16,14 @@ _SMALL_TOKENS = (8, 16, 24, 32, 48, 64)
 _LONG_TOKENS = 32
 
 
-def few_shapes(rows: int, longest: int) -> tuple[int, int]:
+def few_shapes(rows: int, longest: int, *, step: int = _TOKENS) -> tuple[int, int]:
     """The shape that a batch is padded to where a kernel is compiled, and kept, for each number of tokens.
 
-    More than eight rows: multiples of 16, and of 8 tokens. Fewer: a power of two, and coarser steps of the length; a
-    single item must not cost as much as sixteen.
+    More than eight rows: multiples of 16, and of `step` tokens. Fewer: a power of two, and coarser steps of the
+    length; a single item must not cost as much as sixteen.
     """
     if rows > _SMALL_ROWS[-1]:
-        return -(-rows // _ROWS) * _ROWS, -(-longest // _TOKENS) * _TOKENS
+        return -(-rows // _ROWS) * _ROWS, -(-longest // step) * step
     tokens = next((step for step in _SMALL_TOKENS if step >= longest), -(-longest // _LONG_TOKENS) * _LONG_TOKENS)
     return 1 << (rows - 1).bit_length(), tokens
 
@@ -79,7 +79,7 @@ def _size(rows: int, longest: int, few: bool) -> int:
 
 
 def pad(
-    rows: Sequence[Sequence[int]], pad_id: int, device: str, *, few: bool = False
+    rows: Sequence[Sequence[int]], pad_id: int, device: str, *, few: bool = False, step: int = _TOKENS
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids (n, longest) and the mask of real tokens, both int64 on `device`.
 
@@ -88,9 +88,10 @@ def pad(
         pad_id: the token that fills.
         device: where to.
         few: they are padded to `few_shapes`, with rows of one token at the end.
+        step: of these, in tokens.
     """
     shape = len(rows), max(1, *map(len, rows))
-    count, longest = few_shapes(*shape) if few else shape
+    count, longest = few_shapes(*shape, step=step) if few else shape
     ids = np.full((count, longest), pad_id, dtype=np.int64)
     mask = np.zeros((count, longest), dtype=np.int64)
     mask[len(rows) :, 0] = 1

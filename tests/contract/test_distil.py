@@ -17,7 +17,7 @@ from datashunt.classifier import digest
 from datashunt.distil import Challenger, Example, Plan, distil, full
 from datashunt.distil.run import choose
 from datashunt.errors import ModelError
-from datashunt.small import SmallModel, read_info
+from datashunt.small import SequenceClassifier, SmallModel, read_info
 
 RATES = {"encoder_lr": 2e-3, "head_lr": 2e-2, "batch_items": 8, "epochs": 20}
 
@@ -25,6 +25,22 @@ RATES = {"encoder_lr": 2e-3, "head_lr": 2e-2, "batch_items": 8, "epochs": 20}
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.mark.parametrize("count", [1, 3, 9, 16, 17])
+def test_what_fills_a_step_of_few_shapes_is_nobodys_answer(base: str, count: int) -> None:
+    network = SequenceClassifier.of_base(base, LABELS).eval()
+    rows = [[2, *range(4, 4 + i % 7), 3] for i in range(count)]
+    chosen = np.arange(count)
+    exact, few = (full.Trainer(network, "cpu", precision, 0) for precision in ("fp32", "bf16"))
+    said = few.train_logits(rows, chosen)
+    assert said.shape == (count, len(LABELS))
+    torch.testing.assert_close(said.float(), exact.train_logits(rows, chosen), atol=0.05, rtol=0.05)
+    seen = few.logits(rows, lambda *_: None, "")
+    torch.testing.assert_close(seen, exact.logits(rows, lambda *_: None, ""), atol=0.05, rtol=0.05)
+    words, mask = few.embedded(rows, chosen)
+    moved = few.logits_at(words, mask)[:count]
+    torch.testing.assert_close(moved, said, atol=0.02, rtol=0.02)
 
 
 class Bench:

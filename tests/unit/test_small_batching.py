@@ -60,6 +60,13 @@ BUDGET = 1_024
 
 
 @given(st.lists(st.integers(0, 256), max_size=300), st.one_of(st.just(BUDGET), st.integers(256, BUDGET)))
+def test_training_rounds_lengths_up_less() -> None:
+    assert few_shapes(16, 17, step=4) == (16, 20)
+    assert few_shapes(16, 17) == (16, 24)
+    ids, mask = pad([[1] * 17] * 9, 0, "cpu", few=True, step=4)
+    assert ids.shape == mask.shape == (16, 20)
+
+
 def test_batches_of_few_shapes_are_within_the_budget_and_have_few_numbers_of_tokens(
     lengths: list[int], budget: int
 ) -> None:
