@@ -49,6 +49,13 @@ def test_texts_without_tokens_still_make_a_batch(rows: list[list[int]]) -> None:
     assert np.asarray(mask).sum() == 0
 
 
+def test_training_rounds_lengths_up_less() -> None:
+    assert few_shapes(16, 17, step=4) == (16, 20)
+    assert few_shapes(16, 17) == (16, 24)
+    ids, mask = pad([[1] * 17] * 9, 0, "cpu", few=True, step=4)
+    assert ids.shape == mask.shape == (16, 20)
+
+
 def test_few_shapes_round_rows_and_tokens_up_and_the_rows_that_fill_have_one_token() -> None:
     ids, mask = pad([[7, 8, 9, 4, 2], [5], [6]], 1, "cpu", few=True)
     assert ids.shape == mask.shape == (4, 8)
@@ -60,13 +67,6 @@ BUDGET = 1_024
 
 
 @given(st.lists(st.integers(0, 256), max_size=300), st.one_of(st.just(BUDGET), st.integers(256, BUDGET)))
-def test_training_rounds_lengths_up_less() -> None:
-    assert few_shapes(16, 17, step=4) == (16, 20)
-    assert few_shapes(16, 17) == (16, 24)
-    ids, mask = pad([[1] * 17] * 9, 0, "cpu", few=True, step=4)
-    assert ids.shape == mask.shape == (16, 20)
-
-
 def test_batches_of_few_shapes_are_within_the_budget_and_have_few_numbers_of_tokens(
     lengths: list[int], budget: int
 ) -> None:
