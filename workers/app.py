@@ -158,9 +158,8 @@ def _check_and_listen(instance: Any, **_: Any) -> None:
 def _stand_back() -> None:
     """Training has time: on shared cores those that serve come first, above all one that starts and loads its model."""
     os.nice(BACK)
-    with contextlib.suppress(
-        OSError
-    ):  # some Linux kernels share the cores out by session, and a process is all of its own
+    # Linux may share the cores out by session first; each worker has one of its own.
+    with contextlib.suppress(OSError):
         AUTOGROUP.write_text(str(BACK))
 
 

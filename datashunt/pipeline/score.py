@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 GIVE_BACK_AFTER = 1_000
 """Items after which memory that is free goes back, in a millisecond or two: activations leave it in pieces."""
 LINGER_S = 0.5
-SUSPECTS_TURN_S = 10.0
-"""So long a suspect that a message names lets others go first; for ever, if they never end, would be starvation."""
 """How long a run goes on with a backlog beyond its own rows: claims and writes hide behind the model meanwhile."""
+SUSPECTS_TURN_S = 10.0
+"""So long suspects that a message names let others go first; for ever, where these never end, would be starvation."""
 AHEAD_SHARE = 0.125
 """A batch is claimed ahead while the last one took less of the lease: it waits for one before its own turn comes."""
 
@@ -123,13 +123,13 @@ class Scorer:
         Raises:
             UnknownClassifier, BundleError, ModelError, StoreError: nothing is lost; tick comes again.
         """
-        began = time.monotonic()
-        until, turn = began + LINGER_S, began + SUSPECTS_TURN_S
+        until = time.monotonic() + LINGER_S
+        turn = until + SUSPECTS_TURN_S
         held: set[UUID] = set()
         ahead: Future[_Batch] | None = None
         writing: Future[list[Wake]] | None = None
         try:
-            batch = self._first(classifier, rows, held, stop)
+            batch = self._first(classifier, rows, held, stop, in_turn=False)
             while batch is not None:
                 quick = self._last_s < AHEAD_SHARE * self._settings.score_lease_s and time.monotonic() < until
                 ahead = self._beside.submit(self._claim, classifier, None, held) if batch.full and quick else None
@@ -143,9 +143,7 @@ class Scorer:
                     wakes, writing = writing.result(), None
                     yield from wakes
                     if batch is None or not batch.items:
-                        in_turn = time.monotonic() > turn
-                        turn += SUSPECTS_TURN_S * in_turn
-                        batch = self._first(classifier, rows, held, stop, in_turn=in_turn)
+                        batch = self._first(classifier, rows, held, stop, in_turn=time.monotonic() > turn)
                     else:
                         return
         finally:
@@ -154,13 +152,7 @@ class Scorer:
             self._release(held)
 
     def _first(
-        self,
-        classifier: str,
-        rows: Sequence[int],
-        held: set[UUID],
-        stop: Callable[[], bool],
-        *,
-        in_turn: bool = False,
+        self, classifier: str, rows: Sequence[int], held: set[UUID], stop: Callable[[], bool], *, in_turn: bool
     ) -> _Batch | None:
         """A batch, if any of these rows is queued; not before its model is there."""
         if stop():

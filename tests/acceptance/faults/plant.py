@@ -43,8 +43,8 @@ RESTART_S = 0.5
 LLM_THREADS = 4
 CONNECTIONS = 90
 PEOPLE_S = 3.0
-DISTILS_WITHIN_S = 8.0
 DISTIL_LEASE_S = 10.0
+DISTILS_WITHIN_S = 8.0
 """How long a fault of the distil lane waits for a distillation that it can hit."""
 
 
