@@ -24,7 +24,7 @@ def few_shapes(rows: int, longest: int, *, step: int = _TOKENS) -> tuple[int, in
     """
     if rows > _SMALL_ROWS[-1]:
         return -(-rows // _ROWS) * _ROWS, -(-longest // step) * step
-    tokens = next((step for step in _SMALL_TOKENS if step >= longest), -(-longest // _LONG_TOKENS) * _LONG_TOKENS)
+    tokens = next((some for some in _SMALL_TOKENS if some >= longest), -(-longest // _LONG_TOKENS) * _LONG_TOKENS)
     return 1 << (rows - 1).bit_length(), tokens
 
 
@@ -88,7 +88,7 @@ def pad(
         pad_id: the token that fills.
         device: where to.
         few: they are padded to `few_shapes`, with rows of one token at the end.
-        step: of these, in tokens.
+        step: what lengths of more than eight rows are multiples of then, in tokens.
     """
     shape = len(rows), max(1, *map(len, rows))
     count, longest = few_shapes(*shape, step=step) if few else shape
