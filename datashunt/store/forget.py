@@ -66,6 +66,16 @@ _LATER = """
                         SELECT FROM removed_months r WHERE r.classifier_id = i.classifier_id
                            AND i.id >= r.first_item AND i.id < r.end_item)"""
 _BUNDLES = {False: text(_LISTED.format(or_later="")), True: text(_LISTED.format(or_later=_LATER))}
+# With those that began as one of the listed since.
+_NOW_LISTED = text("""
+    WITH RECURSIVE learnt AS (
+        SELECT b.id, b.version FROM forgotten f JOIN items i ON i.id = f.item_id
+          JOIN bundles b ON b.classifier_id = i.classifier_id AND b.version = ANY(f.bundles)
+         WHERE f.item_id = ANY(:rows)
+         UNION
+        SELECT b.id, b.version FROM bundles b JOIN learnt ON b.parent_id = learnt.id)
+    SELECT version FROM learnt ORDER BY version
+""")
 _REMOVE = (
     text("UPDATE asks SET state = 'forgotten', offered = NULL, prior = NULL WHERE item_id = ANY(:rows)"),
     # An answer that repeats one of these is still paid for, and must not be taken for an original.
@@ -124,9 +134,7 @@ def forget(tx: Connection, classifier_id: int, name: str, keys: Sequence[str]) -
         tx.execute(statement, every)  # also what a call that was under way then has left since
     for statement in _UNHASH:
         tx.execute(statement, {**new, "salt": secrets.token_bytes(32)})
-    bundles = tx.execute(
-        text("SELECT DISTINCT unnest(bundles) AS one FROM forgotten WHERE item_id = ANY(:rows) ORDER BY one"), every
-    )
+    bundles = tx.execute(_NOW_LISTED, every)
     return Forgotten(len(found), in_flight, tuple(bundles.scalars()), runs > 0)
 
 
