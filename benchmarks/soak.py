@@ -1,9 +1,9 @@
 """An hour at half load: memory, connections, open files and latency of every process, by windows of five minutes.
 
 First the capacity is measured; then half as many items arrive each second, about two of them asked of the simulated
-LLM, and a distillation begins every ten minutes. The texts tell their label, so that distillations are
-promoted and workers change bundles. Flat means: the median of the last third of the windows against that of the first
-third, after a warm-up of two windows.
+LLM, and a distillation begins in each window, so that windows are alike. The texts tell their label, so that
+distillations are promoted and workers change bundles. Flat means: the median of the last third of the windows against
+that of the first third, after a warm-up of three windows.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Window:
     Attributes:
         memory: of each kind of process, MiB: resident, and for PostgreSQL that of all its processes without what
             they share.
-        files: open files of all processes.
+        files: open files of each kind of process.
         connections: to PostgreSQL.
         p50, p99: milliseconds from submission to outcome, of items that the small model decided.
     """
 
     minutes: float
     memory: Mapping[str, float]
-    files: float
+    files: Mapping[str, float]
     connections: float
     items: int
     p50: float
@@ -103,7 +103,7 @@ def _learn(running: Lane, seconds: float) -> None:
                 "audit_rate": AUDIT_RATE,
             },
             "llm": {"model": "simulated", "api": "chat", "input_price": "1", "output_price": "2"},
-            "distil": {"every_s": 2 * seconds, "min_new_answers": 100, "max_answers": 400},
+            "distil": {"every_s": seconds, "min_new_answers": 100, "max_answers": 400},
         },
     )
 
@@ -184,17 +184,16 @@ def _produce(
 
 def _window(running: Lane, workers: Mapping[str, subprocess.Popen[bytes]], until: float) -> Window:
     memory: dict[str, list[float]] = defaultdict(list)
-    files, connections, began = [], [], time.monotonic()
+    files: dict[str, list[float]] = defaultdict(list)
+    connections, began = [], time.monotonic()
     while time.monotonic() < until:
         time.sleep(min(SAMPLE_S, max(0.0, until - time.monotonic())))
         ended = [name for name, worker in workers.items() if worker.poll() is not None]
         if ended:
             raise DatashuntError(f"ended by themselves: {', '.join(ended)}")
-        opened = 0
-        for name, (size, count) in _looked_at(running, workers).items():
+        for name, (size, opened) in _looked_at(running, workers).items():
             memory[name].append(size)
-            opened += count
-        files.append(opened)
+            files[name].append(opened)
         connections.append(running.count("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"))
     ((count, p50, p99),) = running.rows(
         "SELECT count(*), percentile_cont(0.5) WITHIN GROUP (ORDER BY ms), percentile_cont(0.99) WITHIN GROUP"
@@ -203,8 +202,8 @@ def _window(running: Lane, workers: Mapping[str, subprocess.Popen[bytes]], until
         f" AND outcomes.created_at > now() - interval '{time.monotonic() - began:.0f} seconds') AS kept"
     )
     minutes = (time.monotonic() - began) / 60
-    middle = {name: median(sizes) for name, sizes in memory.items()}
-    return Window(minutes, middle, median(files), median(connections), int(count), float(p50 or 0), float(p99 or 0))
+    sizes, opened = ({name: median(some) for name, some in one.items()} for one in (memory, files))
+    return Window(minutes, sizes, opened, median(connections), int(count), float(p50 or 0), float(p99 or 0))
 
 
 def _looked_at(running: Lane, workers: Mapping[str, subprocess.Popen[bytes]]) -> dict[str, tuple[float, int]]:
@@ -221,7 +220,8 @@ def _of(processes: Sequence[psutil.Process], *, shared: bool) -> tuple[float, in
     size, files = 0.0, 0
     for one in processes:
         try:
-            size += one.memory_info().rss if shared else one.memory_full_info().uss
+            memory = one.memory_info()
+            size += memory.rss if shared else memory.rss - memory.shared
             files += one.num_fds()
         except psutil.NoSuchProcess:
             continue  # a connection of PostgreSQL that has just ended
@@ -235,33 +235,20 @@ def _measures(windows: Sequence[Window], rate: float, distilled: int, promoted: 
     def growth(values: Sequence[float]) -> float:
         return median(values[-third:]) / median(values[:third]) - 1
 
-    memory = [
-        Measure(
-            f"memory_{name}",
-            f"growth of memory: {name} ({median(one.memory[name] for one in settled[-third:]):.0f} MiB)",
-            growth([one.memory[name] for one in settled]),
-            "",
-            GROWTH,
-            at_most=True,
-        )
-        for name in windows[0].memory
-    ]
+    def flat(key: str, title: str, values: Sequence[float]) -> Measure:
+        ended = f"{title} ({median(values[-third:]):.0f})"
+        return Measure(key, f"growth of {ended}", growth(values), "", GROWTH, at_most=True)
+
+    names = list(windows[0].memory)
     return [
         Measure("rate", "items arriving, half of the capacity measured before", rate, "items/s"),
         Measure("items", "items decided by the small model", sum(one.items for one in windows)),
         Measure("minutes", "minutes", sum(one.minutes for one in windows)),
         Measure("distilled", "distillations begun", distilled),
         Measure("promoted", "of them: promoted, so that workers changed the bundle", promoted),
-        *memory,
-        Measure("files", "growth of open files", growth([one.files for one in settled]), "", GROWTH, at_most=True),
-        Measure(
-            "connections",
-            "growth of connections to PostgreSQL",
-            growth([one.connections for one in settled]),
-            "",
-            GROWTH,
-            at_most=True,
-        ),
+        *(flat(f"memory_{name}", f"memory, MiB: {name}", [one.memory[name] for one in settled]) for name in names),
+        *(flat(f"files_{name}", f"open files: {name}", [one.files[name] for one in settled]) for name in names),
+        flat("connections", "connections to PostgreSQL", [one.connections for one in settled]),
         Measure("p50", "growth of latency, median", growth([one.p50 for one in settled]), "", SLOWER, at_most=True),
         Measure("p99", "growth of latency, 99th percentile", growth([one.p99 for one in settled])),
     ]
@@ -279,7 +266,7 @@ def _series(windows: Sequence[Window]) -> list[dict[str, float]]:
                 "p50_ms": one.p50,
                 "p99_ms": one.p99,
                 "connections": one.connections,
-                "files": one.files,
+                **{f"{name}_files": count for name, count in one.files.items()},
                 **{f"{name}_mib": size for name, size in one.memory.items()},
             }
         )

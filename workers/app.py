@@ -27,6 +27,8 @@ from workers.signed import SignedTask
 BACK = 5
 """How nice a worker of the distil lane is: with one that serves on each core it still gets a quarter."""
 AUTOGROUP = Path("/proc/self/autogroup")
+KERNELS = "64"
+"""Kernels that oneDNN keeps in a worker of the distil lane: of the 1,024 that it would, most fit one lesson only."""
 TORCH_QUEUES = {"score", "distil"}
 MOST_CONNECTIONS = 20
 """Connections that a worker keeps open, however many threads it has: these mostly wait for the LLM, and hold none."""
@@ -150,6 +152,7 @@ def _check_and_listen(instance: Any, **_: Any) -> None:
     runtime().store.close()  # no child that Celery forks from here on may inherit a connection
     if queues == {"distil"}:
         _stand_back()
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)  # read at the first training step
     if "llm" in queues:
         instance.app.amqp.queues.select_add(instance.app.amqp.queues["intake"])  # as it was declared
     _pulse.begin(instance.hostname, set(instance.app.amqp.queues.consume_from))
