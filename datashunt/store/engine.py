@@ -21,6 +21,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from datashunt.errors import SettingsError, StoreError
 
 UNDEFINED = {"42P01", "42703", "42883"}  # undefined_table, undefined_column, undefined_function
+RENEWED_S = 600
+"""Seconds after which a connection is replaced by a new one: what PostgreSQL keeps for each grows for hours."""
 FORBIDDEN = "42501"  # insufficient_privilege
 ENDED = {"25P03", "25P04", "25006"}  # idle in a transaction for too long, a transaction for too long, read only
 
@@ -128,6 +130,7 @@ def _engine(url: SecretStr, pool_size: int) -> Engine:
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=pool_size,
+        pool_recycle=RENEWED_S,
         hide_parameters=True,  # errors and logs must not hold item texts
         connect_args={
             "prepare_threshold": None,  # PgBouncer in transaction mode knows no prepared statements
