@@ -24,6 +24,7 @@ UNDEFINED = {"42P01", "42703", "42883"}  # undefined_table, undefined_column, un
 RENEWED_S = 600
 """Seconds after which a connection is replaced by a new one: what PostgreSQL keeps for each grows for hours."""
 FORBIDDEN = "42501"  # insufficient_privilege
+LOCKED = {"55P03", "40P01"}  # lock_not_available, deadlock_detected
 ENDED = {"25P03", "25P04", "25006"}  # idle in a transaction for too long, a transaction for too long, read only
 
 
@@ -92,6 +93,11 @@ def row(tx: Connection, statement: TextClause, values: Mapping[str, object]) -> 
 def _of_the_driver(statement: TextClause) -> bytes:
     """A statement with its parameters as the driver writes them."""
     return str(statement.compile(dialect=postgresql.psycopg.dialect())).encode()  # type: ignore[no-untyped-call]
+
+
+def is_locked(error: StoreError) -> bool:
+    """Whether it came of a lock that others held: the same may be tried again."""
+    return error.__cause__ is not None and getattr(_origin(error.__cause__), "sqlstate", None) in LOCKED
 
 
 @contextmanager
@@ -177,6 +183,6 @@ def _reason(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _origin(error: Exception) -> BaseException | None:
+def _origin(error: BaseException) -> BaseException | None:
     """The driver's error, which SQLAlchemy wraps."""
     return error.orig if isinstance(error, DBAPIError) else error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from importlib import resources
 
 from alembic import command
@@ -11,33 +12,59 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
-from datashunt.errors import UsageError
-from datashunt.store.engine import Store
+from datashunt.errors import StoreError, UsageError
+from datashunt.store.engine import Store, is_locked
 
+Moved = tuple[str | None, str | None]
+"""The revisions before and after."""
 LOCK = 0x5D17A5
+PATIENCE_S = 60.0
+"""How long a migration is begun again while workers hold locks that it needs."""
+LOCK_TIMEOUT = "500ms"
+"""Workers wait behind a migration that waits; shorter than PostgreSQL's `deadlock_timeout`, so that none fails."""
+PAUSE_S = 0.2
 
 
-def upgrade(store: Store, revision: str = "head") -> tuple[str | None, str | None]:
+def upgrade(store: Store, revision: str = "head") -> Moved:
     """Bring the schema to a revision; returns the revisions before and after. Two at a time wait in line.
 
     Raises:
         UsageError: there is no such revision here, or the database is at one of a newer release.
+        StoreError: PostgreSQL cannot be used, or workers held locks all the time; nothing is changed.
     """
     return _run(store, command.upgrade, revision)
 
 
-def downgrade(store: Store, revision: str) -> tuple[str | None, str | None]:
+def downgrade(store: Store, revision: str) -> Moved:
     """Take the schema back to a revision (`base`: to nothing, all data lost).
 
     Raises:
-        UsageError: as `upgrade`.
+        UsageError, StoreError: as `upgrade`.
     """
     return _run(store, command.downgrade, revision)
 
 
-def _run(store: Store, step: object, revision: str) -> tuple[str | None, str | None]:
+def _run(store: Store, step: object, revision: str) -> Moved:
+    """Begun again while others hold locks that it needs."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return _attempt(store, step, revision)
+        except StoreError as error:
+            if not is_locked(error):
+                raise
+            if time.monotonic() > until:
+                raise StoreError(
+                    f"for {PATIENCE_S:.0f} s there was no moment in which workers held none of the locks that the"
+                    " migration needs; nothing was changed: run it again, or stop the workers"
+                ) from error
+        time.sleep(PAUSE_S)
+
+
+def _attempt(store: Store, step: object, revision: str) -> Moved:
     with store.begin() as tx:
         tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        tx.execute(text("SELECT set_config('lock_timeout', :wait, true)"), {"wait": LOCK_TIMEOUT})
         before = current(tx)
         config = _config()
         config.attributes["connection"] = tx

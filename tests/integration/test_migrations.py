@@ -96,6 +96,31 @@ def test_two_upgrades_at_the_same_time_wait_in_line(empty: Store) -> None:
     assert set(done) == {(None, migrate.head()), (migrate.head(), migrate.head())}
 
 
+def test_a_migration_waits_for_a_lock_that_a_worker_holds(empty: Store) -> None:
+    migrate.upgrade(empty)
+    with ThreadPoolExecutor(1) as pool, empty.begin() as worker:
+        worker.execute(text("LOCK TABLE removed_ids IN ROW EXCLUSIVE MODE"))
+        below = pool.submit(migrate.downgrade, empty, "0016")
+        with pytest.raises(TimeoutError):
+            below.result(timeout=1.0)
+        worker.rollback()
+        assert below.result() == ("0017", "0016")
+
+
+def test_a_migration_gives_up_where_a_lock_is_held_for_long_and_changes_nothing(
+    empty: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate.upgrade(empty)
+    whole = tables(empty)
+    monkeypatch.setattr(migrate, "PATIENCE_S", 0.5)
+    with empty.begin() as worker:
+        worker.execute(text("LOCK TABLE removed_ids IN ROW EXCLUSIVE MODE"))
+        with pytest.raises(StoreError, match="nothing was changed: run it again, or stop the workers"):
+            migrate.downgrade(empty, "0016")
+    assert tables(empty) == whole
+    assert migrate.upgrade(empty) == ("0017", "0017")
+
+
 def test_a_failed_migration_leaves_nothing_behind(empty: Store) -> None:
     with empty.begin() as tx:
         tx.execute(text("CREATE TABLE dead_letters (id int)"))

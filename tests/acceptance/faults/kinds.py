@@ -18,6 +18,7 @@ from psycopg import sql
 
 from datashunt.embedded import process
 from datashunt.items import Wake
+from datashunt.store.migrate import LOCK_TIMEOUT, PAUSE_S
 from tests.acceptance.faults.plant import Plant, Unit
 
 TERM_S = 30.0
@@ -318,8 +319,8 @@ def clock_jumps(plant: Plant, rng: random.Random) -> None:
 def migrated(plant: Plant, rng: random.Random) -> None:
     """A migration that expands runs while workers run: it locks every table, and each has a column more afterwards.
 
-    It waits for no lock longer than two seconds, and is begun again, as an operator would: a worker that is stopped in
-    the middle of a transaction holds its locks until it goes on.
+    It waits for locks, and is begun again, as `datashunt db upgrade` does; longer than that, since a worker that is
+    stopped in the middle of a transaction holds its locks until it goes on.
     """
     column = f"later_{rng.randrange(10**6)}"
     tables = [row[0] for row in plant.rows(_TABLES)]
@@ -327,12 +328,13 @@ def migrated(plant: Plant, rng: random.Random) -> None:
     while time.monotonic() < until:
         try:
             with plant.connect() as operator, operator.transaction():
-                operator.execute("SET LOCAL lock_timeout = '2s'")
+                operator.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
                 for table in tables:
                     operator.execute(_sql("ALTER TABLE {} ADD COLUMN {} text", table, column))
                 time.sleep(rng.uniform(0.5, 2))
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             plant.met["migrations that were begun again"] += 1
+            time.sleep(PAUSE_S)
         else:
             break
     else:
