@@ -1,17 +1,20 @@
 """How good the method is on recorded streams: accuracy and agreement at given numbers of calls, and ablations.
 
-Each case is one backtest in its own folder below `bench-quality/`: a run that was interrupted goes on, and a case that
-is done is not run again.
+Each case is one backtest in its own folder below `bench-quality/`: a run that was interrupted goes on. The figures of
+what is done stand in `benchmarks/quality.jsonl`, with the commit that was measured; no machine runs it again. Whoever
+changes the method deletes the lines that it may change.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -29,8 +32,8 @@ from datashunt.confidence import expected_calibration_error
 from datashunt.errors import DatashuntError
 
 OUT = Path("bench-quality")
+RESULTS = Path(__file__).with_name("quality.jsonl")
 BEGIN = "<!-- figures: written by `python -m benchmarks.quality --docs docs/method.md` -->"
-RESULTS = "results.jsonl"
 Row = dict[str, Any]
 
 
@@ -73,17 +76,16 @@ def figures(engine: Engine) -> Row:
     }
 
 
-def collect(cases: Iterable[Case], out: Path, console: Console) -> list[tuple[Case, Row]]:
-    """Run what is not done yet, showing each; returns all cases with their figures."""
+def collect(cases: Iterable[Case], out: Path, results: Path, console: Console) -> list[tuple[Case, Row]]:
+    """Run what has no line in `results` yet, showing each; returns all cases with their figures."""
     out.mkdir(parents=True, exist_ok=True)
-    results = out / RESULTS
     lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
     done = {row["key"]: row for row in map(json.loads, lines)}
     found = []
     for case in cases:
         row = done.get(case.key)
         if row is None:
-            row = run(case, out)
+            row = {**run(case, out), "commit": _commit()}
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         console.print(
@@ -92,6 +94,19 @@ def collect(cases: Iterable[Case], out: Path, console: Console) -> list[tuple[Ca
         )
         found.append((case, row))
     return found
+
+
+def _commit() -> str:
+    """The commit that is measured, `+` behind it if files were changed since; empty outside of a repository."""
+    told = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
+    return told.stdout.strip()
 
 
 def summary(found: Sequence[tuple[Case, Row]]) -> list[tuple[str, ...]]:
@@ -131,7 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="three seeds, and the ablations")
     parser.add_argument("--ablations", action="store_true", help="only the ablations, three seeds")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder of the runs and results")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of the figures of what is done")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="only cases whose key is like it: 'loss.*.0'")
     parser.add_argument("--docs", type=Path, metavar="FILE", help="write the table in FILE, between its markers, again")
     options = parser.parse_args(arguments)
     seeds = range(3)
@@ -139,8 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.full or options.ablations:
         cases += list(ablations(seeds))
     console = Console()
+    cases = [one for one in cases if fnmatch(one.key, options.only)]
     try:
-        found = collect(cases, options.out, console)
+        found = collect(cases, options.out, options.results, console)
     except DatashuntError as error:
         sys.stderr.write(f"benchmarks: {error}\n")
         raise SystemExit(error.exit_code) from None

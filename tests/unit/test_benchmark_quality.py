@@ -104,13 +104,14 @@ class TestCollecting:
         monkeypatch.setattr(quality, "run", run)
         console = Console(file=io.StringIO())
         with pytest.raises(KeyboardInterrupt):
-            quality.collect(CASES[:3], tmp_path, console)
+            quality.collect(CASES[:3], tmp_path, tmp_path / "done", console)
         assert ran == [case.key for case in CASES[:2]]
         ran[:] = []
-        found = quality.collect(CASES[:4], tmp_path, console)
+        found = quality.collect(CASES[:4], tmp_path, tmp_path / "done", console)
         assert ran == [case.key for case in CASES[2:4]]
-        assert found == [(case, row(case)) for case in CASES[:4]]
-        lines = (tmp_path / quality.RESULTS).read_text().splitlines()
+        assert [(case, made["key"]) for case, made in found] == [(case, case.key) for case in CASES[:4]]
+        assert all(re.fullmatch(r"([0-9a-f]{12}\+?)?", made["commit"]) for _, made in found)
+        lines = (tmp_path / "done").read_text().splitlines()
         assert [json.loads(line)["key"] for line in lines] == [case.key for case in CASES[:4]]
         assert "accuracy 0.5000" in console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -143,8 +144,20 @@ class TestTheTable:
         page = tmp_path / "method.md"
         page.write_text(f"# Method\n{quality.BEGIN}\nold\n{END}\n")
         monkeypatch.setattr(quality, "run", lambda case, out: row(case))
-        quality.main(["--out", str(tmp_path / "out"), "--docs", str(page)])
+        quality.main(
+            [
+                "--out",
+                str(tmp_path / "out"),
+                "--results",
+                str(tmp_path / "done"),
+                "--docs",
+                str(page),
+                "--only",
+                "*.isear.*",
+            ]
+        )
         assert "| defaults | isear | 1200 calls | 1 | 400 | 0.5000 |" in page.read_text()
+        assert "headlines" not in page.read_text()
         assert "old" not in page.read_text()
 
 
