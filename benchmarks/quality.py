@@ -34,6 +34,7 @@ from datashunt.errors import DatashuntError
 OUT = Path("bench-quality")
 RESULTS = Path(__file__).with_name("quality.jsonl")
 BEGIN = "<!-- figures: written by `python -m benchmarks.quality --docs docs/method.md` -->"
+SEEDS = range(3)
 Row = dict[str, Any]
 
 
@@ -79,13 +80,13 @@ def figures(engine: Engine) -> Row:
 def collect(cases: Iterable[Case], out: Path, results: Path, console: Console) -> list[tuple[Case, Row]]:
     """Run what has no line in `results` yet, showing each; returns all cases with their figures."""
     out.mkdir(parents=True, exist_ok=True)
-    lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
-    done = {row["key"]: row for row in map(json.loads, lines)}
+    done = read(results)
+    commit = _commit()
     found = []
     for case in cases:
         row = done.get(case.key)
         if row is None:
-            row = {**run(case, out), "commit": _commit()}
+            row = {**run(case, out), "commit": commit}
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         console.print(
@@ -96,16 +97,22 @@ def collect(cases: Iterable[Case], out: Path, results: Path, console: Console) -
     return found
 
 
+def read(results: Path) -> dict[str, Row]:
+    """The figures of what is done, by the key of the case."""
+    lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
+    return {row["key"]: row for row in map(json.loads, lines)}
+
+
 def _commit() -> str:
-    """The commit that is measured, `+` behind it if files were changed since; empty outside of a repository."""
-    told = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
-        cwd=Path(__file__).parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        check=False,
-    )
+    """The commit that is measured, `+` behind it if code was changed since; empty outside of a repository."""
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    changed = _git("status", "--porcelain", "--", "../datashunt", "*.py")
+    return f"{commit}+" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    folder, say = Path(__file__).parent, subprocess.DEVNULL
+    told = subprocess.run(["git", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=say, text=True, check=False)
     return told.stdout.strip()
 
 
@@ -123,6 +130,13 @@ def summary(found: Sequence[tuple[Case, Row]]) -> list[tuple[str, ...]]:
         )
         for names, rows in by_case.items()
     ]
+
+
+def _known(results: Path) -> list[tuple[Case, Row]]:
+    """All cases that are done, whichever were asked for."""
+    done = read(results)
+    every = [*defaults(SEEDS), *ablations(SEEDS)]
+    return [(case, done[case.key]) for case in every if case.key in done]
 
 
 HEADER = ("what", "stream", "", "seeds", "calls", "accuracy", "agreement", "ECE")
@@ -149,12 +163,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of the figures of what is done")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="only cases whose key is like it: 'loss.*.0'")
-    parser.add_argument("--docs", type=Path, metavar="FILE", help="write the table in FILE, between its markers, again")
+    parser.add_argument("--docs", type=Path, metavar="FILE", help="write all that is done into FILE's table")
     options = parser.parse_args(arguments)
-    seeds = range(3)
-    cases = [] if options.ablations else list(defaults(seeds if options.full else range(1)))
+    cases = [] if options.ablations else list(defaults(SEEDS if options.full else range(1)))
     if options.full or options.ablations:
-        cases += list(ablations(seeds))
+        cases += list(ablations(SEEDS))
     console = Console()
     cases = [one for one in cases if fnmatch(one.key, options.only)]
     try:
@@ -168,7 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(table)
     if options.docs:
         options.docs.write_text(
-            refreshed(options.docs.read_text(encoding="utf-8"), markdown(found), BEGIN), encoding="utf-8"
+            refreshed(options.docs.read_text(encoding="utf-8"), markdown(_known(options.results)), BEGIN),
+            encoding="utf-8",
         )
 
 

@@ -21,11 +21,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from datashunt.errors import SettingsError, StoreError
 
 UNDEFINED = {"42P01", "42703", "42883"}  # undefined_table, undefined_column, undefined_function
-RENEWED_S = 600
-"""Seconds after which a connection is replaced by a new one: what PostgreSQL keeps for each grows for hours."""
 FORBIDDEN = "42501"  # insufficient_privilege
 LOCKED = {"55P03", "40P01"}  # lock_not_available, deadlock_detected
 ENDED = {"25P03", "25P04", "25006"}  # idle in a transaction for too long, a transaction for too long, read only
+
+RENEWED_S = 600
+"""Seconds after which a connection is replaced by a new one: what PostgreSQL keeps for each grows with its age."""
 
 
 class Store:

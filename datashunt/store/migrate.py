@@ -18,8 +18,8 @@ from datashunt.store.engine import Store, is_locked
 Moved = tuple[str | None, str | None]
 """The revisions before and after."""
 LOCK = 0x5D17A5
-PATIENCE_S = 60.0
-"""How long a migration is begun again while workers hold locks that it needs."""
+PATIENCE_S = 90.0
+"""How long a migration is begun again while others hold locks that it needs; a stopped worker loses its after 60 s."""
 LOCK_TIMEOUT = "500ms"
 """Workers wait behind a migration that waits; shorter than PostgreSQL's `deadlock_timeout`, so that none fails."""
 PAUSE_S = 0.2
@@ -30,7 +30,7 @@ def upgrade(store: Store, revision: str = "head") -> Moved:
 
     Raises:
         UsageError: there is no such revision here, or the database is at one of a newer release.
-        StoreError: PostgreSQL cannot be used, or workers held locks all the time; nothing is changed.
+        StoreError: PostgreSQL cannot be used, or others held locks all the time; nothing is changed.
     """
     return _run(store, command.upgrade, revision)
 
@@ -55,7 +55,7 @@ def _run(store: Store, step: object, revision: str) -> Moved:
                 raise
             if time.monotonic() > until:
                 raise StoreError(
-                    f"for {PATIENCE_S:.0f} s there was no moment in which workers held none of the locks that the"
+                    f"for {PATIENCE_S:.0f} s there was no moment in which nobody held any of the locks that the"
                     " migration needs; nothing was changed: run it again, or stop the workers"
                 ) from error
         time.sleep(PAUSE_S)

@@ -110,6 +110,7 @@ def servers(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPa
     monkeypatch.setenv("DATASHUNT_BROKER_URL", "memory://")
     monkeypatch.setenv("DATASHUNT_DATABASE_URL", "postgresql://app@127.0.0.1:9/none")
     monkeypatch.setattr(app, "_runtimes", {})
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "1024")  # not to be set for all tests that follow
     return monkeypatch
 
 
@@ -130,11 +131,13 @@ def test_a_worker_that_only_trains_leaves_the_cores_to_those_that_serve(
 ) -> None:
     asked: list[int] = []
     servers.setattr(os, "nice", asked.append)
+    servers.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
     servers.setattr(app, "AUTOGROUP", tmp_path / "autogroup")
     servers.setattr(app, "refuses_schema", lambda: False)
     app._check_and_listen(worker("celery.concurrency.solo:TaskPool", *queues))
     assert asked == nice
     assert (tmp_path / "autogroup").exists() == bool(nice)
+    assert os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY") == (app.KERNELS if nice else None)
     servers.setattr(app, "AUTOGROUP", tmp_path / "no such folder" / "autogroup")
     app._check_and_listen(worker("celery.concurrency.solo:TaskPool", *queues))
 
