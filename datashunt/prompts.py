@@ -37,7 +37,8 @@ _NONE_DESCRIPTION = "if no label above fits the item"
 _PLACEHOLDER = "|".join(re.escape(word) for word in PLACEHOLDERS.values())
 _NEEDS_ESCAPE = re.compile(rf"<(?=[|｜]|/?\w+>)|(?!{_PLACEHOLDER})\[(?=/?[A-Z_]+\])|[\x7f-\x9f\u2028\u2029\ufeff]")
 _LABEL_VALUE = re.compile(rb'\A\s*(?:```\w*\s*)?\{\s*"label"\s*:\s*"\s*(.*)\Z', re.DOTALL)
-_FENCE = re.compile(r"\A\s*```[\w-]*\s*(.*?)\s*```\s*\Z", re.DOTALL)
+_FENCE = "```"
+_INFO = re.compile(r"[\w-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +183,8 @@ def parse(content: str | None, prompt: Prompt) -> str:
     """
     if content is None or not content.strip():
         raise LLMUnusable("the LLM's reply is empty", kind="empty")
-    fenced = _FENCE.match(content)
     try:
-        value = json.loads(fenced[1] if fenced else content)
+        value = json.loads(_unfenced(content))
     except (ValueError, RecursionError):
         raise LLMUnusable("the LLM's reply is no JSON", kind="invalid_json") from None
     said = value.get("label") if isinstance(value, dict) else None
@@ -197,6 +197,15 @@ def parse(content: str | None, prompt: Prompt) -> str:
         if len(named) == 1:
             return named[0]
     raise LLMUnusable("the LLM named a label that was not offered", kind="outside_candidates")
+
+
+def _unfenced(content: str) -> str:
+    """A reply without the code fence around it. No regular expression: whoever wrote the item may have a say in it."""
+    content = content.strip()
+    if len(content) < 2 * len(_FENCE) or not (content.startswith(_FENCE) and content.endswith(_FENCE)):
+        return content
+    inner = content[len(_FENCE) : -len(_FENCE)]
+    return _INFO.sub("", inner, count=1)
 
 
 def label_probabilities(tokens: Sequence[TokenLogprobs], prompt: Prompt, label: str) -> dict[str, float] | None:

@@ -147,6 +147,9 @@ def test_the_estimate_of_tokens_counts_what_is_sent() -> None:
         '```json\n{"label": "positive"}\n```',
         '```\n{"label":"Positive"}```',
         '{"label":"positive","reason":"glad"}',
+        '```JSON-5 {"label":"positive"} ```',
+        '```{"label":"positive"}```',
+        "```json" + "\n" * 100_000 + '{"label":"positive"}' + " " * 100_000 + "```",
     ],
 )
 def test_a_reply_is_read_however_it_is_wrapped(content: str) -> None:
@@ -164,6 +167,9 @@ def test_a_reply_is_read_however_it_is_wrapped(content: str) -> None:
         ('{"label":null}', "invalid_json"),
         ('{"label":["positive"]}', "invalid_json"),
         ("[" * 100_000, "invalid_json"),
+        ("```json" + "\n" * 100_000, "invalid_json"),  # no fence is looked for with a regular expression
+        ("`````", "invalid_json"),
+        ("``````", "invalid_json"),
         ('{"label":"angry"}', "outside_candidates"),
         ('{"label":"positive or negative"}', "outside_candidates"),
         ('{"label":"none of these"}', "outside_candidates"),
