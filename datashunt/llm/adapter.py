@@ -79,7 +79,10 @@ def decision_reply(
     """
     fields = body if isinstance(body, dict) else {}
     usage = usage_of(fields, "input_tokens", "output_tokens")
-    named = {"model": word(fields.get("model") or model), "fingerprint": word(fields.get("system_fingerprint") or api)}
+    named = {
+        "model": storable(fields.get("model") or model),
+        "fingerprint": storable(fields.get("system_fingerprint") or api),
+    }
     try:
         decided = decide(fields)
         if decided.label not in prompt.answers:
@@ -99,9 +102,9 @@ def decision_reply(
     )
 
 
-def word(value: object) -> str:
-    """What a reply calls something, fit to be stored."""
-    return str(value)[:MOST_CHARACTERS].encode(errors="replace").decode().replace("\0", "?")
+def storable(value: object, most: int = MOST_CHARACTERS) -> str:
+    """What an endpoint says or calls something, fit to be stored: PostgreSQL takes no NUL and no lone surrogate."""
+    return str(value)[:most].encode(errors="replace").decode().replace("\0", "?")
 
 
 def usage_of(fields: Mapping[str, Any], prompt_field: str, completion_field: str) -> Usage | None:

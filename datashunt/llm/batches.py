@@ -18,6 +18,7 @@ from openai.types import Batch
 
 from datashunt.errors import LLMError, LLMNotAsked, LLMUnavailable
 from datashunt.items import Reply
+from datashunt.llm.adapter import storable
 from datashunt.llm.chat import CHAT
 from datashunt.llm.client import LLM
 from datashunt.llm.failures import refused_parameter, translate
@@ -81,7 +82,7 @@ class Line:
         custom_id = fields.get("custom_id")
         return cls(
             custom_id if isinstance(custom_id, str) else "",
-            status if isinstance(status, int) else None,
+            status if type(status) is int and 100 <= status <= 599 else None,
             response.get("body"),
             str(code or "batch_error"),
         )
@@ -140,7 +141,7 @@ class Batches:
 
         async def send(client: openai.AsyncOpenAI) -> str:
             made = await client.files.create(file=(name, content), purpose="batch", timeout=TRANSFER_S)
-            return _id(made)
+            return _id_of(made.id)
 
         return self._do(send, model, TRANSFER_S)
 
@@ -172,7 +173,7 @@ class Batches:
                 metadata={_TAG: str(key)},
                 timeout=self._deadline_s,
             )
-            return _id(made)
+            return _id_of(made.id)
 
         return self._do(begin, model)
 
@@ -259,13 +260,15 @@ class Batches:
             ) from None
 
 
-def _id(made: Any) -> str:
-    if not isinstance(made.id, str):
+def _id_of(said: object) -> str:
+    """An id as the endpoint gives it: text that can be stored as it is."""
+    if not isinstance(said, str) or storable(said) != said:
         raise TypeError
-    return made.id
+    return said
 
 
 def _remote(batch: Batch) -> Remote:
     wrong = (batch.errors.data if batch.errors else None) or []
     problem = ", ".join(f"{one.code} in line {one.line}" if one.line else f"{one.code}" for one in wrong[:5])
-    return Remote(_id(batch), batch.status, batch.output_file_id, batch.error_file_id, problem)
+    output, errors = (None if one is None else _id_of(one) for one in (batch.output_file_id, batch.error_file_id))
+    return Remote(_id_of(batch.id), storable(batch.status), output, errors, storable(problem))

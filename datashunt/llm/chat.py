@@ -7,7 +7,7 @@ from typing import Any
 
 from datashunt.errors import LLMUnusable
 from datashunt.items import ProbabilitySource, Reply, Usage
-from datashunt.llm.adapter import Adapter, Manner, usage_of, word
+from datashunt.llm.adapter import Adapter, Manner, storable, usage_of
 from datashunt.prompts import Prompt, TokenLogprobs, count_tokens, label_probabilities, parse
 
 OPTIONAL: Mapping[str, tuple[str, ...]] = {
@@ -66,8 +66,8 @@ def read_reply(body: object, prompt: Prompt, model: str, latency_ms: float | Non
     fields = body if isinstance(body, dict) else {}
     usage = usage_of(fields, "prompt_tokens", "completion_tokens")
     named: dict[str, Any] = {
-        "model": word(fields.get("model") or model),
-        "fingerprint": word(fields.get("system_fingerprint") or ""),
+        "model": storable(fields.get("model") or model),
+        "fingerprint": storable(fields.get("system_fingerprint") or ""),
     }
     try:
         choices = _choices(fields)
@@ -140,7 +140,7 @@ def _tokens(choice: Mapping[str, Any]) -> list[TokenLogprobs]:
             )
             for entry in entries or ()
         ]
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return []
 
 

@@ -23,7 +23,7 @@ from datashunt.errors import (
     LLMUnavailable,
     tls_fault,
 )
-from datashunt.llm.adapter import Adapter
+from datashunt.llm.adapter import Adapter, storable
 from datashunt.llm.chat import OPTIONAL
 from datashunt.prompts import Prompt
 
@@ -36,7 +36,7 @@ _OUT_OF_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_no
 _GATEWAY_GAVE_UP = {408, 504, 524}  # what it stood in front of may still be working, and bill it
 _PASSING = {408, 409, 425}
 _QUOTED = 12  # so many characters in a row are taken for a quotation of the item
-_ROOM = re.compile(r"context length (?:is |of )?(\d+) tokens\D+(\d+)")
+_ROOM = re.compile(r"context length (?:is |of )?(\d{1,9}) tokens\D+(\d{1,9})")
 _RESET = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:([\d.]+)s)?(?:([\d.]+)ms)?")
 
 
@@ -139,7 +139,7 @@ def _reset_s(text: str) -> float:
 
 def _of_status(error: openai.APIStatusError, prompt: Prompt | None, model: str, adapter: Adapter) -> LLMError:
     status = error.status_code
-    if status == 402 or (status in {403, 429} and {error.code, error.type} & _OUT_OF_MONEY):
+    if status == 402 or (status in {403, 429} and _is_out_of_money(error)):
         return LLMUnauthorized(
             f"the LLM account has no credit left ({status}): pay or give another DATASHUNT_LLM_API_KEY",
             kind="insufficient_quota",
@@ -162,6 +162,10 @@ def _of_status(error: openai.APIStatusError, prompt: Prompt | None, model: str, 
             may_be_billed=status in _GATEWAY_GAVE_UP,
         )
     return _rejected(error, prompt, model, adapter)
+
+
+def _is_out_of_money(error: openai.APIStatusError) -> bool:
+    return any(isinstance(said, str) and said in _OUT_OF_MONEY for said in (error.code, error.type))
 
 
 def _rejected(
@@ -207,15 +211,16 @@ def _too_long(error: openai.APIStatusError) -> bool:
 
 
 def _quotable(error: openai.APIStatusError, prompt: Prompt | None) -> str:
-    """What the server said, as `: …`, unless it quotes the prompt; then its error code, if it has one."""
+    """What the server said, as `: …`, fit to be stored, unless it quotes the prompt; then its error code, if any."""
+    code = storable(error.code) if error.code else ""
     if prompt is None:
-        return f": {error.code}" if error.code else ""
+        return f": {code}" if code else ""
     body = error.body if isinstance(error.body, Mapping) else {}
     message = body.get("message") or body.get("detail")  # `detail`: FastAPI's word, text or the request itself
-    said = " ".join(message.split())[:300] if isinstance(message, str) else ""
+    said = storable(" ".join(message.split()), most=300) if isinstance(message, str) else ""
     sent = "\n".join(message["content"] for message in prompt.messages)
     item = json.loads(prompt.data)["item"].strip()
     pieces = (said[start : start + _QUOTED] for start in range(max(1, len(said) - _QUOTED + 1)))
     if said and item not in said and not any(piece in sent for piece in pieces):
         return f": {said}"
-    return f": {error.code}" if error.code and error.code not in sent else ""
+    return f": {code}" if code and code not in sent else ""

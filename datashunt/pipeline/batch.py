@@ -7,6 +7,7 @@ are committed before its file is sent; a step that is begun a second time first 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from itertools import islice
 from uuid import uuid4
@@ -35,6 +36,7 @@ NOTHING_WAIT_S = 900.0
 """How long asks wait that made no batch, since other calls are bringing their answers."""
 
 _REFUSALS = (LLMRejected, LLMNotFound)
+_ROW = re.compile(r"[0-9]{1,18}")
 
 
 class Batcher:
@@ -157,7 +159,7 @@ class Batcher:
 
     def _settle_lines(self, batch: ClaimedBatch, known: Registered, lines: Sequence[Line], *, stale: bool) -> bool:
         """Store these lines; False when the lease is lost."""
-        asked = {int(line.custom_id): line for line in lines if line.custom_id.isascii() and line.custom_id.isdigit()}
+        asked = {int(line.custom_id): line for line in lines if _ROW.fullmatch(line.custom_id)}
         with self._store.begin() as tx:
             if not batches.renew(tx, batch, lease_s=self._lease_s):
                 return False

@@ -15,12 +15,16 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import httpx2
+import openai
 from pydantic import SecretStr
 
 from datashunt import classifier, streams
-from datashunt.errors import BundleError, LLMUnusable, SpecError, UsageError
+from datashunt.errors import BundleError, LLMError, LLMUnusable, SpecError, UsageError
 from datashunt.items import Receipt, Reply, Wake
-from datashunt.llm import chat, decisions, systemone
+from datashunt.llm import LLM, Batches, chat, decisions, systemone
+from datashunt.llm.batches import Line
+from datashunt.llm.failures import refused_parameter, translate
 from datashunt.pipeline.submit import fault_of_id, sort_out
 from datashunt.prompts import render
 from datashunt.signing import Signer
@@ -57,6 +61,15 @@ DECISION = {
 }  # fmt: skip
 SYSTEMONE = {"model": "m-1", "usage": USAGE, "answers": {"label": {
     "choice": "good", "probabilities": {"good": 0.9, "bad": 0.1, "odd": 0.0}}}}  # fmt: skip
+REFUSAL = {
+    "message": "This model's context length is 4096 tokens. However, your messages have 5000 tokens.",
+    "type": "invalid_request_error", "code": "context_length_exceeded", "param": "messages",
+}  # fmt: skip
+BATCH_LINES = (
+    {"custom_id": "7", "response": {"status_code": 200, "body": CHAT}, "error": None},
+    {"custom_id": "7", "response": {"status_code": 400, "body": {"error": REFUSAL}}, "error": None},
+    {"custom_id": "7", "response": None, "error": {"code": "batch_expired", "message": "too late"}},
+)
 BUNDLE = {
     "format": 1, "labels_hash": "x", "labels": ["bad", "good"], "temperature": 1.5, "recipe": "head", "threshold": 0.9,
     "base": "b", "max_tokens": 128, "created_at": "2026-01-01T00:00:00+00:00", "trained_on": {"train": 1},
@@ -64,6 +77,7 @@ BUNDLE = {
 }  # fmt: skip
 BUNDLE["labels_hash"] = classifier.digest(BUNDLE["labels"])
 PROMPT = render(classifier.parse(SPEC), "a fine day")
+BATCHES = Batches(LLM("http://127.0.0.1:9/v1", None), 1.0)
 
 
 def specs(rng: Random, _: Path) -> int:
@@ -162,6 +176,48 @@ def wakes(rng: Random, _: Path) -> int:
     return 1
 
 
+def batch_lines(rng: Random, _: Path) -> int:
+    """Lines of a batch's result file, error pages among them: an answer or a reason, and both can be stored."""
+    raw = json.dumps(mutate.document(rng, rng.choice(BATCH_LINES))).encode()
+    line = Line.of(mutate.raw(rng, raw) if rng.random() < 0.1 else raw)
+    try:
+        _check(BATCHES.reply_of(line, PROMPT, "m"))
+    except LLMError as error:
+        assert error.kind
+        assert error.http_status is None or 100 <= error.http_status < 600
+        _check_text(str(error))
+    return 1
+
+
+def refusals(rng: Random, _: Path) -> int:
+    """Error pages of a live call."""
+    status = rng.choice((400, 401, 402, 403, 404, 408, 413, 422, 429, 500, 503))
+    said = mutate.document(rng, REFUSAL)
+    response = httpx2.Response(status, request=httpx2.Request("POST", "http://127.0.0.1:9/v1"))
+    error = openai.APIStatusError("refused", response=response, body=said)
+    refused_parameter(error, PROMPT)
+    told = translate(error, PROMPT, "m", chat.CHAT)
+    assert told.kind
+    _check_text(str(told))
+    return 1
+
+
+def _check_text(text: str) -> None:
+    text.encode()
+    assert "\0" not in text
+
+
+def _check(said: Reply) -> None:
+    assert said.label in {*SPEC["labels"], "none of these"}
+    assert said.usage.prompt >= 0
+    assert said.usage.completion >= 0
+    for text in (said.model, said.fingerprint, *said.votes):  # it will be stored
+        _check_text(text)
+    if said.probabilities is not None:
+        assert abs(sum(said.probabilities.values()) - 1) < 1e-3
+        assert all(0 <= share <= 1 for share in said.probabilities.values())
+
+
 def _replies(adapter: Any, seed: Any) -> Callable[[Random, Path], int]:
     def target(rng: Random, _: Path) -> int:
         body = mutate.document(rng, seed)
@@ -172,15 +228,7 @@ def _replies(adapter: Any, seed: Any) -> Callable[[Random, Path], int]:
             assert error.kind
             return 1
         assert isinstance(said, Reply)
-        assert said.label in {*SPEC["labels"], "none of these"}
-        assert said.usage.prompt >= 0
-        assert said.usage.completion >= 0
-        for text in (said.model, said.fingerprint, *said.votes):  # it will be stored
-            text.encode()
-            assert "\0" not in text
-        if said.probabilities is not None:
-            assert abs(sum(said.probabilities.values()) - 1) < 1e-3
-            assert all(0 <= share <= 1 for share in said.probabilities.values())
+        _check(said)
         return 1
 
     return target
@@ -263,6 +311,8 @@ TARGETS: dict[str, Callable[[Random, Path], int]] = {
     "chat replies": _replies(chat.CHAT, CHAT),
     "decisions replies": _replies(decisions.DECISIONS, DECISION),
     "systemone replies": _replies(systemone.SYSTEMONE, SYSTEMONE),
+    "lines of batches": batch_lines,
+    "error pages": refusals,
     "bundle.json": bundles,
     "submissions as a task": tasks,
     "weights of bundles": weights,

@@ -496,6 +496,25 @@ def test_error_lines_are_treated_as_live_errors_are(start: Start, world: World) 
     ]
 
 
+def test_what_an_error_line_says_can_be_stored_whatever_it_is(start: Start, world: World) -> None:
+    bench = start()
+    bench.ask(*DOUBT)
+    whole = bench.api.results
+
+    def worse(*given: Any) -> Iterator[api_of_batches.Line]:
+        page = json.dumps({"error": {"message": "no\0thing \ud83d", "type": {}, "code": "\ud800"}})
+        for n, line in enumerate(whole(*given)):
+            said = f'{{"custom_id": "{line.custom_id}", "response": {{"status_code": 400, "body": {page}}}}}'
+            yield api_of_batches.Line.of(said.encode()) if n < 2 else line
+        yield api_of_batches.Line.of(b'{"custom_id": "' + b"9" * 5_000 + b'", "response": {"status_code": 200}}')
+        yield api_of_batches.Line.of(b'{"custom_id": "999999", "response": {"status_code": 1e400}}')
+
+    bench.api.results = worse  # type: ignore[method-assign]
+    bench.harvest()
+    assert world.states() == {"done": 4, "dead": 2}
+    assert kinds(bench) == {("answered", None), ("failed", "rejected")}
+
+
 def test_an_ask_that_falls_back_to_another_model_is_asked_live(start: Start, world: World) -> None:
     world.bundle()  # without one a fifth of the asks is held out, and these never fall back
     world.apply(llm={"model": "teacher-1", "models": ["teacher-1", "teacher-2"], "batch": "only"})

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from datashunt.classifier import NONE_OF_THESE
 from datashunt.classifier import parse as parse_spec
 from datashunt.errors import (
+    LLMError,
     LLMNotFound,
     LLMRejected,
     LLMThrottled,
@@ -75,7 +76,8 @@ def choice(**fields: Any) -> list[dict[str, Any]]:
 
 def refusal(status: int, *, message: str = "no", headers: dict[str, str] | None = None, **error: Any) -> Handler:
     body = {"error": {"message": message, "type": None, "param": None, "code": None, **error}}
-    return lambda request: httpx2.Response(status, json=body, headers=headers)
+    content = json.dumps(body).encode()  # with escapes: half a character goes over the wire, too
+    return lambda request: httpx2.Response(status, content=content, headers=headers)
 
 
 def test_one_request_asks_for_one_of_the_labels_and_brings_the_reply(connect: Connect) -> None:
@@ -303,6 +305,32 @@ def test_an_error_says_what_the_server_said_when_that_is_harmless(connect: Conne
         ask(connect(refusal(400, message="enum values must be unique")))
 
 
+@pytest.mark.parametrize("status", [400, 500])
+@pytest.mark.parametrize("said", ["no\0thing", "half a \ud83d", "\ud800"])
+def test_what_a_server_says_can_be_stored(connect: Connect, said: str, status: int) -> None:
+    for complaint in ({"message": said, "code": "x"}, {"message": TEXT, "code": said}):
+        with pytest.raises((LLMRejected, LLMUnavailable)) as caught:
+            ask(connect(refusal(status, **complaint)))
+        str(caught.value).encode()
+        assert "\0" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, "rejected"), (402, "insufficient_quota"), (403, "forbidden"), (429, "throttled")]
+)
+@pytest.mark.parametrize("odd", [{}, [], 7, {"a": []}, None])
+def test_an_error_page_with_other_types_is_an_error_as_any(
+    connect: Connect, status: int, kind: str, odd: object
+) -> None:
+    def page(request: httpx2.Request) -> httpx2.Response:
+        error = {"message": odd, "type": odd, "code": odd, "param": odd}
+        return httpx2.Response(status, json={"error": error}, request=request)
+
+    with pytest.raises(LLMError) as caught:
+        ask(connect(page))
+    assert caught.value.kind == kind
+
+
 def test_no_item_and_no_key_reach_the_log(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     ask(connect(lambda request: httpx2.Response(200, json=completion())))
@@ -362,6 +390,7 @@ def test_limits_are_counted_for_each_endpoint_key_and_model() -> None:
         ("maximum context length is 100 tokens, found 400", 0.25),
         ("maximum context length is 100 tokens", None),
         ("maximum context length is 400 tokens, found 100", None),
+        (f"maximum context length is {'9' * 5_000} tokens, found {'9' * 5_001}", None),
     ],
 )
 def test_how_much_of_a_prompt_fits_is_read_from_what_the_endpoint_says(
