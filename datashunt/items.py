@@ -161,10 +161,20 @@ class Receipt:
         }
 
 
+def readable(max_tokens: int) -> int:
+    """Characters at a text's beginning that a small model of so many tokens gets to see.
+
+    A token has four or five. The same for all up to 512 tokens, so that a bundle reads the same, whatever its
+    classifier's file says by now.
+    """
+    return 64 * max(512, max_tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class ClaimedItem:
     """An item under a lease, ready to be scored. `row` is the database's id, `id` the producer's.
 
+    `text`: what is `readable` of it; all of it where a budget has to know what its prompt costs.
     `classifier_row`: the database's id of its classifier; 0 without a database.
     """
 

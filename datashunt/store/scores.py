@@ -59,7 +59,8 @@ _CLAIM = text("""
                 UNION ALL SELECT id FROM suspect) AS picked
          WHERE items.id = picked.id
      RETURNING items.id, items.key, items.classifier_id)
-    SELECT claimed.id, claimed.key, claimed.classifier_id, texts.text
+    SELECT claimed.id, claimed.key, claimed.classifier_id,
+           coalesce(left(texts.text, CAST(:characters AS int)), texts.text) AS text
       FROM claimed JOIN texts ON texts.item_id = claimed.id
 """)
 
@@ -74,6 +75,7 @@ def claim(
     others: Sequence[int] = (),
     most: int = CLAIM_LIMIT,
     in_turn: bool = False,
+    characters: int | None = None,
 ) -> list[ClaimedItem]:
     """Lease the oldest queued items of a classifier, at most `most` of them, in one statement.
 
@@ -89,10 +91,11 @@ def claim(
         others: classifiers whose items can go through the same model pass. No suspect of theirs is taken.
         most: items.
         in_turn: if one of these rows is a suspect, it is taken now, and alone, though others still wait.
+        characters: of each text that are read; None: all of them.
     """
     values = {"classifier": classifier_id, "token": token, "lease_s": lease_s, "suspect": SUSPECT_AFTER}
     values |= {"rows": list(rows or ()), "backlog": rows is None, "others": list(others), "most": most}
-    values |= {"in_turn": in_turn}
+    values |= {"in_turn": in_turn, "characters": characters}
     return [ClaimedItem(row.id, row.key, row.text, row.classifier_id) for row in tx.execute(_CLAIM, values)]
 
 

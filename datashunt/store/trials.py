@@ -147,7 +147,8 @@ _JUDGED = text("""
          WHERE classifier_id = :classifier AND role = 'judge' AND id > since.ask AND state <> 'withdrawn'
          ORDER BY id LIMIT :most),
     ready AS (SELECT * FROM judges WHERE id < coalesce((SELECT min(id) FROM judges WHERE open), 9223372036854775807))
-    SELECT ready.id AS ask, texts.text, answers.label, ready.propensity, ready.reason = 'audit' AS kept,
+    SELECT ready.id AS ask, left(texts.text, :characters) AS text, answers.label,
+           ready.propensity, ready.reason = 'audit' AS kept,
            coalesce(concat_ws(' ', answers.llm_model, nullif(answers.fingerprint, '')), '') AS llm,
            CASE WHEN scores.bundle_id = :bundle THEN scores.probabilities END AS probabilities
       FROM ready JOIN texts ON texts.item_id = ready.item_id
@@ -157,11 +158,13 @@ _JUDGED = text("""
 """)
 
 
-def judged(tx: Connection, classifier_id: int, trial: Trial, *, patience_s: float, most: int) -> list[Judged]:
+def judged(
+    tx: Connection, classifier_id: int, trial: Trial, *, patience_s: float, most: int, characters: int
+) -> list[Judged]:
     """The judge asks that a trial has not read yet, in their order, up to the first that still waits for its answer.
 
     One that waits longer than `patience_s` counts as unanswered. What a person labelled meanwhile, or what was run
-    again, is nobody's failure and left out.
+    again, is nobody's failure and left out. So many characters of each text are read.
     """
     rows = tx.execute(
         _JUDGED,
@@ -172,6 +175,7 @@ def judged(tx: Connection, classifier_id: int, trial: Trial, *, patience_s: floa
             "after": trial.after_ask,
             "patience_s": patience_s,
             "most": most,
+            "characters": characters,
         },
     )
     return [

@@ -271,7 +271,7 @@ def test_progress_runs_from_stage_to_stage_and_stays_within_its_bounds(bench: Be
     bench.stages.clear()
     bench.distil("second", incumbent=incumbent, replay=texts(60, 3)[0])
     seen = list(dict.fromkeys(stage for stage, _ in bench.stages))
-    assert seen == ["load", "replay", "embed", "head", "absorb", "retain", "fit", *CHECKS]
+    assert seen == ["load", "read", "replay", "embed", "head", "absorb", "retain", "fit", *CHECKS]
     assert all(0 <= share <= 1 for _, share in bench.stages)
 
 

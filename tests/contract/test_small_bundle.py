@@ -19,7 +19,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, T5Co
 from datashunt import small
 from datashunt.confidence import softmax
 from datashunt.errors import BundleError, ModelError
-from datashunt.small.network import PACKAGED, load_tokenizer
+from datashunt.items import readable
+from datashunt.small.network import PACKAGED, encode, load_tokenizer
 
 INFO = small.BundleInfo(
     labels=LABELS,
@@ -122,6 +123,24 @@ def test_no_texts_empty_texts_and_unknown_words_can_be_scored(bundle: Path) -> N
 def test_a_text_is_cut_at_max_tokens(bundle: Path) -> None:
     model = small.SmallModel.load(bundle, device="cpu", precision="fp32")
     assert [len(row) for row in model.encode(["great " * 50, "great"])] == [12, 3]
+
+
+def test_a_tokenizer_sees_no_more_than_what_is_readable_of_a_text(bundle: Path) -> None:
+    model = small.SmallModel.load(bundle, device="cpu", precision="fp32")
+    blanks = readable(INFO.max_tokens) - 4
+    beyond, within = (" " * n + "good bad" + " good" * 1_000_000 for n in (blanks + 4, blanks))
+    tokens, only_good = model.encode([beyond, within])
+    assert tokens == model.encode([" "])[0]
+    assert only_good == model.encode(["good"])[0]
+
+
+def test_texts_come_back_in_their_order_whatever_their_number(bundle: Path) -> None:
+    model = small.SmallModel.load(bundle, device="cpu", precision="fp32")
+    some, shares = [f"good {'bad ' * (n % 7)}" for n in range(600)], []
+    rows = encode(model.tokenizer, some, shares.append)
+    assert rows == [model.encode([text])[0] for text in some]
+    assert shares == sorted(shares)
+    assert (shares[0], len(shares)) == (0.0, 3)
 
 
 def test_bf16_stays_near_fp32(bundle: Path) -> None:

@@ -10,8 +10,8 @@ from uuid import uuid4
 import pytest
 from lanes import NAME, FakeModel, FakeModels, World
 
-from datashunt.errors import BundleError
-from datashunt.items import Item
+from datashunt.errors import BundleError, ModelError
+from datashunt.items import Item, Wake, readable
 from datashunt.pipeline import models as remembered
 from datashunt.pipeline import score as lane
 from datashunt.pipeline.models import Directory
@@ -269,12 +269,17 @@ def test_a_bundle_that_cannot_be_loaded_claims_nothing(world: World) -> None:
     assert world.rows("SELECT state, attempts FROM items") == [("queued", 0)]
 
 
-def test_a_poisonous_text_is_buried_alone(world: World) -> None:
+class TokenizersError(Exception):
+    """Of no better type, as that of tokenizers."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TokenizersError, MemoryError, TypeError, ModelError])
+def test_a_poisonous_text_is_buried_alone(world: World, error: type[Exception]) -> None:
     world.bundle()
 
     def choke(texts: Sequence[str]) -> None:
         if any("poison" in text for text in texts):
-            raise RuntimeError("CUDA error: device-side assert triggered")
+            raise error("CUDA error: device-side assert triggered")
 
     world.score(KEEP, f"{KEEP} poison", DOUBT, models=FakeModels(FakeModel(before=choke)))
     assert world.rows("SELECT key, state FROM items ORDER BY key") == [
@@ -285,6 +290,35 @@ def test_a_poisonous_text_is_buried_alone(world: World) -> None:
     ((letter),) = world.rows("SELECT reason, detail, ask_id FROM dead_letters")
     assert (letter.reason, letter.ask_id) == ("model_error", None)
     assert "poison" not in letter.detail
+
+
+def test_a_bundle_that_is_lost_on_the_way_buries_nothing(world: World) -> None:
+    world.bundle()
+
+    def lose(_: Sequence[str]) -> None:
+        raise BundleError("its hash is wrong")
+
+    with pytest.raises(BundleError):
+        world.score(KEEP, models=FakeModels(FakeModel(before=lose)))
+    assert world.rows("SELECT state, attempts FROM items") == [("queued", 0)]
+
+
+def test_only_what_is_readable_of_a_text_is_claimed_unless_a_budget_has_to_know_its_price(world: World) -> None:
+    text = "positive 0.95 " + "ä" * 100_000
+    world.submit(text)
+    known = world.known()
+    most = readable(known.spec.small_model.max_tokens)
+    with world.store.begin() as tx:
+        (item,) = scores.claim(tx, known.id, uuid4(), lease_s=60, characters=most)
+    assert item.text == text[:most]
+    world.change("UPDATE items SET state = 'queued', lease_token = NULL, lease_until = NULL")
+    world.bundle()
+    for policy, read in (({"threshold": 0.9}, most), ({"mode": "budget", "calls_per_day": 10}, len(text))):
+        world.apply(policy=policy)
+        model = FakeModel()
+        world.change("UPDATE items SET state = 'queued', label = NULL, source = NULL")
+        list(world.scorer(FakeModels(model)).run(NAME, [item.row]))
+        assert [len(one) for batch in model.batches for one in batch] == [read]
 
 
 def test_a_batch_of_nothing_but_poison_is_buried_whole(world: World) -> None:
@@ -314,7 +348,7 @@ def test_suspects_are_claimed_alone_and_last(world: World) -> None:
 def test_a_suspect_that_a_message_names_has_its_turn_though_the_backlog_never_ends(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "SUSPECTS_TURN_S", 0.0)
+    monkeypatch.setattr(lane, "TURN_S", 0.0)
     monkeypatch.setattr(lane, "LINGER_S", 0.0)
     world.bundle()
     model = FakeModel()
@@ -325,6 +359,24 @@ def test_a_suspect_that_a_message_names_has_its_turn_though_the_backlog_never_en
     assert [len(batch) for batch in model.batches] == [scores.CLAIM_LIMIT, 1]
     assert model.batches[1] == ["positive 0.95 700"]
     assert world.states() == {"done": scores.CLAIM_LIMIT + 1, "queued": 2 * scores.CLAIM_LIMIT - 1}
+
+
+def test_a_message_whose_items_are_far_behind_lets_others_have_their_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "TURN_S", 0.0)
+    monkeypatch.setattr(lane, "LINGER_S", 0.0)
+    world.bundle()
+    world.submit(*[f"positive 0.95 {n}" for n in range(3 * scores.CLAIM_LIMIT)])
+    last = world.one("SELECT max(id) FROM items")
+    turns = 0
+    wakes = [Wake("score", NAME, (last,))]
+    while wakes:
+        wakes = list(world.scorer().run(NAME, wakes[0].ids))
+        assert wakes in ([], [Wake("score", NAME, (last,))])
+        turns += 1
+    assert world.states() == {"done": 3 * scores.CLAIM_LIMIT}
+    assert turns == 2
 
 
 def test_a_new_bundle_serves_from_the_next_batch_on_and_no_item_is_dropped(world: World) -> None:

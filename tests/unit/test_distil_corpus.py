@@ -16,6 +16,8 @@ from datashunt.errors import ModelError
 class Words:
     """A tokenizer that counts words."""
 
+    model_max_length = 128
+
     def __call__(self, texts: Sequence[str], **_: Any) -> dict[str, list[list[int]]]:
         return {"input_ids": [[1] * len(text.split()) for text in texts]}
 
