@@ -26,7 +26,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
-def event(name: str, *, level: int = logging.INFO, exc_info: bool = False, **fields: Any) -> None:
+def event(name: str, *, level: int = logging.INFO, exc_info: bool | BaseException = False, **fields: Any) -> None:
     """Log one event with its fields."""
     logger.log(level, name, extra={"fields": fields}, exc_info=exc_info)
 

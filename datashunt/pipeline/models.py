@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 from datashunt.pipeline.memory import give_back
 from datashunt.registry import Registry
 from datashunt.settings import Settings
-from datashunt.store import Store, classifiers
+from datashunt.store import Connection, Store, classifiers
 from datashunt.store.classifiers import Bundle, Registered
+from datashunt.telemetry import event
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,14 +48,22 @@ class Directory:
         return known
 
     def everyone(self) -> list[Registered]:
-        """All classifiers as they stood at most `max_age_s` seconds ago."""
+        """All classifiers that this release can serve, as they stood at most `max_age_s` seconds ago."""
         read_at, known = self._all
         if time.monotonic() - read_at > self._max_age_s:
             with self._store.begin() as tx:
-                known = classifiers.everyone(tx)
+                known = served(tx)
             self._all = (time.monotonic(), known)
             self._known.update({one.name: (self._all[0], one) for one in known})
         return known
+
+
+def served(tx: Connection) -> list[Registered]:
+    """All classifiers but those whose file only a newer release can read: they keep no other from being served."""
+    known, errors = classifiers.readable(tx)
+    for error in errors:
+        event("classifier_not_read", level=logging.ERROR, error=str(error))
+    return known
 
 
 class Models:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from datashunt.errors import StoreError
 from datashunt.items import FEWEST_JUDGES, Wake
+from datashunt.pipeline.models import served
 from datashunt.pipeline.retention import Retention
 from datashunt.policy import TargetPolicy
 from datashunt.settings import Settings
-from datashunt.store import Store, batches, classifiers, distillations, partitions, sweeps
+from datashunt.store import Store, batches, distillations, partitions, sweeps
 from datashunt.store.classifiers import Registered
+from datashunt.store.engine import is_unreachable
 from datashunt.telemetry import event
 
 SWEEP_EVERY_S = 1.0
@@ -27,18 +31,34 @@ class Ticker:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
+        self._of_all = (self._retention, self._sweep, self._batches)
 
     def run(self) -> list[Wake]:
         """Do what is due now; returns what to publish.
 
+        What cannot be done keeps nothing else from being done, and nothing that was found from being published.
+
         Raises:
-            StoreError: nothing was changed; the next tick comes soon.
+            Exception: the first one, where nothing was found; the next tick comes soon.
         """
         with self._store.begin() as tx:
-            known = classifiers.everyone(tx)
-        self._partitions()
-        self._retention(known)
-        return self._sweep(known) + self._batches(known) + self._distil(known) + self._certify(known)
+            known = served(tx)
+        parts: list[Callable[[], list[Wake]]] = [self._partitions, *(partial(part, known) for part in self._of_all)]
+        parts += [partial(part, one) for part in (self._distil, self._certify) for one in known]
+        wakes: list[Wake] = []
+        failed: list[Exception] = []
+        for part in parts:
+            try:
+                wakes += part()
+            except Exception as error:  # noqa: BLE001 - raised or told below
+                failed.append(error)
+                if is_unreachable(error):
+                    break
+        if failed and not wakes:
+            raise failed[0]
+        for one in failed:
+            event("tick_failed", level=logging.ERROR, error=str(one), exc_info=one)
+        return wakes
 
     def _sweep(self, known: Sequence[Registered]) -> list[Wake]:
         beyond_s = {one.id: one.spec.llm.batch_beyond_s for one in known}
@@ -69,39 +89,41 @@ class Ticker:
             event("published_again", lane=lane, classifier=classifier, rows=rows)
         return wakes
 
-    def _partitions(self) -> None:
+    def _partitions(self) -> list[Wake]:
         """Long before they are needed: it can wait until nobody is in the way."""
         with self._store.begin() as tx:
             if not partitions.there(tx) or not sweeps.take_due(tx, "partitions", every_s=PARTITIONS_EVERY_S):
-                return
+                return []
         try:
             with self._store.begin() as tx:
                 made = partitions.make(tx)
         except StoreError as error:
             event("partitions_not_made", error=str(error))
-            return
+            return []
         if made:
             event("partitions_made", tables=made)
+        return []
 
-    def _retention(self, known: Sequence[Registered]) -> None:
+    def _retention(self, known: Sequence[Registered]) -> list[Wake]:
         retention = Retention(self._store, self._settings)
         if not retention.asked_for(known):
-            return
+            return []
         with self._store.begin() as tx:
             if not partitions.there(tx) or not sweeps.take_due(tx, "retention", every_s=RETENTION_EVERY_S):
-                return
+                return []
             allowed = partitions.own(tx)
         if not allowed:
             event("retention_not_allowed", do="run `datashunt retention --all` daily, as a login of datashunt_migrator")
-            return
+            return []
         try:
             removed = retention.run(tries=1, most_ids=MOST_IDS)
         except StoreError as error:
             event("retention_put_off", error=str(error))
-            return
+            return []
         dropped = [month.name for month in removed.months if month.dropped]
         if dropped or any(removed.ids.values()):
             event("retention", dropped=dropped, ids=removed.ids)
+        return []
 
     def _batches(self, known: Sequence[Registered]) -> list[Wake]:
         with self._store.begin() as tx:
@@ -112,35 +134,27 @@ class Ticker:
                     batches.plan(tx, one, gather_s=self._settings.batch_gather_s)
             return batches.due(tx, still_s=self._settings.stand_still_s)
 
-    def _distil(self, known: Sequence[Registered]) -> list[Wake]:
-        wakes = []
-        for classifier in known:
-            with self._store.begin() as tx:
-                if not sweeps.take_due(tx, f"distil:{classifier.id}", every_s=classifier.spec.distil.every_s):
-                    continue
-                row = distillations.make_due(tx, classifier, judges=FEWEST_JUDGES)
-            if row is not None:
-                wakes.append(Wake("distil", classifier.name, (row,)))
-        return wakes
+    def _distil(self, classifier: Registered) -> list[Wake]:
+        with self._store.begin() as tx:
+            if not sweeps.take_due(tx, f"distil:{classifier.id}", every_s=classifier.spec.distil.every_s):
+                return []
+            row = distillations.make_due(tx, classifier, judges=FEWEST_JUDGES)
+        return [] if row is None else [Wake("distil", classifier.name, (row,))]
 
-    def _certify(self, known: Sequence[Registered]) -> list[Wake]:
+    def _certify(self, classifier: Registered) -> list[Wake]:
         """Proofs and label sets are looked at where there are any; the guards of what is proven, here."""
-        wakes = []
-        for classifier in known:
-            policy = classifier.spec.policy
-            target = isinstance(policy, TargetPolicy)
-            if classifier.incumbent is None or not (target or classifier.spec.prompt.hard):
-                continue
-            from datashunt.pipeline import guard, promise, pruning  # scipy comes with them, and few workers need it
+        policy = classifier.spec.policy
+        target = isinstance(policy, TargetPolicy)
+        if classifier.incumbent is None or not (target or classifier.spec.prompt.hard):
+            return []
+        from datashunt.pipeline import guard, promise, pruning  # scipy comes with them, and few workers need it
 
-            with self._store.begin() as tx:
-                if not sweeps.take_due(tx, f"certify:{classifier.id}", every_s=self._settings.certify_every_s):
-                    continue
-                if not target and not pruning.is_due(classifier, promise.stand(classifier).threshold):
-                    continue
-                wanted = guard.watch(tx, classifier, policy) if isinstance(policy, TargetPolicy) else False
-                row = distillations.make_due(tx, classifier, judges=FEWEST_JUDGES, needed=1) if wanted else None
-            wakes.append(Wake("certify", classifier.name, (classifier.id,)))
-            if row is not None:
-                wakes.append(Wake("distil", classifier.name, (row,)))
-        return wakes
+        with self._store.begin() as tx:
+            if not sweeps.take_due(tx, f"certify:{classifier.id}", every_s=self._settings.certify_every_s):
+                return []
+            if not target and not pruning.is_due(classifier, promise.stand(classifier).threshold):
+                return []
+            wanted = guard.watch(tx, classifier, policy) if isinstance(policy, TargetPolicy) else False
+            row = distillations.make_due(tx, classifier, judges=FEWEST_JUDGES, needed=1) if wanted else None
+        wakes = [Wake("certify", classifier.name, (classifier.id,))]
+        return wakes if row is None else [*wakes, Wake("distil", classifier.name, (row,))]

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, text
 
 from datashunt import classifier
 from datashunt.classifier import Spec
-from datashunt.errors import UnknownClassifier
+from datashunt.errors import SpecError, UnknownClassifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +241,17 @@ def version(tx: Connection, row_id: int, number: int) -> Registered:
 def everyone(tx: Connection) -> list[Registered]:
     """All classifiers, by name."""
     return [_registered(row) for row in tx.execute(text(_CURRENT + " ORDER BY c.name"))]
+
+
+def readable(tx: Connection) -> tuple[list[Registered], list[SpecError]]:
+    """All classifiers, by name, whose files this release can read, and why not of the others."""
+    known, errors = [], []
+    for row in tx.execute(text(_CURRENT + " ORDER BY c.name")).all():
+        try:
+            known.append(_registered(row))
+        except SpecError as error:
+            errors.append(error)
+    return known, errors
 
 
 def _registered(row: Row[Any]) -> Registered:

@@ -15,7 +15,14 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    InvalidatePoolError,
+    InvalidRequestError,
+    OperationalError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from datashunt.errors import SettingsError, StoreError
@@ -25,6 +32,8 @@ FORBIDDEN = "42501"  # insufficient_privilege
 LOCKED = {"55P03", "40P01"}  # lock_not_available, deadlock_detected
 ENDED = {"25P03", "25P04", "25006"}  # idle in a transaction for too long, a transaction for too long, read only
 
+_ENDED_TWICE = "This connection is closed"
+"""What SQLAlchemy says when the connection that took an ended one's place had ended, too."""
 RENEWED_S = 600
 """Seconds after which a connection is replaced by a new one: what PostgreSQL keeps for each grows with its age."""
 
@@ -101,6 +110,11 @@ def is_locked(error: StoreError) -> bool:
     return error.__cause__ is not None and getattr(_origin(error.__cause__), "sqlstate", None) in LOCKED
 
 
+def is_unreachable(error: Exception) -> bool:
+    """Whether no server answered, so that it is the same for whatever else would be asked now."""
+    return isinstance(error, StoreError) and getattr(_origin(error.__cause__ or error), "sqlstate", None) is None
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """The driver's errors as ours."""
@@ -108,6 +122,10 @@ def _translated() -> Iterator[None]:
         yield
     except (OperationalError, InterfaceError, PoolTimeout, psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise StoreError(f"PostgreSQL cannot be used: {_reason(error)}{_hint(error)}") from error
+    except InvalidRequestError as error:
+        if str(error) != _ENDED_TWICE:
+            raise
+        raise StoreError("PostgreSQL cannot be used: it ended a connection twice as it began") from error
     except (DBAPIError, psycopg.Error) as error:
         state = getattr(_origin(error), "sqlstate", None) or ""
         if state in UNDEFINED:

@@ -13,6 +13,8 @@ from datashunt.store.claims import for_a_batch
 
 MOST_ROWS = 1024
 """Most rows of one classifier and lane that one tick publishes again."""
+FRONT = 8 * MOST_ROWS
+"""Rows of a classifier's backlog that one tick looks at, those that are next; what stands behind comes up to here."""
 MOST_ASKS = 64
 """The same for asks: each message sets a thread to work on all that is due."""
 
@@ -20,13 +22,16 @@ MOST_ASKS = 64
 def take_due(tx: Connection, name: str, *, every_s: float) -> bool:
     """Whether this caller shall do the periodic work of that name now; moves its due time forward.
 
-    A name seen for the first time is due at once.
+    A name seen for the first time is due at once. So is one whose due time lies more than two intervals ahead: it was
+    set when the work was rarer. One interval would not do: a transaction that began a moment before another one took
+    the work sees a due time further ahead than that.
     """
     tx.execute(text("INSERT INTO due (name) VALUES (:name) ON CONFLICT DO NOTHING"), {"name": name})
     taken = tx.execute(
         text(
             "UPDATE due SET due_at = now() + make_interval(secs => :every_s)"
-            " WHERE name = (SELECT name FROM due WHERE name = :name AND due_at <= now() FOR UPDATE SKIP LOCKED)"
+            " WHERE name = (SELECT name FROM due WHERE name = :name AND"
+            "     (due_at <= now() OR due_at > now() + make_interval(secs => 2 * :every_s)) FOR UPDATE SKIP LOCKED)"
         ),
         {"name": name, "every_s": every_s},
     )
@@ -126,13 +131,16 @@ _STANDING_ITEMS = text("""
         SELECT max(announced_at) AS newest FROM items WHERE state = 'scoring' AND lease_until > now()),
     standing AS (
         SELECT row.id FROM classifiers, at_work, LATERAL (
-            SELECT id FROM items
-             WHERE classifier_id = classifiers.id AND state = 'queued'
-               AND announced_at < now() - make_interval(secs => :still_s)
+            SELECT id FROM (
+                SELECT id, announced_at FROM items WHERE classifier_id = classifiers.id AND state = 'queued'
+                 ORDER BY priority, id LIMIT :front) AS front
+             WHERE announced_at < now() - make_interval(secs => :still_s)
                AND (newest IS NULL OR announced_at < newest - make_interval(secs => :still_s))
-             ORDER BY priority, id LIMIT :most FOR UPDATE SKIP LOCKED) AS row),
+             ORDER BY id LIMIT :most) AS row),
+    free AS (
+        SELECT id FROM items WHERE id IN (SELECT id FROM standing) AND state = 'queued' FOR UPDATE SKIP LOCKED),
     announced AS (
-        UPDATE items SET announced_at = now() FROM standing WHERE items.id = standing.id
+        UPDATE items SET announced_at = now() FROM free WHERE items.id = free.id
      RETURNING items.classifier_id, items.id)
     SELECT name, array_agg(announced.id ORDER BY announced.id) AS ids
       FROM announced JOIN classifiers ON classifiers.id = classifier_id GROUP BY name ORDER BY name
@@ -209,7 +217,7 @@ def standing_still(
         ask_lease_s: length of the lease of an ask.
     """
     found = []
-    items = {"still_s": still_s, "most": MOST_ROWS}
+    items = {"still_s": still_s, "most": MOST_ROWS, "front": FRONT}
     waiting = {
         "still_s": still_s,
         "most": MOST_ASKS,

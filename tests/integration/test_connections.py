@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
 
 from datashunt.bootstrap import Runtime
+from datashunt.errors import StoreError
 from datashunt.store import Store, engine
 
 
@@ -22,6 +24,20 @@ def test_a_connection_is_kept_for_a_while_and_then_renewed(runtime: Runtime, mon
     store.close()
     assert second[0] != first[0]
     assert second[1] == "7s"
+
+
+def test_a_connection_that_ends_twice_as_it_begins_is_an_error_of_ours(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runtime.settings.database_url is not None
+    store = Store(runtime.settings.database_url)
+    ended = SimpleNamespace(register=lambda *_: None, poll=lambda _: [1])
+    monkeypatch.setattr("datashunt.store.engine.select.poll", lambda: ended)
+    with pytest.raises(StoreError, match="ended a connection twice"):
+        _backend(store)
+    monkeypatch.undo()
+    assert _backend(store)
+    store.close()
 
 
 def _backend(store: Store) -> tuple[int, str]:

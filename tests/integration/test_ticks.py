@@ -274,6 +274,19 @@ def test_a_tick_before_its_time_does_nothing(world: World) -> None:
     assert world.runtime.ticker.run() == []
 
 
+def test_work_that_became_more_frequent_does_not_wait_for_the_old_due_time(world: World) -> None:
+    world.apply(distil={"every_s": 3_600, "min_new_answers": 1})
+    learn(world, 1)
+    world.runtime.ticker.run()
+    assert world.states("distillations") == {"due": 1}
+    world.change("DELETE FROM distillations")
+    world.runtime.ticker.run()
+    assert world.states("distillations") == {}
+    world.apply(distil={"every_s": 60, "min_new_answers": 1})
+    world.runtime.ticker.run()
+    assert world.states("distillations") == {"due": 1}
+
+
 def test_a_tick_that_fails_is_due_again_at_once(world: World, settings: Settings) -> None:
     world.submit(DOUBT)
     stand_still(world, "items")
@@ -282,6 +295,51 @@ def test_a_tick_that_fails_is_due_again_at_once(world: World, settings: Settings
         world.runtime.ticker.run()
     world.change("ALTER TABLE elsewhere RENAME TO dead_letters")
     assert len(world.runtime.ticker.run()) == 1
+
+
+def test_a_part_that_fails_keeps_nothing_that_was_found_from_being_published(
+    world: World, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.apply(name="other", distil={"min_new_answers": 1})
+    world.submit(DOUBT)
+    stand_still(world, "items")
+    world.change("ALTER TABLE distillations RENAME COLUMN up_to_answer TO elsewhere")
+    try:
+        (wake,) = world.runtime.ticker.run()
+    finally:
+        world.change("ALTER TABLE distillations RENAME COLUMN elsewhere TO up_to_answer")
+    assert (wake.lane, wake.classifier) == ("score", NAME)
+    assert (caplog.text + capsys.readouterr().err).count("tick_failed") >= 2
+
+
+def test_a_classifier_that_only_a_newer_release_can_read_keeps_no_other_from_being_served(
+    world: World, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.apply(name="newer")
+    world.change(
+        "UPDATE specs SET document = document || '{\"new_field\": 1}' FROM classifiers c"
+        " WHERE c.id = classifier_id AND c.name = 'newer'"
+    )
+    world.submit(Item("first", DOUBT))
+    stand_still(world, "items")
+    assert [wake.classifier for wake in world.runtime.ticker.run()] == [NAME]
+    world.score("negative 0.5 again")
+    assert world.ask(FakeLLM()) >= 1
+    assert "classifier_not_read" in caplog.text + capsys.readouterr().err
+
+
+def test_what_stands_still_behind_the_front_of_a_backlog_is_found_when_it_comes_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "FRONT", 3)
+    world.submit(*[Item(f"n{n}", DOUBT) for n in range(5)])
+    world.change("UPDATE items SET announced_at = now() - make_interval(secs => 3600) WHERE key IN ('n0', 'n4')")
+    (wake,) = tick(world)
+    assert [world.one("SELECT key FROM items WHERE id = :id", id=row) for row in wake.ids] == ["n0"]
+    claim_items(world, most=3)
+    world.change("UPDATE items SET announced_at = now() WHERE state = 'scoring'")
+    (wake,) = tick(world)
+    assert [world.one("SELECT key FROM items WHERE id = :id", id=row) for row in wake.ids] == ["n4"]
 
 
 # distillations
