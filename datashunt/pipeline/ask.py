@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from datashunt import llm
-from datashunt.errors import BrokerError, LLMError, LLMRejected, LLMStopped, SpecError, StoreError
+from datashunt.errors import BrokerError, LLMError, LLMRejected, LLMStopped, SpecError, StoreError, UsageError
 from datashunt.items import Reply, Wake
 from datashunt.pipeline import budget, settle
 from datashunt.pipeline.budget import Clock
@@ -33,6 +33,8 @@ HOLD_S = 10.0
 """How much longer than its deadline a call counts as under way if nobody says that it ended."""
 NO_QUOTA_WAIT_S = 5.0
 """How long an ask waits when the quota's store cannot be reached: without it nobody may send."""
+NOT_PUT_WAIT_S = 30.0
+"""How long an ask waits that this worker makes no question of, for instance without the libraries of `llm.redact`."""
 IN_FLIGHT_WAIT_S = 1.0
 """How long an ask waits for the answer to an equal one that is being paid for."""
 STORE_PATIENCE_S = 600.0
@@ -118,11 +120,16 @@ class Asker:
         token = uuid4()
         served = {row: place.known.spec for row, place in places.items()}
         with self._store.single() as tx:
-            ask = claims.claim(tx, served, token, lease_s=self._settings.ask_lease_s)
-            if ask is None:
-                return None
-            call = put_to(places[ask.classifier_row], ask, token, 0)
-            return self._with_votes(tx, call if ask.fallback == 0 else self._put_to_another(call, ask.fallback))
+            while (ask := claims.claim(tx, served, token, lease_s=self._settings.ask_lease_s)) is not None:
+                try:
+                    call = put_to(places[ask.classifier_row], ask, token, 0)
+                except UsageError as error:  # it cannot be put by this worker, whoever's turn it is
+                    asks.put_back(tx, ask, token, wait_s=NOT_PUT_WAIT_S)
+                    name = places[ask.classifier_row].known.name
+                    event("not_put", level=logging.ERROR, classifier=name, ask=ask.row, error=str(error))
+                    continue
+                return self._with_votes(tx, call if ask.fallback == 0 else self._put_to_another(call, ask.fallback))
+        return None
 
     def _put_to_another(self, call: Call, model_no: int) -> Call:
         """The same question to another of the classifier's models, whose quota is its own."""

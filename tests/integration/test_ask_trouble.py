@@ -11,12 +11,10 @@ import pytest
 from lanes import DOWN, NAME, OUTSIDE, PRICE, REJECTED, THROTTLED, FakeLLM, FakeQuota, World, reply
 from sqlalchemy import Connection
 
-from datashunt.errors import (
-    BrokerError,
-    LLMRejected,
-    StoreError,
-)
-from datashunt.items import Reply
+from datashunt import prompts
+from datashunt.classifier import Spec
+from datashunt.errors import BrokerError, LLMRejected, StoreError, UsageError
+from datashunt.items import Item, Reply
 from datashunt.pipeline import ask as lane
 from datashunt.prompts import Prompt
 from datashunt.quota import Limits, Refused, Slot
@@ -33,6 +31,30 @@ def during(world: World, statement: str, answer: Reply | None = None) -> Callabl
         return answer or reply()
 
     return say
+
+
+def test_an_ask_that_this_worker_cannot_put_waits_and_keeps_no_other_from_being_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.apply(name="guarded", llm={"redact": ["email"]})
+    _, wakes = world.submit(Item("i", DOUBT), name="guarded")
+    list(world.scorer().run("guarded", wakes[0].ids))
+    made = world.score(DOUBT)
+    whole = prompts.render
+
+    def render(spec: Spec, *given: Any, **more: Any) -> Prompt:
+        if spec.name == "guarded":
+            raise UsageError("llm.redact needs two more libraries")
+        return whole(spec, *given, **more)
+
+    monkeypatch.setattr(prompts, "render", render)
+    assert world.ask(FakeLLM(), made) == 1
+    rows = "SELECT name, asks.state, attempts FROM asks JOIN classifiers c ON c.id = classifier_id ORDER BY name"
+    assert world.rows(rows) == [("guarded", "waiting", 0), (NAME, "answered", 0)]
+    assert "not_put" in caplog.text + capsys.readouterr().err
+    monkeypatch.undo()
+    world.change("UPDATE asks SET not_before = now()")
+    assert world.ask(FakeLLM()) == 1
 
 
 # the quota
