@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 `wait` timed out.
+"""The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 `wait` timed out, 4 queue full.
 
 Errors are one sentence on stderr, never a traceback; `--debug` shows it.
 """

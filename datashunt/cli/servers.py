@@ -50,7 +50,7 @@ def up(
 def _ready(folder: Path, urls: Urls, detach: bool) -> None:
     """Bring the tables up to date, and say how to go on."""
     store = Store(SecretStr(urls.database), pool_size=1)
-    migrate.upgrade(store)
+    migrate.catch_up(store)
     store.close()
     given = settings_module.load()
     if given.database_url is not None and given.database_url.get_secret_value() == urls.database:

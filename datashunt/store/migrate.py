@@ -35,6 +35,18 @@ def upgrade(store: Store, revision: str = "head") -> Moved:
     return _run(store, command.upgrade, revision)
 
 
+def catch_up(store: Store) -> None:
+    """Bring the schema up to this release's; a newer one is left alone, since every release works on those.
+
+    Raises:
+        StoreError: as `upgrade`.
+    """
+    with store.begin() as tx:
+        found = current(tx)
+    if found is None or found < (head() or ""):
+        upgrade(store)
+
+
 def downgrade(store: Store, revision: str) -> Moved:
     """Take the schema back to a revision (`base`: to nothing, all data lost).
 

@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from pydantic import SecretStr
 from sqlalchemy import inspect, text
 
-from datashunt.errors import StoreError
+from datashunt.errors import StoreError, UsageError
 from datashunt.store import Store, migrate
 from datashunt.store.migrate import _config
 from datashunt.store.tables import Base
@@ -88,6 +88,20 @@ def test_every_downgrade_works_and_leads_back_up(empty: Store) -> None:
 def test_a_second_upgrade_changes_nothing(empty: Store) -> None:
     assert migrate.upgrade(empty) == (None, migrate.head())
     assert migrate.upgrade(empty) == (migrate.head(), migrate.head())
+
+
+def test_catching_up_brings_an_old_schema_up_and_leaves_a_newer_one_alone(empty: Store) -> None:
+    migrate.catch_up(empty)
+    migrate.downgrade(empty, revisions()[-2])
+    migrate.catch_up(empty)
+    with empty.begin() as tx:
+        assert migrate.current(tx) == migrate.head()
+        tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    migrate.catch_up(empty)
+    with empty.begin() as tx:
+        assert migrate.current(tx) == "9999"
+    with pytest.raises(UsageError, match="cannot be brought to 'head'"):
+        migrate.upgrade(empty)
 
 
 def test_two_upgrades_at_the_same_time_wait_in_line(empty: Store) -> None:
