@@ -10,12 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from benchmarks import quality
 from benchmarks.cases import CHANGES, Case, ablations, defaults
 from benchmarks.figures import END
+from benchmarks.limit import asked_least_sure
 from benchmarks.recorded import STREAMS, beginning
 from datashunt.backtest.options import Options
 from datashunt.backtest.recording import Recorded, Recording
@@ -174,3 +176,17 @@ class TestStreams:
         assert set(whole.items) == set(made.items)
         assert whole.items != made.items
         assert len({one.fingerprint for one in (made, whole, part, beginning(made, 2, 20))}) == 4
+
+
+class TestTheLimit:
+    def test_the_least_sure_are_asked_and_the_rest_is_kept(self) -> None:
+        labels = ("no", "yes")
+        yes = np.array([0.9, 0.6, 0.2, 0.55], dtype=np.float32)
+        gold, teacher = ("yes", "no", "no", "no"), ("no", "no", "yes", "yes")
+        items = [
+            Recorded(n, str(n), "text", said, right) for n, (said, right) in enumerate(zip(teacher, gold, strict=True))
+        ]
+        probabilities = np.stack([1 - yes, yes], axis=1)
+        assert asked_least_sure(probabilities, labels, items, 0.0) == (0.5, 0.5, 0.25)
+        assert asked_least_sure(probabilities, labels, items, 0.5) == (0.75, 1.0, 0.0)
+        assert asked_least_sure(probabilities, labels, items, 0.75) == (0.5, 1.0, 0.0)
