@@ -17,7 +17,7 @@ from benchmarks.figures import Measure, Result
 from datashunt import classifier, prompts, prune
 from datashunt.items import ClaimedItem
 from datashunt.pipeline.pruning import Calibration
-from datashunt.pipeline.score import decide
+from datashunt.pipeline.ruling import decide
 from datashunt.store.classifiers import Bundle, Registered
 
 BATCH = 64

@@ -174,7 +174,7 @@ def readable(max_tokens: int) -> int:
 class ClaimedItem:
     """An item under a lease, ready to be scored. `row` is the database's id, `id` the producer's.
 
-    `text`: what is `readable` of it; all of it where a budget has to know what its prompt costs.
+    `text`: what is `readable` of it; all of it where a budget in USD has to know what its prompt costs.
     `classifier_row`: the database's id of its classifier; 0 without a database.
     """
 

@@ -21,7 +21,7 @@ from datashunt.backtest.recording import Recorded, Recording
 from datashunt.backtest.student import Student
 from datashunt.classifier import Spec, digest
 from datashunt.items import FEWEST_JUDGES, ClaimedItem, Role
-from datashunt.pipeline.score import cold_start, decide
+from datashunt.pipeline.ruling import cold_start, decide
 from datashunt.policy import TargetPolicy
 from datashunt.settings import Settings
 from datashunt.store.classifiers import Registered

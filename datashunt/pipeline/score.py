@@ -6,20 +6,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from itertools import compress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import numpy as np
 
-from datashunt import prune, shunt
 from datashunt.errors import BundleError, DatashuntError, ModelError
 from datashunt.items import ClaimedItem, Wake, readable
-from datashunt.pipeline import budget, promise, pruning
+from datashunt.pipeline import budget, promise
 from datashunt.pipeline.budget import Clock
 from datashunt.pipeline.memory import give_back
 from datashunt.pipeline.models import Directory, Models
-from datashunt.pipeline.promise import Stand
+from datashunt.pipeline.ruling import cold_start, decide
 from datashunt.policy import BudgetPolicy
 from datashunt.settings import Settings
 from datashunt.store import Store, budgets, dead, scores
@@ -282,7 +280,7 @@ class Scorer:
                 for share, found in zip(together, self._forward(together), strict=True)
             ]
         except Exception as error:  # noqa: BLE001 - tokenizers raise anything; else this batch would come first for ever
-            _unless_ours(error)
+            _unless_of_the_text(error)
             items = sum(len(share.items) for share in shares)
             event("batch_failed", items=items, error=type(error).__name__)
         return [self._one_by_one(share, token) for share in shares]
@@ -293,7 +291,7 @@ class Scorer:
             try:
                 scored.append((item, self._forward([replace(share, items=[item])])[0][0]))
             except Exception as error:  # noqa: BLE001 - as above
-                _unless_ours(error)
+                _unless_of_the_text(error)
                 with self._store.begin() as tx:
                     detail = f"the small model cannot score it: {type(error).__name__}"
                     dead.bury_item(tx, item.row, token, reason="model_error", detail=detail)
@@ -323,15 +321,15 @@ def _settles_freely(known: Registered) -> bool:
 
 
 def _characters(served: Sequence[Registered]) -> int | None:
-    """How much of each text is read; a budget has to know what a prompt with all of it costs."""
-    if not all(map(_settles_freely, served)):
+    """How much of each text is read; a budget in USD has to know what a prompt with all of it costs."""
+    if any(isinstance(one.spec.policy, BudgetPolicy) and one.spec.policy.unit == "usd" for one in served):
         return None
     return readable(max(one.spec.small_model.max_tokens for one in served))
 
 
-def _unless_ours(error: Exception) -> None:
-    """A failure of a bundle or the database is nobody's text's fault: raise it again."""
-    if isinstance(error, DatashuntError) and not isinstance(error, ModelError):
+def _unless_of_the_text(error: Exception) -> None:
+    """A failure of a bundle, the database or the host is no text's fault: raise it again, and nothing is buried."""
+    if isinstance(error, DatashuntError | MemoryError | OSError) and not isinstance(error, ModelError):
         raise error
 
 
@@ -348,76 +346,3 @@ def _told(verdict: _Verdict, settled: Settled) -> Wake | None:
         model_ms=round(verdict.model_s * 1e3, 1),
     )
     return Wake("llm", known.name, settled.asks) if settled.asks else None
-
-
-def cold_start(known: Registered, item: ClaimedItem) -> Scored:
-    """No bundle serves: everything is asked, over all labels; a fifth of the answers is held out."""
-    rate = max(shunt.COLD_START_AUDIT_RATE, known.spec.policy.audit_rate)
-    audited = shunt.audit(known.draw_key, item.id, rate)
-    return Scored(
-        row=item.row,
-        keep=False,
-        label=None,
-        confidence=None,
-        probabilities=None,
-        role=shunt.role(known.draw_key, item.id, audited),
-        propensity=rate if audited else None,
-        offered=None,
-        prior=None,
-    )
-
-
-def decide(
-    known: Registered, batch: Sequence[ClaimedItem], probabilities: NDArray[np.float32], *, draft: bool = False
-) -> list[Scored]:
-    """Keep, escalate or audit each item of a batch, and prune the prompts of those that are asked.
-
-    Args:
-        known: the classifier, its policy and its incumbent.
-        batch: n claimed items.
-        probabilities: (n, k), rows in the order of `batch`, columns in label order.
-        draft: every item as it is if it escalates, whatever its confidence: a budget decides later.
-    """
-    names, stand = known.spec.label_names, promise.stand(known)
-    indices, confidences, kept = shunt.decide(probabilities, stand.threshold, stand.never)
-    if draft:
-        kept = np.zeros_like(kept)
-    held = ~kept & stand.holds
-    # a model that broke down says nan: nothing that a prompt could be pruned by, nor told
-    prunable = np.flatnonzero(~kept & ~held & np.isfinite(confidences))
-    offers, priors = _pruned(known, stand, probabilities[prunable])
-    places = {row: place for place, row in enumerate(prunable.tolist())}
-    labels, sure, keeps, vectors = indices.tolist(), confidences.tolist(), kept.tolist(), probabilities.tolist()
-    holds, rates = held.tolist(), stand.rates(probabilities)
-    scored = []
-    for row, (item, rate) in enumerate(zip(batch, rates, strict=True)):
-        audited = shunt.audit(known.draw_key, item.id, rate)
-        place = None if audited else places.get(row)
-        scored.append(
-            Scored(
-                row=item.row,
-                keep=keeps[row],
-                label=names[labels[row]],
-                confidence=sure[row],
-                probabilities=vectors[row],
-                role=shunt.role(known.draw_key, item.id, audited),
-                propensity=rate if audited else None,
-                offered=None if place is None else offers[place],
-                prior=None if place is None else priors[place],
-                held=holds[row],
-            )
-        )
-    return scored
-
-
-def _pruned(
-    known: Registered, stand: Stand, probabilities: NDArray[np.float32]
-) -> tuple[Sequence[tuple[str, ...] | None], Sequence[dict[str, float] | None]]:
-    """What the prompts of n items offer, in the labels' order, and what they tell; None: all labels, and nothing."""
-    names, nothing = known.spec.label_names, [None] * len(probabilities)
-    cut = pruning.cut_of(known, stand.threshold)
-    priors = prune.priors(probabilities, names) if known.spec.prompt.soft else nothing
-    if cut is None:
-        return nothing, priors
-    sets = prune.offered(probabilities, cut).tolist()
-    return [None if all(row) else tuple(compress(names, row)) for row in sets], priors

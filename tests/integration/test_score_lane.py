@@ -273,7 +273,7 @@ class TokenizersError(Exception):
     """Of no better type, as that of tokenizers."""
 
 
-@pytest.mark.parametrize("error", [RuntimeError, TokenizersError, MemoryError, TypeError, ModelError])
+@pytest.mark.parametrize("error", [RuntimeError, TokenizersError, TypeError, ModelError])
 def test_a_poisonous_text_is_buried_alone(world: World, error: type[Exception]) -> None:
     world.bundle()
 
@@ -292,18 +292,19 @@ def test_a_poisonous_text_is_buried_alone(world: World, error: type[Exception]) 
     assert "poison" not in letter.detail
 
 
-def test_a_bundle_that_is_lost_on_the_way_buries_nothing(world: World) -> None:
+@pytest.mark.parametrize("error", [BundleError, MemoryError, OSError])
+def test_what_is_no_text_s_fault_buries_nothing(world: World, error: type[Exception]) -> None:
     world.bundle()
 
     def lose(_: Sequence[str]) -> None:
-        raise BundleError("its hash is wrong")
+        raise error("it is gone")
 
-    with pytest.raises(BundleError):
+    with pytest.raises(error):
         world.score(KEEP, models=FakeModels(FakeModel(before=lose)))
     assert world.rows("SELECT state, attempts FROM items") == [("queued", 0)]
 
 
-def test_only_what_is_readable_of_a_text_is_claimed_unless_a_budget_has_to_know_its_price(world: World) -> None:
+def test_only_what_is_readable_of_a_text_is_claimed_unless_its_price_has_to_be_known(world: World) -> None:
     text = "positive 0.95 " + "ä" * 100_000
     world.submit(text)
     known = world.known()
@@ -313,7 +314,11 @@ def test_only_what_is_readable_of_a_text_is_claimed_unless_a_budget_has_to_know_
     assert item.text == text[:most]
     world.change("UPDATE items SET state = 'queued', lease_token = NULL, lease_until = NULL")
     world.bundle()
-    for policy, read in (({"threshold": 0.9}, most), ({"mode": "budget", "calls_per_day": 10}, len(text))):
+    for policy, read in (
+        ({"threshold": 0.9}, most),
+        ({"mode": "budget", "calls_per_day": 10}, most),
+        ({"mode": "budget", "usd_per_day": 10}, len(text)),
+    ):
         world.apply(policy=policy)
         model = FakeModel()
         world.change("UPDATE items SET state = 'queued', label = NULL, source = NULL")
@@ -345,11 +350,15 @@ def test_suspects_are_claimed_alone_and_last(world: World) -> None:
     ]
 
 
-def test_a_suspect_that_a_message_names_has_its_turn_though_the_backlog_never_ends(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message's turn is over after its first batch."""
     monkeypatch.setattr(lane, "TURN_S", 0.0)
     monkeypatch.setattr(lane, "LINGER_S", 0.0)
+
+
+@pytest.mark.usefixtures("no_time")
+def test_a_suspect_that_a_message_names_has_its_turn_though_the_backlog_never_ends(world: World) -> None:
     world.bundle()
     model = FakeModel()
     world.submit(*[f"positive 0.95 {n}" for n in range(3 * scores.CLAIM_LIMIT)])
@@ -361,11 +370,8 @@ def test_a_suspect_that_a_message_names_has_its_turn_though_the_backlog_never_en
     assert world.states() == {"done": scores.CLAIM_LIMIT + 1, "queued": 2 * scores.CLAIM_LIMIT - 1}
 
 
-def test_a_message_whose_items_are_far_behind_lets_others_have_their_turn(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lane, "TURN_S", 0.0)
-    monkeypatch.setattr(lane, "LINGER_S", 0.0)
+@pytest.mark.usefixtures("no_time")
+def test_a_message_whose_items_are_far_behind_lets_others_have_their_turn(world: World) -> None:
     world.bundle()
     world.submit(*[f"positive 0.95 {n}" for n in range(3 * scores.CLAIM_LIMIT)])
     last = world.one("SELECT max(id) FROM items")

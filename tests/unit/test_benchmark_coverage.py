@@ -14,7 +14,7 @@ from benchmarks.recorded import STREAMS
 from benchmarks.scored import Opinions
 from datashunt import prompts, prune
 from datashunt.items import ClaimedItem, Reason
-from datashunt.pipeline.score import decide
+from datashunt.pipeline.ruling import decide
 
 SPEC = STREAMS["headlines"].spec()
 LABELS = SPEC.label_names

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from datashunt import classifier, prompts, shunt
 from datashunt.items import ClaimedItem, Reason, Role
 from datashunt.pipeline.pruning import Calibration
-from datashunt.pipeline.score import cold_start, decide
+from datashunt.pipeline.ruling import cold_start, decide
 from datashunt.store.classifiers import Bundle, Registered
 
 LABELS = ("bad", "middling", "good")
