@@ -200,7 +200,7 @@ def parse(content: str | None, prompt: Prompt) -> str:
 
 
 def _unfenced(content: str) -> str:
-    """A reply without the code fence around it. No regular expression: whoever wrote the item may have a say in it."""
+    """A reply without the code fence around it, in one pass, however much white space it has."""
     content = content.strip()
     if len(content) < 2 * len(_FENCE) or not (content.startswith(_FENCE) and content.endswith(_FENCE)):
         return content

@@ -154,7 +154,7 @@ class Batches:
                 async for file in client.files.list(purpose="batch", timeout=self._deadline_s)
                 if file.filename == name
             ]
-            whole = next((file.id for file in found if file.bytes == size), None)
+            whole = next((_id_of(file.id) for file in found if file.bytes == size), None)
             for file in found:
                 if file.id != whole:
                     await client.files.delete(file.id, timeout=self._deadline_s)
@@ -189,7 +189,7 @@ class Batches:
         async def look(client: openai.AsyncOpenAI) -> str | None:
             async for batch in client.batches.list(limit=100, timeout=self._deadline_s):
                 if (batch.metadata or {}).get(_TAG) == str(key):
-                    return batch.id
+                    return _id_of(batch.id)
                 if batch.created_at < since - CLOCKS_S:
                     break  # they come newest first
             return None

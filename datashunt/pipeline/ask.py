@@ -123,9 +123,9 @@ class Asker:
             while (ask := claims.claim(tx, served, token, lease_s=self._settings.ask_lease_s)) is not None:
                 try:
                     call = put_to(places[ask.classifier_row], ask, token, 0)
-                except UsageError as error:  # it cannot be put by this worker, whoever's turn it is
+                except UsageError as error:  # nor any other of its classifier, by this worker: the next one's turn
                     asks.put_back(tx, ask, token, wait_s=NOT_PUT_WAIT_S)
-                    name = places[ask.classifier_row].known.name
+                    name = served.pop(ask.classifier_row).name
                     event("not_put", level=logging.ERROR, classifier=name, ask=ask.row, error=str(error))
                     continue
                 return self._with_votes(tx, call if ask.fallback == 0 else self._put_to_another(call, ask.fallback))

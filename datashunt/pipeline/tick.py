@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from datashunt.errors import StoreError
+from datashunt.errors import DatashuntError, StoreError
 from datashunt.items import FEWEST_JUDGES, Wake
 from datashunt.pipeline.models import served
 from datashunt.pipeline.retention import Retention
@@ -23,6 +23,14 @@ PARTITIONS_EVERY_S = 300.0
 RETENTION_EVERY_S = 3_600.0
 MOST_IDS = 100_000
 """Ids that one run of the periodic retention removes, of each classifier."""
+
+
+def _tell(error: Exception) -> None:
+    """A traceback only of faults of ours: what PostgreSQL says in one may quote an item."""
+    if isinstance(error, DatashuntError):
+        event("tick_failed", error=str(error))
+    else:
+        event("tick_failed", level=logging.ERROR, error=type(error).__name__, exc_info=error)
 
 
 class Ticker:
@@ -57,7 +65,7 @@ class Ticker:
         if failed and not wakes:
             raise failed[0]
         for one in failed:
-            event("tick_failed", level=logging.ERROR, error=str(one), exc_info=one)
+            _tell(one)
         return wakes
 
     def _sweep(self, known: Sequence[Registered]) -> list[Wake]:

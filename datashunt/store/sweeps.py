@@ -132,11 +132,11 @@ _STANDING_ITEMS = text("""
     standing AS (
         SELECT row.id FROM classifiers, at_work, LATERAL (
             SELECT id FROM (
-                SELECT id, announced_at FROM items WHERE classifier_id = classifiers.id AND state = 'queued'
+                SELECT id, priority, announced_at FROM items WHERE classifier_id = classifiers.id AND state = 'queued'
                  ORDER BY priority, id LIMIT :front) AS front
              WHERE announced_at < now() - make_interval(secs => :still_s)
                AND (newest IS NULL OR announced_at < newest - make_interval(secs => :still_s))
-             ORDER BY id LIMIT :most) AS row),
+             ORDER BY priority, id LIMIT :most) AS row),
     free AS (
         SELECT id FROM items WHERE id IN (SELECT id FROM standing) AND state = 'queued' FOR UPDATE SKIP LOCKED),
     announced AS (

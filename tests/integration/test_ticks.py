@@ -300,6 +300,7 @@ def test_a_tick_that_fails_is_due_again_at_once(world: World, settings: Settings
 def test_a_part_that_fails_keeps_nothing_that_was_found_from_being_published(
     world: World, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    caplog.set_level("INFO")
     world.apply(name="other", distil={"min_new_answers": 1})
     world.submit(DOUBT)
     stand_still(world, "items")
