@@ -1,8 +1,9 @@
-"""What no way of spending calls could surpass on ISEAR with this encoder and training: all that is learned is free.
+"""About how much any way of spending calls could reach on ISEAR with this encoder and training: learning is free.
 
 For each number of calls, the recipe `full` learns as many answers to random items beforehand. Of items that it never
-saw, the least sure are asked, as large a part of them as the calls are of the whole stream, and the rest is kept. A
-stream has to learn from the calls that it spends, and asks the first ones of everything; it comes out lower.
+saw, the least sure are asked, as large a part as the calls are of all that the LLM answered; the rest is kept. A
+stream has to learn from the calls that it spends, and asks about everything at first. It is no bound: answers that are
+chosen may teach more than random ones.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Window:
     Attributes:
         memory: of each kind of process, MiB, when it was least: resident, and for PostgreSQL that of all its processes
             without what they share.
-        peak: the same when it was most.
+        peak: that of the distil worker when it was most.
         files: median of the open files of each kind of process.
         connections: to PostgreSQL, median.
         p50, p99: milliseconds from submission to outcome, of items that the small model decided.
@@ -61,7 +61,7 @@ class Window:
 
     minutes: float
     memory: Mapping[str, float]
-    peak: Mapping[str, float]
+    peak: float
     files: Mapping[str, float]
     connections: float
     items: int
@@ -214,9 +214,9 @@ def _window(running: Lane, workers: Mapping[str, subprocess.Popen[bytes]], until
     minutes = (time.monotonic() - began) / 60
     # The least is what a process keeps; what it needs for a moment, as for a lesson, is not there all the time.
     sizes = {name: min(some) for name, some in memory.items()}
-    peaks = {name: max(some) for name, some in memory.items()}
     opened = {name: median(some) for name, some in files.items()}
-    return Window(minutes, sizes, peaks, opened, median(connections), int(decided), float(p50 or 0), float(p99 or 0))
+    seen = int(decided), float(p50 or 0), float(p99 or 0)
+    return Window(minutes, sizes, max(memory["distil"]), opened, median(connections), *seen)
 
 
 def _looked_at(running: Lane, workers: Mapping[str, subprocess.Popen[bytes]]) -> dict[str, tuple[float, int]]:
@@ -260,7 +260,7 @@ def _measures(windows: Sequence[Window], rate: float, distilled: int, promoted: 
         Measure("distilled", "distillations begun", distilled),
         Measure("promoted", "of them: promoted by their verdict", promoted),
         *(flat(f"memory_{name}", f"memory, MiB: {name}", [one.memory[name] for one in settled]) for name in names),
-        Measure("peak_distil", "growth of the peak of memory: distil", growth([one.peak["distil"] for one in settled])),
+        Measure("peak_distil", "growth of the peak of memory: distil", growth([one.peak for one in settled])),
         *(flat(f"files_{name}", f"open files: {name}", [one.files[name] for one in settled]) for name in names),
         flat("connections", "connections to PostgreSQL", [one.connections for one in settled]),
         Measure("p50", "growth of latency, median", growth([one.p50 for one in settled]), "", SLOWER, at_most=True),
@@ -282,7 +282,7 @@ def _series(windows: Sequence[Window]) -> list[dict[str, float]]:
                 "connections": one.connections,
                 **{f"{name}_files": count for name, count in one.files.items()},
                 **{f"{name}_mib": size for name, size in one.memory.items()},
-                "distil_peak_mib": one.peak["distil"],
+                "distil_peak_mib": one.peak,
             }
         )
     return rows
