@@ -47,10 +47,20 @@ worker_cancel_long_running_tasks_on_connection_loss = False
 # each of these waits for an answer on the connection that the worker's loop reads: they take each other's bytes, and
 # the worker stands still until its heartbeat
 worker_enable_prefetch_count_reduction = False
+# Celery's default is an exclusive queue. While a RabbitMQ does not know yet that a connection is dead (a host without
+# power, a broken line), a worker of the same name could not start, nor the same worker connect anew
+control_queue_exclusive = False
+control_queue_durable = True  # newer ones refuse queues that are neither; it expires when nobody listens
 worker_hijack_root_logger = False
 worker_send_task_events = False
 worker_soft_shutdown_timeout = 0
 
 # due rows in PostgreSQL are the memory, so beat needs no file (the default one is a pickle)
 beat_scheduler = "celery.beat:Scheduler"
-beat_schedule = {"tick": {"task": "datashunt.tick", "schedule": 5.0, "options": {"expires": 30}}}
+beat_schedule = {
+    "tick": {
+        "task": "datashunt.tick",
+        "schedule": 5.0,
+        "options": {"expires": 30, "confirm_timeout": 10},  # seconds; RabbitMQ alone confirms
+    }
+}

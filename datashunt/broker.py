@@ -32,6 +32,8 @@ AMQPS_FILES = {"ssl_ca_certs": "ca_certs", "ssl_certfile": "certfile", "ssl_keyf
 """Options of an amqps URL, and what RabbitMQ's client calls them."""
 MOST_WAITING = 1_000
 """Messages in a lane's queue from which on its workers, if there are any, need no more to find their rows."""
+CONFIRM_S = 10
+"""How long RabbitMQ may take to confirm a message, in seconds. One that is out of memory or of disk reads none."""
 RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.4, "interval_max": 1.0}
 
 
@@ -157,6 +159,7 @@ class Publisher:
                             producer=producer,
                             retry=True,
                             retry_policy=RETRY,
+                            confirm_timeout=CONFIRM_S,
                         )
                         sent += 1
         except (OperationalError, OSError) as error:
@@ -204,6 +207,7 @@ class Publisher:
                     correlation_id=correlation_id,
                     retry=True,
                     retry_policy=RETRY,
+                    confirm_timeout=CONFIRM_S,
                 )
         except (OperationalError, OSError) as error:
             raise _unreachable(error) from error

@@ -87,6 +87,7 @@ def make_app() -> Celery:
         "workers.certify",
         "workers.intake",
         "workers.tick",
+        "workers.beat",
     )
     return made
 

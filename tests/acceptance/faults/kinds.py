@@ -16,6 +16,7 @@ import psycopg
 import redis
 from psycopg import sql
 
+from datashunt.broker import CONFIRM_S
 from datashunt.embedded import process
 from datashunt.items import Wake
 from datashunt.store.migrate import LOCK_TIMEOUT, PAUSE_S
@@ -360,6 +361,16 @@ def line_cut(plant: Plant, rng: random.Random) -> None:
         plant.link.mend()
 
 
+def answers_lost(plant: Plant, rng: random.Random) -> None:
+    """The broker takes what it is sent and confirms nothing, at times for longer than anybody waits for it."""
+    assert plant.link is not None
+    plant.link.hold()
+    try:
+        time.sleep(rng.uniform(1, 1.5 * CONFIRM_S))
+    finally:
+        plant.link.mend()
+
+
 LANES = ("score", "llm", "distil", "beat", "producer", "people")
 ALONE = ("producer", "people")
 _FLOWS = {"score": ("score",), "llm": ("llm",), "distil": ("distil", "score", "llm"), "producer": ("intake",)}
@@ -391,7 +402,10 @@ KINDS = (
     Kind("clock of the second host jumps", clock_jumps),
     Kind("PostgreSQL: migrated meanwhile", migrated, ("score", "llm", "intake")),
 )
-GIVEN_BROKER = Kind("broker: unreachable", line_cut, ("score", "llm", "intake"))
+GIVEN_BROKER = (
+    Kind("broker: unreachable", line_cut, ("score", "llm", "intake")),
+    Kind("broker: does not answer", answers_lost, ("score", "llm", "intake")),
+)
 
 
 def kinds(plant: Plant) -> tuple[Kind, ...]:
@@ -399,4 +413,4 @@ def kinds(plant: Plant) -> tuple[Kind, ...]:
     able = tuple(kind for kind in KINDS if plant.small or kind is not DISK_FULL)
     if plant.link is None:
         return able
-    return (*(kind for kind in able if not kind.name.startswith("broker:")), GIVEN_BROKER)
+    return (*(kind for kind in able if not kind.name.startswith("broker:")), *GIVEN_BROKER)

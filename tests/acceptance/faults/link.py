@@ -1,4 +1,4 @@
-"""A line to a server that nobody here may kill: it can be cut, and stay cut for a while."""
+"""A line to a server that nobody here may kill: it can be cut, or lose the answers, and stay so for a while."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from types import TracebackType
 from urllib.parse import urlsplit, urlunsplit
 
 _BYTES = 65_536
+_ALWAYS = threading.Event()
+_ALWAYS.set()
 
 
 class Link:
@@ -27,6 +29,8 @@ class Link:
         self.url = urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{self._server.getsockname()[1]}"))
         self._up = threading.Event()
         self._up.set()
+        self._answers = threading.Event()
+        self._answers.set()
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, name="link", daemon=True).start()
@@ -39,9 +43,14 @@ class Link:
                 with contextlib.suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)
 
+    def hold(self) -> None:
+        """Keep the server's answers back, until `mend`; what it is sent still reaches it."""
+        self._answers.clear()
+
     def mend(self) -> None:
-        """Let new connections through again."""
+        """Let new connections through again, and answers."""
         self._up.set()
+        self._answers.set()
 
     def __enter__(self) -> Link:
         return self
@@ -49,6 +58,7 @@ class Link:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._server.close()
         self.cut()
+        self._answers.set()
 
     def _accept(self) -> None:
         while True:
@@ -66,18 +76,16 @@ class Link:
                 far.settimeout(None)
                 with self._lock:
                     self._open |= {near, far}
-                back = threading.Thread(target=_copy, args=(far, near), daemon=True)
+                back = threading.Thread(target=_copy, args=(far, near, self._answers), daemon=True)
                 back.start()
-                _copy(near, far)
+                _copy(near, far, _ALWAYS)
                 back.join()
                 with self._lock:
                     self._open -= {near, far}
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
+def _copy(source: socket.socket, target: socket.socket, may: threading.Event) -> None:
     with contextlib.suppress(OSError):
         while content := source.recv(_BYTES):
+            may.wait()
             target.sendall(content)
-    for one in (source, target):
-        with contextlib.suppress(OSError):
-            one.shutdown(socket.SHUT_RDWR)
