@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from scipy.stats import binom
 
 from tests.acceptance.conftest import System, plain_items, until
 
@@ -27,9 +28,9 @@ def test_nothing_is_kept_before_it_is_proven_and_much_afterwards(system: System)
     proof = "SELECT 1 FROM certificates WHERE trial_id IS NOT NULL"
     until(lambda: system.rows(proof) != [], "a certificate", timeout_s=200)
     until(lambda: system.done() == 1_150, "what was submitted before it")
-    proven = system.rows("SELECT n, k, alpha, threshold FROM certificates ORDER BY id LIMIT 1")[0]
-    assert proven.n >= 25
-    assert proven.k / proven.n <= 0.2
+    proven = system.rows("SELECT n, k, alpha, delta FROM certificates ORDER BY id LIMIT 1")[0]
+    assert (proven.alpha, proven.delta) == (TARGET["alpha"], TARGET["delta"])
+    assert binom.cdf(proven.k, proven.n, proven.alpha) <= proven.delta  # one look alone would prove as much
     until(lambda: _kept_any(system), "a running worker to keep what is proven")
     system.apply(**fields, instruction="Tell the tone in other words.")
     assert system.one("SELECT count(*) FROM certificates WHERE revoked_at IS NULL") == 0
