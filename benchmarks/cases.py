@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-HEAD_ONLY: dict[str, Any] = {"recipes": ("head",), "replay_share": 0.0}
+HEAD_ONLY: dict[str, Any] = {"recipes": ("head",), "replay_share": 0.0, "meanings": ()}
 ABLATION_ITEMS, ABLATION_CALLS = 1_500, 400
 
 
@@ -55,6 +55,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
         "generalised, q = 0.7": {"plan": {"smoothing": 0.0, "robustness": 0.7}},
         "symmetric": {"plan": {"smoothing": 0.0, "reverse": 1.0}},
     },
+    "labels' words": {"unread": {"plan": {"meanings": ()}}},
     "moved texts": {
         "none": {"plan": {"adversarial": 0.0}},
         "a tenth": {"plan": {"adversarial": 0.1}},

@@ -141,7 +141,7 @@ def fitted(features: Any, answers: NDArray[np.intp], labels: int) -> Any:
     import torch
 
     from datashunt.distil.corpus import Answers
-    from datashunt.distil.head import Features, fit_head
+    from datashunt.distil.head import Features, Head, fit_head
     from datashunt.distil.plan import Plan
 
     target = torch.eye(labels)[torch.from_numpy(answers)]
@@ -151,6 +151,7 @@ def fitted(features: Any, answers: NDArray[np.intp], labels: int) -> Any:
         Features(features, nobody, torch.empty((0, labels))),
         Answers([], target, known, torch.ones(len(answers))),
         (nobody, np.empty(0, dtype=np.intp)),
+        Head.of_nothing(labels, features.shape[1]),
         Plan(tuple(map(str, range(labels))), "", "auto", MAX_TOKENS, 0.8),
         lambda *_: None,
     )

@@ -248,6 +248,12 @@ class Spec(Part):
         return tuple(self.labels)
 
     @property
+    def meanings(self) -> tuple[str, ...]:
+        """For each label a text about it: the small model reads it before there are answers. The name comes first."""
+        about = ((name.replace("_", " "), description) for name, description in self.labels.items())
+        return tuple(" ".join(f"{name}: {described} {self.instruction}".split()) for name, described in about)
+
+    @property
     def labels_hash(self) -> str:
         """Changes when a label is added, removed, renamed or moved; not with a description."""
         return digest(list(self.labels))

@@ -25,6 +25,11 @@ class Head:
     weight: Tensor
     bias: Tensor
 
+    @classmethod
+    def of_nothing(cls, labels: int, dimensions: int) -> Head:
+        """A head that holds all labels equally probable."""
+        return cls(torch.zeros(labels, dimensions), torch.zeros(labels))
+
     def logits(self, features: Tensor) -> Tensor:
         """(n, k) of features (n, d)."""
         return features @ self.weight.T + self.bias
@@ -46,7 +51,12 @@ class Features:
 
 
 def fit_head(
-    features: Features, answers: Answers, held_out: tuple[Tensor, Indices], plan: Plan, progress: Progress
+    features: Features,
+    answers: Answers,
+    held_out: tuple[Tensor, Indices],
+    prior: Head,
+    plan: Plan,
+    progress: Progress,
 ) -> Head:
     """Stage 1, then stage 2, at the L2 penalty under which the held-out answers are most likely.
 
@@ -54,27 +64,31 @@ def fit_head(
         features: of answers and replay.
         answers: what to absorb.
         held_out: features (f, d) and class indices (f,) of the fit answers; f = 0 takes the middle penalty.
+        prior: what is believed without answers; the penalty is on the distance from it.
         plan: robustness, reverse and retain_weight are read.
         progress: called once an iteration.
     """
     # One centre and one scale for all dimensions: the penalty keeps its meaning, the geometry stays.
     centre, scale = features.answers.mean(dim=0), features.answers.std(dim=0, correction=0).mean().clamp(min=1e-6)
     train, replay = (features.answers - centre) / scale, (features.replay - centre) / scale
-    head = _zero(answers.target.shape[1], train.shape[1])
+    prior = Head(prior.weight * scale, prior.bias + prior.weight @ centre)
+    head = prior
     found: list[tuple[float, Head]] = []
     for i, decay in enumerate(DECAYS):
         progress("head", i / len(DECAYS))
-        head = _minimise(head, train, answers, decay, plan, progress)
+        head = _minimise(head, prior, train, answers, decay, plan, progress)
         found.append((_held_out_nll(_raw(head, centre, scale), held_out), head))
     best = min(range(len(DECAYS)), key=lambda i: found[i][0]) if len(held_out[1]) else len(DECAYS) // 2
     chosen = found[best][1]
     if len(replay):
-        chosen = _minimise(chosen, train, answers, DECAYS[best], plan, progress, replay=(replay, features.reference))
+        rehearsed = replay, features.reference
+        chosen = _minimise(chosen, prior, train, answers, DECAYS[best], plan, progress, replay=rehearsed)
     return _raw(chosen, centre, scale)
 
 
 def _minimise(
     start: Head,
+    prior: Head,
     features: Tensor,
     answers: Answers,
     decay: float,
@@ -95,7 +109,7 @@ def _minimise(
         if replay is not None:
             kept = plan.retain_weight * len(replay[0]) / share
             loss = (loss + kept * retain_loss(head.logits(replay[0]), replay[1])) / (1 + kept)
-        loss = loss + decay / share * weight.square().sum() / 2
+        loss = loss + decay / share * (weight - prior.weight).square().sum() / 2
         loss.backward()  # type: ignore[no-untyped-call]
         progress("head", 0.5)
         return float(loss.detach())
@@ -107,10 +121,6 @@ def _minimise(
 def _held_out_nll(head: Head, held_out: tuple[Tensor, Indices]) -> float:
     logits = head.logits(held_out[0]).numpy()
     return negative_log_likelihood(softmax(logits, fit_temperature(logits, held_out[1])), held_out[1])
-
-
-def _zero(k: int, d: int) -> Head:
-    return Head(torch.zeros(k, d), torch.zeros(k))
 
 
 def _raw(head: Head, centre: Tensor, scale: Tensor) -> Head:

@@ -49,6 +49,8 @@ class Plan:
         threads: torch threads; 0 leaves them alone.
         seed: same inputs, seed, threads and machine: same weights.
         parent: content hash of the incumbent, for the card.
+        meanings: for each label a text that says what it means, so that training does not begin from nothing; () if
+            nobody knows.
         warm: go on from the incumbent, if it was fine-tuned over the same base, instead of starting from the base.
         recipes: those to try: `head` trains a linear head on the base's features, `full` every layer, and `blend`
             a linear head on the features of an encoder between the two.
@@ -75,6 +77,7 @@ class Plan:
     threads: int = 0
     seed: int = 0
     parent: str | None = None
+    meanings: tuple[str, ...] = ()
     warm: bool = False
     recipes: tuple[Recipe, ...] = (HEAD, BLEND, FULL)
     epochs: int = 4

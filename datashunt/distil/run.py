@@ -26,8 +26,9 @@ from datashunt.distil import corpus
 from datashunt.distil.checkpoint import Checkpoint, fingerprint
 from datashunt.distil.corpus import Answers, HeldOut, Replay
 from datashunt.distil.full import Trainer, fine_tune
-from datashunt.distil.head import Features, fit_head
+from datashunt.distil.head import Features, Head, fit_head
 from datashunt.distil.plan import BLEND, FULL, HEAD, Challenger, Example, Plan, Progress, Recipe
+from datashunt.distil.prior import head_of_words
 from datashunt.errors import ModelError
 from datashunt.small import (
     BundleInfo,
@@ -39,7 +40,7 @@ from datashunt.small import (
     save,
     training_precision,
 )
-from datashunt.small.network import encode, load_tokenizer
+from datashunt.small.network import Encoded, encode, load_tokenizer
 
 _CHUNK = 32
 """Texts that the incumbent scores between two reports of progress."""
@@ -56,6 +57,7 @@ class _Material:
     answers: Answers
     fit: HeldOut
     replay: Replay
+    meanings: Encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ def _material(
         answers=corpus.answers(train, tokenizer, len(plan.labels), plan.smoothing, reading),
         fit=HeldOut(encode(tokenizer, [text for text, _ in fit], reading), labels),
         replay=_replay(plan, replay, len(train), incumbent, tokenizer, progress),
+        meanings=encode(tokenizer, plan.meanings),
     )
 
 
@@ -188,6 +191,9 @@ def _try_recipes(
         found.append(_head(HEAD, plan, replace(trainer, network=copy.deepcopy(network)), material, progress))
     if FULL in plan.recipes or BLEND in plan.recipes:
         apart = replace(trainer, network=copy.deepcopy(network))
+        if material.meanings:
+            features = apart.pooled(material.answers.rows, progress, "embed")
+            _believed(apart, features, material, progress).install(apart.network.head)
         tuned = _full(plan, apart, material, plan.epochs, progress, kept)
         if BLEND in plan.recipes:
             _move_encoder(network, tuned.network, BETWEEN)
@@ -219,9 +225,17 @@ def _head(recipe: Recipe, plan: Plan, trainer: Trainer, material: _Material, pro
         reference=material.replay.reference,
     )
     held_out = trainer.pooled(material.fit.rows, progress, "embed")
-    head = fit_head(features, material.answers, (held_out, material.fit.labels), plan, progress)
+    believed = _believed(trainer, features.answers, material, progress)
+    head = fit_head(features, material.answers, (held_out, material.fit.labels), believed, plan, progress)
     head.install(trainer.network.head)
     return _Trained(recipe, trainer.network, head.logits(held_out), time.monotonic() - started)
+
+
+def _believed(trainer: Trainer, features: Tensor, material: _Material, progress: Progress) -> Head:
+    """What the labels' own words say of the answers, whose features by this encoder are given."""
+    if not material.meanings:
+        return Head.of_nothing(material.answers.target.shape[1], features.shape[1])
+    return head_of_words(trainer.pooled(material.meanings, progress, "embed"), features, material.answers)
 
 
 def _full(

@@ -167,6 +167,7 @@ def teach(
         precision=settings.precision,
         threads=settings.threads,
         seed=lesson.seed,
+        meanings=spec.meanings,
         warm=lesson.warm,
     )
     if not distil.trains_fast(settings.device, settings.precision):

@@ -104,6 +104,14 @@ def test_each_recipe_learns_from_the_answers(bench: Bench, recipe: str) -> None:
     assert agreement(challenger.folder) > 0.85
 
 
+@pytest.mark.parametrize("recipe", ["head", "blend", "full"])
+def test_the_words_of_the_labels_stand_in_for_answers_that_are_missing(bench: Bench, recipe: str) -> None:
+    few: dict[str, Any] = {"train": bench.train[:6], "fit": [], "recipes": (recipe,), "epochs": 1}
+    without = bench.distil("without", **few)
+    read = bench.distil("read", **few, meanings=tuple(" ".join(words) for words in WORDS))
+    assert agreement(read.folder) > agreement(without.folder) + 0.1
+
+
 def test_all_recipes_are_compared_on_the_fit_answers(bench: Bench) -> None:
     challenger = bench.distil()
     recipes = challenger.evaluation["recipes"]

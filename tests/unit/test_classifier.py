@@ -276,6 +276,11 @@ def test_every_change_makes_another_version_and_only_labels_retire_bundles(
     assert (of(**change).labels_hash != of().labels_hash) is labels_change
 
 
+def test_what_a_label_means_is_its_name_its_description_and_the_question() -> None:
+    known = of(labels={"card_arrival": "Where is\n my card?", "other": ""}, instruction="What is it about?")
+    assert known.meanings == ("card arrival: Where is my card? What is it about?", "other: What is it about?")
+
+
 def test_defaults_written_out_are_no_change() -> None:
     written = of(policy={"mode": "fixed", "threshold": 0.9, "audit_rate": 0.05}, prompt={"pruning": "off"})
     assert written.spec_hash == of().spec_hash
