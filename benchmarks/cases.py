@@ -55,7 +55,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
         "generalised, q = 0.7": {"plan": {"smoothing": 0.0, "robustness": 0.7}},
         "symmetric": {"plan": {"smoothing": 0.0, "reverse": 1.0}},
     },
-    "labels' words": {"unread": {"plan": {"meanings": ()}}},
+    "words of the labels": {"unread": {"plan": {"meanings": ()}}},
     "moved texts": {
         "none": {"plan": {"adversarial": 0.0}},
         "a tenth": {"plan": {"adversarial": 0.1}},
