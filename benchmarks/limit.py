@@ -91,6 +91,7 @@ def _taught(spec: Spec, answers: Sequence[Recorded], texts: Sequence[str]) -> ND
         device=known.device,
         precision=known.precision,
         threads=known.threads,
+        meanings=spec.meanings,
         recipes=("full",),
     )
     with tempfile.TemporaryDirectory(prefix="datashunt-benchmark-") as place:

@@ -102,7 +102,7 @@ def test_a_worker_starts_while_the_broker_takes_the_one_before_it_for_alive(link
     log = tmp_path / "worker.log"
     with _worker(link.url, log) as first:
         until(lambda: _consumers() == 1, "the first worker", 60)
-        link.hold()  # so that nothing is passed on, and the line's other end stays open
+        link.hold()  # so that the broker does not learn of its end
         first.kill()
         first.wait()
         with _worker(URL, log) as second:

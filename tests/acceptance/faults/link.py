@@ -9,8 +9,6 @@ from types import TracebackType
 from urllib.parse import urlsplit, urlunsplit
 
 _BYTES = 65_536
-_ALWAYS = threading.Event()
-_ALWAYS.set()
 
 
 class Link:
@@ -44,7 +42,7 @@ class Link:
                     one.shutdown(socket.SHUT_RDWR)
 
     def hold(self) -> None:
-        """Keep the server's answers back, until `mend`; what it is sent still reaches it."""
+        """Keep the server's answers back, and from either side that the other has gone, until `mend`."""
         self._answers.clear()
 
     def mend(self) -> None:
@@ -76,16 +74,20 @@ class Link:
                 far.settimeout(None)
                 with self._lock:
                     self._open |= {near, far}
-                back = threading.Thread(target=_copy, args=(far, near, self._answers), daemon=True)
+                back = threading.Thread(target=self._copy, args=(far, near), kwargs={"answers": True}, daemon=True)
                 back.start()
-                _copy(near, far, _ALWAYS)
+                self._copy(near, far)
                 back.join()
                 with self._lock:
                     self._open -= {near, far}
 
-
-def _copy(source: socket.socket, target: socket.socket, may: threading.Event) -> None:
-    with contextlib.suppress(OSError):
-        while content := source.recv(_BYTES):
-            may.wait()
-            target.sendall(content)
+    def _copy(self, source: socket.socket, target: socket.socket, *, answers: bool = False) -> None:
+        with contextlib.suppress(OSError):
+            while content := source.recv(_BYTES):
+                if answers:
+                    self._answers.wait()
+                target.sendall(content)
+        self._answers.wait()
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
