@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -186,18 +186,20 @@ def _try_recipes(
     if plan.warm and incumbent is not None and _continues(incumbent, plan):
         network.load_state_dict(incumbent.network.state_dict())
         return [_full(plan, trainer, material, plan.warm_epochs, progress, kept)]
+    of_base = cache(lambda: trainer.pooled(material.answers.rows, progress, "embed"))
     found = []
     if HEAD in plan.recipes:
-        found.append(_head(HEAD, plan, replace(trainer, network=copy.deepcopy(network)), material, progress))
+        apart = replace(trainer, network=copy.deepcopy(network))
+        found.append(_head(HEAD, plan, apart, of_base(), material, progress))
     if FULL in plan.recipes or BLEND in plan.recipes:
         apart = replace(trainer, network=copy.deepcopy(network))
         if material.meanings:
-            features = apart.pooled(material.answers.rows, progress, "embed")
-            _believed(apart, features, material, progress).install(apart.network.head)
+            _believed(apart, of_base(), material, progress).install(apart.network.head)
         tuned = _full(plan, apart, material, plan.epochs, progress, kept)
         if BLEND in plan.recipes:
             _move_encoder(network, tuned.network, BETWEEN)
-            found.append(_head(BLEND, plan, trainer, material, progress))
+            features = trainer.pooled(material.answers.rows, progress, "embed")
+            found.append(_head(BLEND, plan, trainer, features, material, progress))
         if FULL in plan.recipes:
             found.append(tuned)
     return found
@@ -217,10 +219,13 @@ def _continues(incumbent: SmallModel, plan: Plan) -> bool:
     return incumbent.info.recipe == FULL and incumbent.info.base == plan.base
 
 
-def _head(recipe: Recipe, plan: Plan, trainer: Trainer, material: _Material, progress: Progress) -> _Trained:
+def _head(
+    recipe: Recipe, plan: Plan, trainer: Trainer, answers: Tensor, material: _Material, progress: Progress
+) -> _Trained:
+    """A head on the features of this encoder; those of the answers are given."""
     started = time.monotonic()
     features = Features(
-        answers=trainer.pooled(material.answers.rows, progress, "embed"),
+        answers=answers,
         replay=trainer.pooled(material.replay.rows, progress, "embed"),
         reference=material.replay.reference,
     )
