@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 MUTMUT := $(CURDIR)/$(VENV)/mutmut
 
 CHAOS_ARGS ?= --seed 1
+# Backtests at once, each with its part of the cores.
+JOBS ?= 2
 
 .PHONY: demo test coverage mutation lint secure chaos fuzz audit lock bench bench-full bench-quality bench-quality-full install clean
 
@@ -57,10 +59,10 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
 bench-quality: $(STAMP)
-	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.quality --jobs $(JOBS)
 
 bench-quality-full: $(STAMP)
-	$(BIN)/python -m benchmarks.quality --full
+	$(BIN)/python -m benchmarks.quality --full --jobs $(JOBS)
 
 bench-full: $(STAMP)
 	$(BIN)/python -m benchmarks --full

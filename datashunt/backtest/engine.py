@@ -196,6 +196,6 @@ class Engine:
             return False
         needed = self._spec.distil.min_new_answers
         if self._options.max_calls is not None:
-            needed = spending.new_answers_due(self._options.max_calls, needed, self.ledger.learned)
+            needed = spending.new_answers_due(needed, self.ledger.learned)
         needed = max(needed, self._student.unproven)  # a successor would begin the proof anew
         return self.ledger.new_answers >= needed and self.ledger.judges >= FEWEST_JUDGES

@@ -20,10 +20,8 @@ LEARNING_RATE = 0.5
 """Part of each batch that is asked meanwhile."""
 AUDIT_SHARE = 0.1
 """Largest part of the calls left that goes to audits once a bundle serves."""
-LESSONS = 8
-"""The first distillations are due at the latest when an eighth of all calls brought new answers."""
-GROWTH = 4
-"""Later ones are due when the answers grew by a quarter: fewer teach little and cost as much time."""
+GROWTH = 3
+"""A distillation is due when the answers grew by a third: fewer new ones teach little and cost as much time."""
 FEWEST_NEW = 50
 """New answers below which no distillation is worth its time."""
 
@@ -57,9 +55,9 @@ def fast_calls(max_calls: int, labels: int, per_label: int = LEARNING) -> int:
     return min(int(LEARNING_SHARE * max_calls), labels * per_label)
 
 
-def new_answers_due(max_calls: int, policy_due: int, learned: int) -> int:
-    """After how many new answers a distillation is due, of so many calls in all and answers learned before."""
-    return max(min(policy_due, max(FEWEST_NEW, max_calls // LESSONS)), learned // GROWTH)
+def new_answers_due(policy_due: int, learned: int) -> int:
+    """After how many new answers a distillation is due, with so many learned before."""
+    return max(min(policy_due, FEWEST_NEW), learned // GROWTH)
 
 
 def threshold_for(urgency: NDArray[np.float64], audited: NDArray[np.bool_], quota: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import re
@@ -116,6 +117,22 @@ class TestCollecting:
         lines = (tmp_path / "done").read_text().splitlines()
         assert [json.loads(line)["key"] for line in lines] == [case.key for case in CASES[:4]]
         assert "accuracy 0.5000" in console.file.getvalue()  # type: ignore[attr-defined]
+
+    def test_runs_several_at_once_to_the_same_figures(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        labels = STREAMS["isear"].labels
+        rows = [f"{n},text {n},{labels[n % 7]},{labels[n % 5]}" for n in range(60)]
+        with gzip.open(tmp_path / STREAMS["isear"].file, "wt") as file:
+            file.write("\n".join(["id,text,gold,gpt35", *rows]))
+        monkeypatch.setenv("DATASHUNT_STREAMS", str(tmp_path))
+        cases = [Case("some", "name", "isear", seed, options={"max_calls": 50}) for seed in range(3)]
+        console = Console(file=io.StringIO())
+        found = [
+            quality.collect(cases, tmp_path / f"{jobs}", tmp_path / f"{jobs}.jsonl", console, jobs) for jobs in (1, 2)
+        ]
+        alone, together = [[{**made, "seconds": 0} for _, made in one] for one in found]
+        assert alone == together
+        assert [made["key"] for made in alone] == [case.key for case in cases]
+        assert all(made["calls"] == 50 for made in alone)
 
 
 class TestTheTable:
