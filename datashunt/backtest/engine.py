@@ -187,8 +187,12 @@ class Engine:
         return 2 * len(self._stream) if limit is None else limit - self.ledger.calls
 
     def _budget(self, start: int) -> spending.Budget:
-        fast = spending.fast_calls(self._options.max_calls or 0, len(self._spec.labels), self._options.learning)
-        return spending.Budget(self._calls_left(), len(self._stream) - start, max(0, fast - self.ledger.calls))
+        fast = max(0, self._fast_calls - self.ledger.calls)
+        return spending.Budget(self._calls_left(), len(self._stream) - start, fast)
+
+    @property
+    def _fast_calls(self) -> int:
+        return spending.fast_calls(self._options.max_calls or 0, len(self._spec.labels), self._options.learning)
 
     def _due(self) -> bool:
         """As tick decides it: enough new answers to learn from, and enough to judge by; and somebody left to serve."""
@@ -196,6 +200,7 @@ class Engine:
             return False
         needed = self._spec.distil.min_new_answers
         if self._options.max_calls is not None:
-            needed = spending.new_answers_due(needed, self.ledger.learned)
+            fast_ended = self.ledger.calls_before < self._fast_calls <= self.ledger.calls
+            needed = spending.new_answers_due(needed, self.ledger.learned, fast_ended=fast_ended)
         needed = max(needed, self._student.unproven)  # a successor would begin the proof anew
         return self.ledger.new_answers >= needed and self.ledger.judges >= FEWEST_JUDGES

@@ -98,6 +98,7 @@ class Ledger:
         decisions, trained, tried: all so far, oldest first. audit_rate: in force under a certificate.
         calls: made so far. judges: answers to judge by.
         learned, new_answers: answers to train on, from before the last distillation and since.
+        calls_before: made before the last distillation.
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
@@ -112,7 +113,7 @@ class Ledger:
         self.trained: list[Trained] = []
         self.tried: list[Tried] = []
         self.audit_rate: float | None = None
-        self.calls = self.judges = self.new_answers = self.learned = 0
+        self.calls = self.judges = self.new_answers = self.learned = self.calls_before = 0
         state = self._read(identity)
         kept = state["bytes"] if state else 0
         with (folder / DECISIONS).open("ab") as file:
@@ -165,10 +166,11 @@ class Ledger:
             self.new_answers += decision.role == Role.TRAIN
 
     def _count_new(self) -> None:
-        """Part the answers to train on by whether a distillation has seen them."""
+        """Part the answers to train on, and the calls, by whether they were before the last distillation."""
         seen = self.trained[-1].up_to if self.trained else 0
         taught = [d.answer is not None and d.role == Role.TRAIN for d in self.decisions]
         self.learned, self.new_answers = sum(taught[:seen]), sum(taught[seen:])
+        self.calls_before = sum(d.calls for d in self.decisions[:seen])
 
     def _read(self, identity: str) -> dict[str, Any] | None:
         path = self._folder / STATE

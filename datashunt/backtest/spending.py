@@ -55,9 +55,16 @@ def fast_calls(max_calls: int, labels: int, per_label: int = LEARNING) -> int:
     return min(int(LEARNING_SHARE * max_calls), labels * per_label)
 
 
-def new_answers_due(policy_due: int, learned: int) -> int:
-    """After how many new answers a distillation is due, with so many learned before."""
-    return max(min(policy_due, FEWEST_NEW), learned // GROWTH)
+def new_answers_due(policy_due: int, learned: int, *, fast_ended: bool) -> int:
+    """After how many new answers a distillation is due.
+
+    Args:
+        policy_due: what the classifier file says.
+        learned: answers that the last one learned from.
+        fast_ended: whether the last of the fast calls were made since: what comes after is slow, and not waited for.
+    """
+    fewest = min(policy_due, FEWEST_NEW)
+    return fewest if fast_ended else max(fewest, learned // GROWTH)
 
 
 def threshold_for(urgency: NDArray[np.float64], audited: NDArray[np.bool_], quota: int) -> float:

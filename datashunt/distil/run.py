@@ -288,7 +288,8 @@ def _finish(
         evaluation=evaluation,
         parent=plan.parent,
     )
-    info = checked(winner.network, tokenizer, info, [material.fit.rows, material.answers.rows], progress)
+    if probe().cpu_bf16:  # elsewhere a CPU takes minutes for it, and has no use for the result
+        info = checked(winner.network, tokenizer, info, [material.fit.rows, material.answers.rows], progress)
     save(out, winner.network, tokenizer, info)
     evaluation["rounding"] = info.rounding
     return Challenger(out, winner.recipe, temperatures[best], evaluation)

@@ -81,7 +81,7 @@ class TestAuditRate:
 class TestNewAnswersDue:
     @given(st.integers(1, 10_000), counts)
     def test_lies_within_its_bounds(self, policy: int, learned: int) -> None:
-        due = new_answers_due(policy, learned)
+        due = new_answers_due(policy, learned, fast_ended=False)
         assert due >= learned // GROWTH
         assert due >= min(policy, FEWEST_NEW)
         assert due <= max(policy, learned // GROWTH)
@@ -91,7 +91,11 @@ class TestNewAnswersDue:
         [(200, 0, FEWEST_NEW), (30, 0, 30), (200, 150, FEWEST_NEW), (200, 1_200, 400)],
     )
     def test_is_few_answers_or_a_third_of_what_is_known(self, policy: int, learned: int, due: int) -> None:
-        assert new_answers_due(policy, learned) == due
+        assert new_answers_due(policy, learned, fast_ended=False) == due
+
+    def test_are_few_once_the_fast_calls_are_made(self) -> None:
+        assert new_answers_due(200, 900, fast_ended=True) == FEWEST_NEW
+        assert new_answers_due(30, 900, fast_ended=True) == 30
 
 
 class TestThreshold:
