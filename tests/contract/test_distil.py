@@ -18,6 +18,7 @@ from datashunt.distil import Challenger, Example, Plan, distil, full
 from datashunt.distil.run import choose
 from datashunt.errors import ModelError
 from datashunt.small import SequenceClassifier, SmallModel, read_info
+from datashunt.small.hardware import Hardware
 
 RATES = {"encoder_lr": 2e-3, "head_lr": 2e-2, "batch_items": 8, "epochs": 20}
 
@@ -110,6 +111,15 @@ def test_the_words_of_the_labels_stand_in_for_answers_that_are_missing(bench: Be
     without = bench.distil("without", **few)
     read = bench.distil("read", **few, meanings=tuple(" ".join(words) for words in WORDS))
     assert agreement(read.folder) > agreement(without.folder) + 0.1
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_bf16_is_looked_at_where_the_cpu_multiplies_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr("datashunt.distil.run.probe", lambda: Hardware(cuda=False, cuda_bf16=False, cpu_bf16=native))
+    info = read_info(bench.distil(recipes=("head",), precision="fp32").folder)
+    assert bool(info.rounding) == native
 
 
 def test_all_recipes_are_compared_on_the_fit_answers(bench: Bench) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 from backtest_stubs import LABELS, SETTINGS, School, honest, items, recording, spec
 from hypothesis import HealthCheck, given, settings
@@ -95,6 +96,14 @@ class TestEqualTexts:
             assert held_out
             assert not held_out & {answer.text for answer in lesson.answers.train}
             assert not held_out & set(lesson.replay)
+
+
+@pytest.mark.parametrize("learning", [220, 300])
+def test_a_lesson_follows_the_last_of_the_fast_calls(school: School, tmp_path: Path, learning: int) -> None:
+    ledger = run(items(5_000), tmp_path, max_calls=900, learning=learning).ledger
+    made = np.cumsum([one.calls for one in ledger.decisions])
+    ended = int(np.searchsorted(made, learning * len(LABELS))) + 1
+    assert ended + (-ended) % 128 in {one.at_item for one in ledger.trained}
 
 
 def test_a_kill_between_batch_and_distillation_is_followed_by_that_distillation(
