@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cases import Case, ablations, defaults
+from benchmarks.cases import Case, ablations, agreements, defaults
 from benchmarks.figures import refreshed
 from benchmarks.recorded import STREAMS, beginning
 from datashunt import settings
@@ -110,6 +110,7 @@ def _rows(cases: Sequence[Case], out: Path, jobs: int) -> Iterator[Row]:
         yield from (run(case, out) for case in cases)
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
+    cases = sorted(cases, key=lambda case: -case.options.get("max_calls", 0))  # the longest first
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         try:
             for one in as_completed([pool.submit(run, case, out, threads) for case in cases]):
@@ -156,7 +157,7 @@ def summary(found: Sequence[tuple[Case, Row]]) -> list[tuple[str, ...]]:
 def _known(results: Path) -> list[tuple[Case, Row]]:
     """All cases that are done, whichever were asked for."""
     done = read(results)
-    every = [*defaults(SEEDS), *ablations(SEEDS)]
+    every = [*defaults(SEEDS), *agreements(SEEDS), *ablations(SEEDS)]
     return [(case, done[case.key]) for case in every if case.key in done]
 
 
@@ -179,7 +180,7 @@ def _spread(values: Sequence[float | None]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the cases, show them, and with `--docs FILE` write the table of that page again."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="three seeds, and the ablations")
+    parser.add_argument("--full", action="store_true", help="three seeds, more of HEADLINES, and the ablations")
     parser.add_argument("--ablations", action="store_true", help="only the ablations, three seeds")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of the figures of what is done")
@@ -188,8 +189,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--docs", type=Path, metavar="FILE", help="write all that is done into FILE's table")
     options = parser.parse_args(arguments)
     cases = [] if options.ablations else list(defaults(SEEDS if options.full else range(1)))
+    if options.full:
+        cases += agreements(SEEDS)
     if options.full or options.ablations:
-        cases += list(ablations(SEEDS))
+        cases += ablations(SEEDS)
     console = Console()
     cases = [one for one in cases if fnmatch(one.key, options.only)]
     try:

@@ -10,10 +10,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from datashunt.distil import Example
+from datashunt.small import probe
 from tests.words import LABELS, WORDS
 
-CHECKS = ("check fp32", "check bf16")
-"""The last stages of every distillation."""
+CHECKS = ("check fp32", "check bf16") if probe().cpu_bf16 else ()
+"""The last stages of every distillation on this machine."""
 FILLER = ("the", "a", "camera", "phone", "is", "was", "really", "it", "this", "and")
 
 

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import quality
-from benchmarks.cases import CHANGES, Case, ablations, defaults
+from benchmarks.cases import CHANGES, Case, ablations, agreements, defaults
 from benchmarks.figures import END
 from benchmarks.limit import asked_least_sure
 from benchmarks.recorded import STREAMS, beginning
@@ -25,7 +25,7 @@ from datashunt.backtest.recording import Recorded, Recording
 from datashunt.distil import Plan
 from datashunt.errors import UsageError
 
-CASES = [*defaults(range(3)), *ablations(range(3))]
+CASES = [*defaults(range(3)), *agreements(range(3)), *ablations(range(3))]
 
 
 def row(case: Case, **more: Any) -> dict[str, Any]:
