@@ -188,6 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default="*", metavar="PATTERN", help="only cases whose key is like it: 'loss.*.0'")
     parser.add_argument("--docs", type=Path, metavar="FILE", help="write all that is done into FILE's table")
     options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs: found {options.jobs}, expected 1 or more")
     cases = [] if options.ablations else list(defaults(SEEDS if options.full else range(1)))
     if options.full:
         cases += agreements(SEEDS)

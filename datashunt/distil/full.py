@@ -1,4 +1,4 @@
-"""Recipe `full`: every layer of the encoder, and the head from zero.
+"""Recipe `full`: every layer of the encoder, and the head from where it is.
 
 A head fitted to the frozen features first (Kumar et al., ICLR 2022) was worse here: it is sure of its training
 answers at once, and leaves the encoder little to learn (docs/method.md).

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -190,7 +190,7 @@ def _try_recipes(
     found = []
     if HEAD in plan.recipes:
         apart = replace(trainer, network=copy.deepcopy(network))
-        found.append(_head(HEAD, plan, apart, of_base(), material, progress))
+        found.append(_head(HEAD, plan, apart, of_base, material, progress))
     if FULL in plan.recipes or BLEND in plan.recipes:
         apart = replace(trainer, network=copy.deepcopy(network))
         if material.meanings:
@@ -198,8 +198,8 @@ def _try_recipes(
         tuned = _full(plan, apart, material, plan.epochs, progress, kept)
         if BLEND in plan.recipes:
             _move_encoder(network, tuned.network, BETWEEN)
-            features = trainer.pooled(material.answers.rows, progress, "embed")
-            found.append(_head(BLEND, plan, trainer, features, material, progress))
+            moved = partial(trainer.pooled, material.answers.rows, progress, "embed")
+            found.append(_head(BLEND, plan, trainer, moved, material, progress))
         if FULL in plan.recipes:
             found.append(tuned)
     return found
@@ -220,12 +220,17 @@ def _continues(incumbent: SmallModel, plan: Plan) -> bool:
 
 
 def _head(
-    recipe: Recipe, plan: Plan, trainer: Trainer, answers: Tensor, material: _Material, progress: Progress
+    recipe: Recipe,
+    plan: Plan,
+    trainer: Trainer,
+    of_answers: Callable[[], Tensor],
+    material: _Material,
+    progress: Progress,
 ) -> _Trained:
-    """A head on the features of this encoder; those of the answers are given."""
+    """A head on the features of this encoder; `of_answers` gives those of the answers, and counts as its time."""
     started = time.monotonic()
     features = Features(
-        answers=answers,
+        answers=of_answers(),
         replay=trainer.pooled(material.replay.rows, progress, "embed"),
         reference=material.replay.reference,
     )
@@ -288,7 +293,7 @@ def _finish(
         evaluation=evaluation,
         parent=plan.parent,
     )
-    if probe().cpu_bf16:  # elsewhere a CPU takes minutes for it, and has no use for the result
+    if probe().cpu_bf16:  # elsewhere it takes minutes; a bundle that was not checked is scored in fp32
         info = checked(winner.network, tokenizer, info, [material.fit.rows, material.answers.rows], progress)
     save(out, winner.network, tokenizer, info)
     evaluation["rounding"] = info.rounding

@@ -134,6 +134,11 @@ class TestCollecting:
         assert [made["key"] for made in alone] == [case.key for case in cases]
         assert all(made["calls"] == 50 for made in alone)
 
+    def test_takes_at_least_one_job(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            quality.main(["--jobs", "0"])
+        assert "--jobs: found 0, expected 1 or more" in capsys.readouterr().err
+
 
 class TestTheTable:
     def test_has_one_line_for_each_case_over_its_seeds(self) -> None:
