@@ -47,7 +47,7 @@ def bare_loop(
 ) -> float:
     """Train this network over the recorded batches as one would without us; returns the seconds that it took.
 
-    Plain cross-entropy and KL, a second pass against moved embeddings where ours makes one, AdamW, clipped gradients.
+    Plain cross-entropy and KL, a second step at moved embeddings where ours makes one, AdamW, clipped gradients.
     The fit answers are scored as often.
     """
     words = network.encoder.get_input_embeddings()
@@ -73,7 +73,10 @@ def bare_loop(
                 hidden = network.encoder(inputs_embeds=at, attention_mask=mask).last_hidden_state
                 pooled = (hidden * mask.unsqueeze(-1)).sum(dim=1, dtype=torch.float32) / mask.sum(dim=1, keepdim=True)
                 log_p = torch.log_softmax(network.head(network.dropout(pooled)).float(), dim=1)
+            optimiser.zero_grad()
             (-(answers.target[chosen].to(device) * log_p).sum(dim=1).mean()).backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
             if not last:
                 slope = at.grad * mask.unsqueeze(-1)
                 scale = adversarial * at.norm(dim=(1, 2), keepdim=True) / slope.norm(dim=(1, 2), keepdim=True)
@@ -87,12 +90,10 @@ def bare_loop(
                     logits(held_out.rows, chosen).cpu()
             continue
         rows, chosen = batch
-        optimiser.zero_grad()
         if rows is answers.rows and adversarial and not isinstance(retained, Tensor):
             against(rows, chosen)
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
             continue
+        optimiser.zero_grad()
         log_p = torch.log_softmax(logits(rows, chosen), dim=1)
         if rows is replay.rows:
             reference = replay.reference[chosen].to(device)

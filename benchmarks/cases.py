@@ -72,7 +72,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "words of the labels": {"unread": {"plan": {"meanings": ()}}},
     "moved texts": {
-        "none": {"plan": {"adversarial": 0.0}},
+        "none, four passes": {"plan": {"adversarial": 0.0, "epochs": 4}},
         "a tenth": {"plan": {"adversarial": 0.1}},
     },
     "recipe": {

@@ -4,6 +4,6 @@ It reads no database and knows no judge answers: it gets examples, writes a fold
 """
 
 from datashunt.distil.plan import Challenger, Example, Plan, Progress
-from datashunt.distil.run import distil, trains_fast
+from datashunt.distil.run import distil
 
-__all__ = ["Challenger", "Example", "Plan", "Progress", "distil", "trains_fast"]
+__all__ = ["Challenger", "Example", "Plan", "Progress", "distil"]

@@ -213,9 +213,7 @@ class _Loop:
         for i, chosen in enumerate(cut):
             done = (epoch + i / len(cut)) / epochs
             self._progress("absorb", done)
-            self.optimiser.zero_grad()
-            self._absorb(chosen)
-            self._step(min((done * epochs * len(cut) + 1) / _warm_up(epochs * len(cut)), 1 - done))
+            self._absorb(chosen, min((done * epochs * len(cut) + 1) / _warm_up(epochs * len(cut)), 1 - done))
 
     def retain(self, rng: np.random.Generator) -> None:
         self._trainer.train()
@@ -232,18 +230,23 @@ class _Loop:
             _backward(said + self._plan.retain_weight * kept)
             self._step(_RETAIN_RATE * (1 - i / len(cut)))
 
-    def _absorb(self, chosen: Indices) -> None:
-        """Gradients of the answers as they are and, added to them, of the same texts moved against the model."""
+    def _absorb(self, chosen: Indices, scale: float) -> None:
+        """One step from the answers as they are, and one from the same texts moved against the model."""
         trainer, rows = self._trainer, self._answers.rows
         if not self._plan.adversarial:
-            _backward(self._absorb_loss(trainer.train_logits(rows, chosen), chosen))
+            self._learn(trainer.train_logits(rows, chosen), chosen, scale)
             return
         words, mask = trainer.embedded(rows, chosen)
-        _backward(self._absorb_loss(trainer.logits_at(words, mask), chosen))
+        self._learn(trainer.logits_at(words, mask), chosen, scale)
         if words.grad is None:
             raise ModelError("the base takes no word embeddings: choose another encoder")
         moved = words.detach() + worst_shift(words.grad, words.detach(), mask, self._plan.adversarial)
-        _backward(self._absorb_loss(trainer.logits_at(moved, mask), chosen))
+        self._learn(trainer.logits_at(moved, mask), chosen, scale)
+
+    def _learn(self, logits: Tensor, chosen: Indices, scale: float) -> None:
+        self.optimiser.zero_grad()
+        _backward(self._absorb_loss(logits, chosen))
+        self._step(scale)
 
     def _absorb_loss(self, logits: Tensor, chosen: Indices) -> Tensor:
         target, known, weight = (

@@ -61,8 +61,8 @@ class Plan:
         smoothing: part of the target of an answer without probabilities that is spread over all offered labels.
         reverse: weight of the reverse cross-entropy; 1 with robustness 0 is the symmetric cross-entropy.
         robustness: q of the generalised cross-entropy in [0, 1]: 0 is cross-entropy, 1 mean absolute error.
-        adversarial: how far each text is moved against the model in a second pass of every step of stage 1, relative to
-            the length of its embeddings; 0: no second pass.
+        adversarial: how far each text of stage 1 is moved against the model for a second step, relative to the length
+            of its embeddings; 0: no second steps.
         retain_weight: how much a replayed text counts against an answer in stage 2.
         replay_share: replayed texts for each answer; at 0.25 stage 2 costs half a pass of stage 1.
     """
@@ -80,7 +80,7 @@ class Plan:
     meanings: tuple[str, ...] = ()
     warm: bool = False
     recipes: tuple[Recipe, ...] = (HEAD, BLEND, FULL)
-    epochs: int = 4
+    epochs: int = 3
     warm_epochs: int = 2
     encoder_lr: float = 1e-4
     head_lr: float = 1e-3

@@ -113,16 +113,6 @@ def distil(
     return _finish(plan, trained, material, tokenizer, out, progress)
 
 
-def trains_fast(device: str, precision: str) -> bool:
-    """Whether training runs on a GPU or in bf16. Elsewhere a lesson of a thousand answers takes minutes.
-
-    Args:
-        device: of the settings.
-        precision: of the settings.
-    """
-    return _hardware(device, precision) != ("cpu", "fp32")
-
-
 def _hardware(device: str, precision: str) -> tuple[str, str]:
     chosen = choose_device(device, probe())
     return chosen, "fp32" if precision == "fp32" else training_precision(chosen, probe())

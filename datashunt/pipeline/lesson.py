@@ -170,8 +170,6 @@ def teach(
         meanings=spec.meanings,
         warm=lesson.warm,
     )
-    if not distil.trains_fast(settings.device, settings.precision):
-        plan = replace(plan, adversarial=0.0)  # it doubles the time of a lesson, which is minutes there
     return distil.distil(
         replace(plan, **lesson.changes),
         [example(answer, labels) for answer in lesson.answers.train],

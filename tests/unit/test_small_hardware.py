@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from datashunt import distil
 from datashunt.errors import ModelError
 from datashunt.small.hardware import Hardware, choose_device, choose_precision, training_precision
 
@@ -26,23 +25,6 @@ NEW_GPU = Hardware(cuda=True, cuda_bf16=True, cpu_bf16=False)
 )
 def test_device(requested: str, hardware: Hardware, chosen: str) -> None:
     assert choose_device(requested, hardware) == chosen
-
-
-@pytest.mark.parametrize(
-    ("hardware", "device", "precision", "fast"),
-    [
-        (PLAIN_CPU, "auto", "auto", False),
-        (FAST_CPU, "auto", "auto", True),
-        (FAST_CPU, "auto", "fp32", False),
-        (OLD_GPU, "auto", "auto", True),
-        (NEW_GPU, "cpu", "auto", False),
-    ],
-)
-def test_training_is_fast_on_a_gpu_and_in_bf16(
-    monkeypatch: pytest.MonkeyPatch, hardware: Hardware, device: str, precision: str, fast: bool
-) -> None:
-    monkeypatch.setattr("datashunt.distil.run.probe", lambda: hardware)
-    assert distil.trains_fast(device, precision) is fast
 
 
 def test_cuda_without_cuda_says_what_to_use_instead() -> None:
