@@ -189,6 +189,29 @@ def test_the_same_seed_gives_the_same_weights(bench: Bench, recipe: str) -> None
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_moved_texts_get_a_step_of_their_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    steps: list[int] = []
+    logits_at, step = SequenceClassifier.logits_at, torch.optim.AdamW.step
+
+    def watched(network: SequenceClassifier, words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        seen.append(words.detach().clone())
+        return logits_at(network, words, mask)
+
+    def counted(optimiser: torch.optim.AdamW, *args: Any) -> Any:
+        steps.append(len(seen))
+        return step(optimiser, *args)
+
+    monkeypatch.setattr(SequenceClassifier, "logits_at", watched)
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+    bench.distil(recipes=("full",), epochs=1, adversarial=0.1, precision="fp32")
+    assert steps == list(range(1, len(seen) + 1))
+    for still, moved in zip(seen[2::2], seen[3::2], strict=True):  # the first head is zero, and has no slope
+        shift = (moved - still).flatten(1).norm(dim=1)
+        assert bool((shift > 0).all())
+        assert bool((shift <= 0.1001 * still.flatten(1).norm(dim=1)).all())
+
+
 def test_a_distillation_leaves_the_random_numbers_of_the_process_alone(bench: Bench) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
