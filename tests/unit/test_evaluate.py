@@ -47,7 +47,8 @@ def test_a_clearly_worse_challenger_is_not() -> None:
 
 
 def test_what_is_tolerated_shrinks_with_the_answers_down_to_the_margin() -> None:
-    assert tolerated_loss(100, 0.01) == pytest.approx(0.1)
+    assert tolerated_loss(100, 0.01) == pytest.approx(0.15)
+    assert tolerated_loss(100, 0.01, served=False) == pytest.approx(0.1)
     assert tolerated_loss(1_000_000, 0.01) == 0.01
     assert tolerated_loss(0, 0.01) == 0.01
 
@@ -57,7 +58,7 @@ def test_a_challenger_that_only_ties_passes(n: int) -> None:
     answers = np.arange(n) % 3
     verdict = judge(predictions(answers), predictions(answers), answers, LABELS)
     assert verdict.promote
-    assert verdict.margin == pytest.approx(n**-0.5)
+    assert verdict.margin == pytest.approx(1.5 * n**-0.5)
 
 
 def test_a_challenger_under_which_the_answers_are_less_likely_is_rejected_though_it_agrees_as_often() -> None:
@@ -67,6 +68,13 @@ def test_a_challenger_under_which_the_answers_are_less_likely_is_rejected_though
     verdict = judge(unsure, sure, answers, LABELS)
     assert not verdict.promote
     assert "less likely" in verdict.reason
+
+
+def test_a_challenger_that_may_be_unlucky_passes_and_one_that_may_not_does_not() -> None:
+    answers = np.arange(60) % 3
+    incumbent = predictions(wrong(answers, 8))
+    assert judge(predictions(wrong(answers, 10, start=8)), incumbent, answers, LABELS).promote
+    assert not judge(predictions(wrong(answers, 20, start=8)), incumbent, answers, LABELS).promote
 
 
 def test_too_few_judge_answers_say_how_many_are_missing() -> None:
@@ -90,6 +98,7 @@ def test_the_first_bundle_is_measured_against_the_majority_label() -> None:
     assert good.agreement_incumbent == 0.5
     poor = judge(predictions(wrong(answers, 60)), None, answers, LABELS, majority=0)
     assert not poor.promote
+    assert poor.margin == pytest.approx(0.1)
 
 
 def test_a_label_that_got_much_worse_vetoes_an_overall_gain() -> None:
