@@ -41,7 +41,7 @@ def defaults(seeds: range) -> Iterator[Case]:
 def agreements(seeds: range) -> Iterator[Case]:
     """More points of the curves of agreement against calls on HEADLINES."""
     for seed in seeds:
-        for calls in (1_500, 3_000):
+        for calls in (1_500, 2_900, 3_000):
             yield _limited("headlines", calls, seed)
         for threshold in (0.9, 0.95, 0.98):
             yield _plain_cascade(threshold, seed)
