@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HEAD_ONLY: dict[str, Any] = {"recipes": ("head",), "replay_share": 0.0, "meanings": ()}
-ABLATION_ITEMS, ABLATION_CALLS = 1_500, 400
+ABLATION_ITEMS, ABLATION_CALLS = 2_000, 700
+"""Enough for three lessons: with 400 calls a single one was given, and what it is compared with never served."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class Plan:
         adversarial: how far each text of stage 1 is moved against the model for a second step, relative to the length
             of its embeddings; 0: no second steps.
         retain_weight: how much a replayed text counts against an answer in stage 2.
-        replay_share: replayed texts for each answer; at 0.25 stage 2 costs half a pass of stage 1.
+        replay_share: replayed texts for each answer; at 0.25 stage 2 costs half a pass without second steps.
     """
 
     labels: tuple[str, ...]
