@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import quality
-from benchmarks.cases import CHANGES, Case, ablations, agreements, defaults
+from benchmarks.cases import ABLATION_CALLS, CHANGES, Case, ablations, agreements, defaults
 from benchmarks.figures import END
 from benchmarks.limit import asked_least_sure
 from benchmarks.recorded import STREAMS, beginning
@@ -48,7 +48,7 @@ class TestCases:
             assert (case.threshold is None) != (options.max_calls is None)
 
     def test_of_an_ablation_change_one_thing(self) -> None:
-        usual = {"max_calls": 400}
+        usual = {"max_calls": ABLATION_CALLS}
         for case in ablations(range(1)):
             changed = {name: value for name, value in case.options.items() if usual.get(name) != value}
             assert len(changed) == (0 if case.group == "as it is" else 1)
