@@ -205,6 +205,7 @@ def test_moved_texts_get_a_step_of_their_own(bench: Bench, monkeypatch: pytest.M
     monkeypatch.setattr(SequenceClassifier, "logits_at", watched)
     monkeypatch.setattr(torch.optim.AdamW, "step", counted)
     bench.distil(recipes=("full",), epochs=1, adversarial=0.1, precision="fp32")
+    assert len(seen) == 2 * 15  # 120 answers, eight at a time, twice
     assert steps == list(range(1, len(seen) + 1))
     for still, moved in zip(seen[2::2], seen[3::2], strict=True):  # the first head is zero, and has no slope
         shift = (moved - still).flatten(1).norm(dim=1)

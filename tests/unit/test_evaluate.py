@@ -73,7 +73,9 @@ def test_a_challenger_under_which_the_answers_are_less_likely_is_rejected_though
 def test_a_challenger_that_may_be_unlucky_passes_and_one_that_may_not_does_not() -> None:
     answers = np.arange(60) % 3
     incumbent = predictions(wrong(answers, 8))
-    assert judge(predictions(wrong(answers, 10, start=8)), incumbent, answers, LABELS).promote
+    passed = judge(predictions(wrong(answers, 12, start=8)), incumbent, answers, LABELS)
+    assert passed.promote
+    assert passed.difference_lower < -tolerated_loss(60, 0.01, served=False)
     assert not judge(predictions(wrong(answers, 20, start=8)), incumbent, answers, LABELS).promote
 
 
