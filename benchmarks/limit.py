@@ -36,7 +36,8 @@ def benchmark(full: bool) -> Result:
     stream = STREAMS["isear"]
     spec = stream.spec()
     items = [one for one in beginning(stream.read(), SEED, None).items if one.teacher is not None]
-    unseen = items[-UNSEEN:] if full else items[-300:]
+    learned = {one.text for one in items[: max(TARGETS)]}
+    unseen = [one for one in (items[-UNSEEN:] if full else items[-300:]) if one.text not in learned]
     measures = [Measure("llm", "the LLM alone", _right(np.array([one.teacher for one in unseen]), unseen))]
     for calls, target in TARGETS.items() if full else [(120, 0.0)]:
         probabilities = _taught(spec, items[:calls], [one.text for one in unseen])

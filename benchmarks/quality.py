@@ -2,14 +2,16 @@
 
 Each case is one backtest in its own folder below `bench-quality/`: a run that was interrupted goes on. The figures of
 what is done stand in `benchmarks/quality.jsonl`, with the commit that was measured; no machine runs it again. Whoever
-changes the method deletes the lines that it may change.
+changes the method deletes the lines that it may change; a run that was begun by other code begins anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +27,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+import datashunt
 from benchmarks.cases import Case, ablations, agreements, defaults
 from benchmarks.figures import refreshed
 from benchmarks.recorded import STREAMS, beginning
@@ -58,10 +61,28 @@ def run(case: Case, out: Path, threads: int = 0) -> Row:
     known = settings.load()
     known = known.model_copy(update={"threads": threads or known.threads})
     started = time.monotonic()
+    _begun_by(_code(), out / case.key)
     engine = Engine(spec, recorded, options, known, out / case.key)
     engine.run(lambda *_: None)
     engine.ledger.close()
     return {"key": case.key, **figures(engine), "seconds": round(time.monotonic() - started, 1)}
+
+
+def _code() -> str:
+    """Of all code that decides what a run comes to."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(datashunt.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _begun_by(code: str, folder: Path) -> None:
+    """Empty the folder of a run that other code began: its figures would have two origins."""
+    note = folder / "code"
+    if folder.exists() and (not note.exists() or note.read_text(encoding="ascii") != code):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(code, encoding="ascii")
 
 
 def figures(engine: Engine) -> Row:

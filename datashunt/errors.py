@@ -12,6 +12,7 @@
     ├── BrokerError                 the broker cannot be reached
     ├── BundleError                 a bundle is missing, altered, or of other labels
     ├── ModelError                  a small model cannot be loaded or trained
+    │   └── LessonError             these answers teach nothing, or training on them diverged
     ├── EmbeddedError               an embedded server does not start or stop
     └── LLMError                    a call brought no usable answer
         ├── LLMThrottled            429: wait, nothing was used up
@@ -89,6 +90,10 @@ class BundleError(DatashuntError):
 
 class ModelError(DatashuntError):
     """A small model cannot be loaded, run or trained."""
+
+
+class LessonError(ModelError):
+    """What there is to learn from does not do: other answers may."""
 
 
 class EmbeddedError(DatashuntError):

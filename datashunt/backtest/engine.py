@@ -38,13 +38,14 @@ class Engine:
         """Open the run's folder, or go on where it stopped.
 
         Raises:
-            UsageError: the folder holds another run.
+            UsageError: the folder holds another run, or a damaged one.
         """
         self._spec, self._options = targeted(spec, options), options
         self._stream = ordered(recording.items, options)
         self._key = draw_key(options.seed)
         self._prompt_hash = prompts.prompt_hash(self._spec)
-        identity = digest([self._spec.document(), recording.fingerprint, len(self._stream), repr(options)])
+        machine = [settings.device, settings.precision, settings.threads]
+        identity = digest([self._spec.document(), recording.fingerprint, len(self._stream), repr(options), machine])
         self.ledger = Ledger(folder, identity)
         self._student = Student(self._spec, options, settings, folder, self.ledger, self._stream, self._key)
         self._answered: dict[str, str] = {}
@@ -60,7 +61,7 @@ class Engine:
         """Decide the rest of the stream.
 
         Raises:
-            ModelError: the base cannot be loaded, or training diverged.
+            ModelError: the base cannot be loaded.
         """
         self._prove()  # the run was killed between a batch and what it made due
         if self._due():
@@ -79,6 +80,7 @@ class Engine:
         trained = self._student.distil(lambda stage, _: progress(decided, calls, f"distilling: {stage}"))
         self.ledger.commit([], [trained])
         self._prove()
+        self._student.tidy()
 
     def _prove(self) -> None:
         if isinstance(self._spec.policy, TargetPolicy):

@@ -53,7 +53,8 @@ class Decision:
 class Trained:
     """A distillation that ended, and the folder of its bundle relative to the run's folder.
 
-    `state`: `uncertified` for a winner that waits for its own certificate. `certificate`: the newest.
+    `state`: `uncertified` for a winner that waits for its own certificate; `failed` has no bundle, and as its verdict
+    only the reason. `certificate`: the newest.
     `recut`: the cut of the bundle that serves on, calibrated anew with the answers of this distillation.
     """
 
@@ -105,7 +106,7 @@ class Ledger:
         """Open a run's folder, or begin it.
 
         Raises:
-            UsageError: the folder holds another run.
+            UsageError: the folder holds another run, or one that was damaged.
         """
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +118,8 @@ class Ledger:
         state = self._read(identity)
         kept = state["bytes"] if state else 0
         with (folder / DECISIONS).open("ab") as file:
+            if file.tell() < kept:
+                raise _damaged(folder)
             file.truncate(kept)
         if state:
             with (folder / DECISIONS).open(encoding="utf-8", newline="\n") as lines:  # an id may hold U+2028
@@ -147,7 +150,10 @@ class Ledger:
             "audit_rate": self.audit_rate,
         }
         draft = self._folder / f"{STATE}.new"
-        draft.write_text(json.dumps(state), encoding="utf-8")
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(state))
+            file.flush()
+            os.fsync(file.fileno())
         draft.replace(self._folder / STATE)
 
     def change(self, number: int, **what: Any) -> None:
@@ -176,13 +182,20 @@ class Ledger:
         path = self._folder / STATE
         if not path.exists():
             return None
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise _damaged(self._folder) from None
         if state["identity"] != identity:
             raise UsageError(
-                f"{self._folder} holds a backtest of another stream, classifier file or options:"
+                f"{self._folder} holds a backtest of another stream, classifier file, options or settings:"
                 " choose another --out, or remove it"
             )
         return state
+
+
+def _damaged(folder: Path) -> UsageError:
+    return UsageError(f"{folder} holds a backtest whose files are damaged: remove it, and run the backtest again")
 
 
 def _decision(entry: dict[str, Any]) -> Decision:

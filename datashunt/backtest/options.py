@@ -18,6 +18,9 @@ from datashunt.pipeline import promise
 from datashunt.policy import TargetPolicy
 from datashunt.store.scores import CLAIM_LIMIT
 
+LARGEST_SEED = 2**53
+"""A thousand lessons of a run have a seed each, and torch takes 64 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -25,7 +28,7 @@ class Options:
 
     Attributes:
         order: `file`, or `random` by the seed.
-        seed: of the order, the audit draws and the training.
+        seed: of the order, the audit draws and the training; at most LARGEST_SEED.
         max_calls: spend at most so many calls over the whole stream.
         alpha, delta, of: keep what is certified: at most alpha of the kept, or of all, disagree, with probability
             ≥ 1 - delta. A file with a target of its own has its own.
@@ -56,6 +59,7 @@ class Options:
         Raises:
             UsageError: naming the option, what was found and what was expected.
         """
+        _expect(0 <= self.seed <= LARGEST_SEED, "seed", self.seed, f"0 to {LARGEST_SEED}")
         _expect(1 <= self.batch <= CLAIM_LIMIT, "batch", self.batch, f"1 to {CLAIM_LIMIT}")
         _expect(self.order in {"file", "random"}, "order", self.order, "file or random")
         _expect(self.gates in {1, 2}, "gates", self.gates, "1 or 2")
@@ -67,7 +71,7 @@ class Options:
         _expect(0 < self.delta < 1, "delta", self.delta, "a probability inside (0, 1)")
         _expect(self.alpha is None or self.max_calls is None, "alpha", self.alpha, "it without max-calls")
         # What the first bundle keeps would be uncertified.
-        _expect(self.alpha is None or self.gates == 1, "gates", self.gates, "1 with alpha")
+        _expect(self.alpha is None or self.gates == 1, "gates", self.gates, "1 with a target (--alpha, or the file's)")
 
 
 def targeted(spec: Spec, options: Options) -> Spec:

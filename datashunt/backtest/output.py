@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 
 from datashunt import llm, report
 from datashunt.backtest.ledger import Decision, Trained, Tried
@@ -17,6 +18,7 @@ from datashunt.backtest.options import Options
 from datashunt.backtest.recording import Recorded
 from datashunt.classifier import Spec
 from datashunt.items import ItemState, Reason, Role, Source
+from datashunt.policy import TargetPolicy
 from datashunt.report import (
     About,
     BacktestReport,
@@ -39,6 +41,7 @@ class Finished:
         decisions: one for each of them. trained: the distillations that ended. tried: the trials.
         options: how it ran.
         seconds: how long it took.
+        left_out: rows of the file that are no items.
     """
 
     spec: Spec
@@ -48,6 +51,7 @@ class Finished:
     tried: Sequence[Tried]
     options: Options
     seconds: float
+    left_out: int = 0
 
 
 def write(run: Finished, about: About, folder: Path) -> BacktestReport:
@@ -70,13 +74,14 @@ def build(run: Finished, made: Sequence[ItemRecord]) -> BacktestReport:
     """The figures of a run, from its records."""
     return report.build_backtest(
         made,
-        certificates=certificates(run.tried),
+        certificates=certificates(run.tried, run.options.of),
         llm_calls=sum(decision.calls for decision in run.decisions),
         cost_usd=sum((Decimal(str(decision.cost_usd)) for decision in run.decisions), Decimal(0)),
         cost_if_all_llm_usd=sum((llm.estimate(run.spec, item.text) for item in run.stream), Decimal(0)),
-        bundles=bundles(run.trained, run.decisions, run.options),
+        bundles=bundles(run),
         distillations=distillations(run.trained),
         seconds=run.seconds,
+        left_out=run.left_out,
     )
 
 
@@ -131,23 +136,27 @@ def outcomes(decisions: Sequence[Decision]) -> Iterator[str]:
         yield json.dumps(outcome, ensure_ascii=False)
 
 
-def bundles(trained: Sequence[Trained], decisions: Sequence[Decision], options: Options) -> list[BundleRecord]:
+def bundles(run: Finished) -> list[BundleRecord]:
     """Every bundle that served, with the threshold that it served at.
 
     Where calls were limited, each batch had a threshold of its own: the lowest confidence that was kept stands for
-    them. Where only certified thresholds count, a bundle without a certificate kept nothing: its threshold is 1.
+    them. With a target a bundle without a certificate kept nothing, which is 1, unless the file says that it keeps.
     """
+    policy = run.spec.policy
+    unproven = 1.0 if run.options.alpha is not None else None
+    if isinstance(policy, TargetPolicy) and policy.on_uncertified == "keep":
+        unproven = policy.threshold
     kept: dict[int, float] = {}
-    for decision in decisions if options.max_calls is not None else ():
+    for decision in run.decisions if run.options.max_calls is not None else ():
         if decision.source == Source.SMALL and decision.bundle is not None and decision.confidence is not None:
             kept[decision.bundle] = min(decision.confidence, kept.get(decision.bundle, 1.0))
 
     def threshold(one: Trained) -> float:
-        if options.alpha is not None:
-            return one.certificate["threshold"] if one.certificate else 1.0
+        if unproven is not None:
+            return one.certificate["threshold"] if one.certificate else unproven
         return kept.get(one.number, one.threshold)
 
-    return [BundleRecord(one.number, one.recipe, threshold(one)) for one in trained if one.state == "promoted"]
+    return [BundleRecord(one.number, one.recipe, threshold(one)) for one in run.trained if one.state == "promoted"]
 
 
 def distillations(trained: Sequence[Trained]) -> list[DistillationRecord]:
@@ -157,19 +166,19 @@ def distillations(trained: Sequence[Trained]) -> list[DistillationRecord]:
             at_item=one.at_item,
             state=one.state,
             reason=one.verdict["reason"],
-            bundle=one.number,
-            recipe=one.recipe,
+            bundle=one.number if one.folder else None,
+            recipe=one.recipe or None,
             answers=one.counts[Role.TRAIN] + one.counts[Role.FIT],
             judged=one.counts[Role.JUDGE],
-            agreement=one.verdict["agreement_challenger"],
-            incumbent_agreement=one.verdict["agreement_incumbent"],
+            agreement=one.verdict.get("agreement_challenger"),
+            incumbent_agreement=one.verdict.get("agreement_incumbent"),
             seconds=one.seconds,
         )
         for one in trained
     ]
 
 
-def certificates(tried: Sequence[Tried]) -> list[CertificateFigures]:
+def certificates(tried: Sequence[Tried], of: Literal["kept", "all"]) -> list[CertificateFigures]:
     """Every certificate that a bundle got, in order."""
     granted = [(one, each) for one in tried for each in one.granted]
     return [
@@ -177,6 +186,7 @@ def certificates(tried: Sequence[Tried]) -> list[CertificateFigures]:
             "bundle": one.bundle,
             "threshold": each["threshold"],
             "alpha": each["alpha"],
+            "of": of,
             "delta": each["delta"],
             "n": each["n"],
             "k": each["k"],

@@ -45,14 +45,17 @@ class Recording:
 
     Attributes:
         unanswered: items whose teacher is None.
-        notes: sentences for the user: each row left out, and each kind of label that is none; no texts.
+        notes: sentences for the user: each row left out, and each kind of label that is none. Of what a row holds they
+            show labels of at most 40 characters, and ids.
         fingerprint: of the file's bytes and of the columns that decide: other columns are another stream.
+        left_out: rows that hold no item.
     """
 
     items: tuple[Recorded, ...]
     unanswered: int
     notes: tuple[str, ...]
     fingerprint: str
+    left_out: int = 0
 
 
 def read(
@@ -105,7 +108,11 @@ def read(
         *gold.notes("the gold label is {}", "taken as unknown", silent=True),
     ]
     return Recording(
-        tuple(items), teacher.unknown, tuple(notes), _fingerprint(path, id_column, text_column, teacher_column)
+        items=tuple(items),
+        unanswered=teacher.unknown,
+        notes=tuple(notes),
+        fingerprint=_fingerprint(path, id_column, text_column, teacher_column),
+        left_out=len(left_out),
     )
 
 

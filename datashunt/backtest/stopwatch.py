@@ -11,7 +11,7 @@ class Stopwatch:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._before = float(path.read_text(encoding="ascii")) if path.exists() else 0.0
+        self._before = _read(path)
         self._started = time.monotonic()
         self.noted = self._before
 
@@ -21,3 +21,11 @@ class Stopwatch:
         draft = self._path.with_suffix(".new")
         draft.write_text(f"{self.noted:.3f}", encoding="ascii")
         draft.replace(self._path)
+
+
+def _read(path: Path) -> float:
+    """The seconds in the file; 0 where there are none, or none that can be read: it is not worth a run."""
+    try:
+        return float(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0.0

@@ -17,8 +17,9 @@ from datashunt import prompts
 from datashunt.backtest.ledger import Decision, Ledger, Trained
 from datashunt.backtest.options import Options
 from datashunt.backtest.recording import Recorded
-from datashunt.backtest.trials import Trials
+from datashunt.backtest.trials import LOST, SERVING, WAITING, Trials
 from datashunt.classifier import Spec
+from datashunt.errors import LessonError
 from datashunt.items import Reason, Role
 from datashunt.pipeline import lesson as lessons
 from datashunt.pipeline import promise, pruning
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from datashunt.small import SmallModel
 
 FINGERPRINT = "recorded"
+FAILED = "failed"
 
 
 class Student:
@@ -51,6 +53,7 @@ class Student:
     ) -> None:
         self._spec, self._options, self._settings = spec, options, settings
         self._folder, self._ledger, self._stream, self._key = folder, ledger, stream, key
+        self._bundles = folder / "bundles"
         self._loaded: dict[int, SmallModel] = {}
         self._trials: Trials | None = None
         if isinstance(spec.policy, TargetPolicy):
@@ -125,7 +128,7 @@ class Student:
 
     @property
     def _serving(self) -> list[Trained]:
-        return [one for one in self._ledger.trained if one.state == "promoted"]
+        return [one for one in self._ledger.trained if one.state == SERVING]
 
     @property
     def _incumbent(self) -> Trained | None:
@@ -151,39 +154,77 @@ class Student:
     # learning
 
     def distil(self, progress: Callable[[str, float], None]) -> Trained:
-        """Run one distillation, to its verdict and its certificate.
+        """Run one distillation, to its verdict; it fails where there is nothing to learn from, or training diverged.
 
         Raises:
-            ModelError: there is nothing to learn from, or training diverged.
+            ModelError: the base cannot be loaded.
         """
         started = time.monotonic()
-        number, decided = len(self._ledger.trained) + 1, len(self._ledger.decisions)
+        lesson = self._lesson()
+        try:
+            return self._taught(lesson, started, progress)
+        except LessonError as error:
+            number, decided = len(self._ledger.trained) + 1, len(self._ledger.decisions)
+            return Trained(
+                number=number,
+                at_item=decided,
+                up_to=decided,
+                state=FAILED,
+                folder="",
+                recipe="",
+                prune_cut=None,
+                threshold=self._spec.policy.threshold,
+                verdict={"reason": str(error)},
+                counts=_counts(lesson),
+                seconds=time.monotonic() - started,
+                certificate=None,
+                evaluation={},
+            )
+
+    def tidy(self) -> None:
+        """Remove the bundles that nothing in the ledger needs any more."""
+        needed = {one.number for one in self._serving[:1] + self._serving[-1:]}
+        needed |= {one.number for one in self._ledger.trained if one.state == WAITING}
+        needed |= {one.bundle for one in self._ledger.tried if one.ended is None}
+        for folder in self._bundles.glob("*"):
+            if folder.name not in map(str, needed):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _lesson(self) -> Lesson:
         incumbent = self._incumbent
-        lesson = lessons.prepare(
+        return lessons.prepare(
             self._spec,
             [self._stored(decision) for decision in self._ledger.decisions if decision.answer is not None],
             self._replay(incumbent),
             None if incumbent is None else self._model(incumbent),
             learned_up_to=incumbent.up_to if incumbent else 0,
-            seed=self._options.seed * 1_000 + number,
+            seed=self._options.seed * 1_000 + len(self._ledger.trained) + 1,
             changes=self._options.plan,
+            parent=None if incumbent is None else incumbent.folder,
         )
-        folder = self._folder / "bundles" / str(number)
+
+    def _taught(self, lesson: Lesson, started: float, progress: Callable[[str, float], None]) -> Trained:
+        number, decided = len(self._ledger.trained) + 1, len(self._ledger.decisions)
+        incumbent = self._incumbent
+        folder = self._bundles / str(number)
         shutil.rmtree(folder, ignore_errors=True)
-        challenger = lessons.teach(lesson, self._settings, folder, progress)
+        interrupted = self._folder / "lesson"
+        challenger = lessons.teach(lesson, self._settings, folder, progress, interrupted)
+        shutil.rmtree(interrupted, ignore_errors=True)
         model = self._load(folder)
         judgement = lessons.judge(lesson, challenger, model)
+        lessons.describe(challenger, judgement)
         wins = judgement.verdict.promote
         # With a target, a bundle that is certified serves on until a certified one follows.
         waits = wins and self.known(None).certified is not None
-        state = "uncertified" if waits else "promoted" if wins else "rejected"
+        state = WAITING if waits else SERVING if wins else LOST
         cut = self._cut(model, lesson, None)
-        stays = None if state == "promoted" or self._fixed else incumbent
+        stays = None if state == SERVING or self._fixed else incumbent
         stays_cut = None if stays is None else self._cut(self._model(stays), lesson, stays)
         if waits:
             for one in self._ledger.trained:
-                if one.state == "uncertified":  # the newest winner takes the place of one that waits
-                    self._ledger.change(one.number, state="rejected")
+                if one.state == WAITING:  # the newest winner takes the place of one that waits
+                    self._ledger.change(one.number, state=LOST)
         return Trained(
             number=number,
             at_item=decided,
@@ -194,7 +235,7 @@ class Student:
             prune_cut=cut.cut if cut else None,
             threshold=self._spec.policy.threshold,
             verdict=judgement.verdict.to_json(),
-            counts={str(role): n for role, n in lesson.answers.counts.items()},
+            counts=_counts(lesson),
             seconds=time.monotonic() - started,
             certificate=None,
             evaluation=pruning.noted(judgement.evaluation, cut),
@@ -236,3 +277,7 @@ class Student:
             and not (decision.reason == Reason.AUDIT and decision.role != Role.TRAIN)
         ]
         return kept[:MOST_REPLAYED]
+
+
+def _counts(lesson: Lesson) -> dict[str, int]:
+    return {str(role): n for role, n in lesson.answers.counts.items()}

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 from filelock import FileLock, Timeout
 
-from datashunt import classifier, llm, report
+from datashunt import classifier, llm, report, shunt
 from datashunt import settings as settings_module
 from datashunt.classifier import Spec
 from datashunt.cli.backtest_progress import Progress
 from datashunt.cli.context import err, out
 from datashunt.errors import UsageError
+from datashunt.items import FEWEST_JUDGES
 from datashunt.policy import FixedPolicy, TargetPolicy
 
 if TYPE_CHECKING:
@@ -75,18 +76,21 @@ def backtest(
         gold_column=gold_column,
         max_text_bytes=settings.max_text_bytes,
     )
-    _notes([*recorded.notes, *_unseen(read)])
+    _notes([*_unseen(loaded, options, whole=whole), *_few(max_calls, len(recorded.items)), *recorded.notes])
     from datashunt.backtest.engine import Engine
 
     asked_for = read if threshold is None else _with_threshold(read, threshold)
     with _alone(folder / RUN):
         engine = Engine(asked_for, recorded, options, settings, folder / RUN)
-        figures = _run(engine, asked_for, options, _about(read, stream, teacher_column, options), folder)
+        about = _about(read, stream, teacher_column, options)
+        figures = _run(engine, asked_for, options, about, folder, recorded.left_out)
     out.print(report.summary(figures))
     err.print(f"report: {folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _run(engine: Engine, spec: Spec, options: Options, about: report.About, folder: Path) -> report.BacktestReport:
+def _run(
+    engine: Engine, spec: Spec, options: Options, about: report.About, folder: Path, left_out: int
+) -> report.BacktestReport:
     """Decide what is left of the stream, and write the files."""
     from datashunt.backtest import output
     from datashunt.backtest.stopwatch import Stopwatch
@@ -109,6 +113,7 @@ def _run(engine: Engine, spec: Spec, options: Options, about: report.About, fold
         tried=engine.ledger.tried,
         options=options,
         seconds=watch.noted,
+        left_out=left_out,
     )
     return output.write(finished, about, folder)
 
@@ -136,12 +141,9 @@ def _one_mode(
         raise UsageError(f"--threshold: found {threshold:g}, expected a confidence in [0, 1]")
 
 
-def _options(*, seed: int, delta: float | None, **given: Any) -> Options:
+def _options(*, delta: float | None, **given: Any) -> Options:
     from datashunt.backtest.options import Options
 
-    if seed < 0:
-        raise UsageError(f"--seed: found {seed}, expected 0 or more")
-    given["seed"] = seed
     return Options(**given) if delta is None else Options(delta=delta, **given)
 
 
@@ -179,7 +181,22 @@ def _require_pictures() -> None:
         raise UsageError('a backtest draws a picture with matplotlib: pip install "datashunt[backtest]"')
 
 
-def _unseen(spec: Spec) -> Iterator[str]:
+def _few(max_calls: int | None, items: int) -> Iterator[str]:
+    """That the calls go before anything is learned from them."""
+    first = round(FEWEST_JUDGES / (shunt.COLD_START_AUDIT_RATE / 2))
+    if max_calls is not None and max_calls < min(2 * first, items):
+        yield (
+            f"--max-calls {max_calls}: a first bundle takes about {first} answers, so that few calls or none are left"
+            " after it; items that come when none is left and no bundle serves get no label"
+        )
+
+
+def _unseen(spec: Spec, options: Options, *, whole: bool) -> Iterator[str]:
+    """What the classifier's file says and this run passes over."""
+    if spec.policy.mode == "budget" and options.max_calls is None and options.alpha is None:
+        yield "policy.mode: budget: a record has no days to spend it on: the run keeps by a fixed threshold"
+    if isinstance(spec.policy, TargetPolicy) and not whole and spec.policy.labels:
+        yield "policy.labels: passed over: targets of labels count only where the file's own target is run"
     if spec.prompt.soft:
         yield (
             f"prompt.pruning: {spec.prompt.pruning}: run without the prior: recorded answers cannot show what the LLM"

@@ -68,7 +68,11 @@ class Checkpoint:
         facts = {"format": FORMAT, "fingerprint": self._fingerprint, "facts": dict(state.facts)}
         beside = self._path.with_suffix(f".{os.getpid()}")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-        save_file(tensors, beside, {_HEADER: json.dumps(facts, allow_nan=False)})
+        try:
+            save_file(tensors, beside, {_HEADER: json.dumps(facts, allow_nan=False)})
+        except SafetensorError as error:  # a full disk is no OSError there
+            beside.unlink(missing_ok=True)
+            raise OSError(f"a training's state cannot be written to {beside}: {error}") from error
         beside.replace(self._path)
         ended = time.monotonic()
         self._not_before = ended + (ended - started) * _WORK_FOR_WRITING

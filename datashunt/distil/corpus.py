@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datashunt.distil.plan import Example
-from datashunt.errors import ModelError
+from datashunt.errors import LessonError, ModelError
 from datashunt.small.network import Encoded, encode
 
 STEP_TOKENS = 4_096
@@ -62,13 +62,14 @@ def answers(
     Bhojanapalli, Menon, Kumar, *Does Label Smoothing Mitigate Label Noise?* (ICML 2020).
 
     Raises:
-        ModelError: none can, or a target has another number of labels.
+        LessonError: none can.
+        ModelError: a target has another number of labels.
     """
     if any(e.target.shape != (k,) or e.known.shape != (k,) for e in examples):
         raise ModelError(f"an example has other labels than the {k} of this classifier: apply its file again")
     useful = [e for e in examples if e.weight > 0 and float(e.target[e.known].sum()) > 0]
     if not useful:
-        raise ModelError("there is no answer to learn from: wait until the LLM has answered some items")
+        raise LessonError("there is no answer to learn from: wait until the LLM has answered some items")
     known = np.stack([e.known for e in useful])
     target = np.stack([e.target for e in useful]).astype(np.float32) * known
     target /= target.sum(axis=1, keepdims=True)

@@ -21,7 +21,7 @@ from datashunt.distil.checkpoint import Checkpoint, State
 from datashunt.distil.corpus import Answers, HeldOut, Indices, Replay, steps
 from datashunt.distil.losses import absorb_loss, retain_loss, worst_shift
 from datashunt.distil.plan import Plan, Progress
-from datashunt.errors import ModelError
+from datashunt.errors import LessonError, ModelError
 from datashunt.small.batching import pad, token_batches
 from datashunt.small.hardware import DTYPES
 from datashunt.small.network import Encoded, SequenceClassifier
@@ -134,7 +134,7 @@ def fine_tune(
     last one; on the same machine, in fp32 on a CPU, to the very same weights.
 
     Raises:
-        ModelError: the loss became infinite or nan.
+        LessonError: the loss became infinite or nan.
         OSError: the checkpoint cannot be written.
     """
     rng = np.random.default_rng(plan.seed)
@@ -304,7 +304,7 @@ class _Keeper:
         optimiser = self._loop.optimiser
         optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
         torch.set_rng_state(state.tensors["dropout"])
-        if self._on_cuda:
+        if self._on_cuda and "dropout.cuda" in state.tensors:  # it may have begun on the CPU
             torch.cuda.set_rng_state(state.tensors["dropout.cuda"], device)
         rng: Any = state.facts["rng"]
         self._rng.bit_generator.state = rng
@@ -321,7 +321,7 @@ def _below(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _backward(loss: Tensor) -> None:
     if not math.isfinite(float(loss.detach())):
-        raise ModelError("training diverged (the loss is not a number): lower the learning rate")
+        raise LessonError("training diverged (the loss is not a number): lower the learning rate")
     loss.backward()  # type: ignore[no-untyped-call]
 
 

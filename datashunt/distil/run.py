@@ -97,7 +97,9 @@ def distil(
             one left there.
 
     Raises:
-        ModelError: nothing to learn from, other labels, the base cannot be loaded, or training diverged.
+        LessonError: nothing to learn from, or training diverged.
+        ModelError: other labels, or the base cannot be loaded.
+        OSError: the bundle or the checkpoint cannot be written.
     """
     if plan.threads:
         torch.set_num_threads(plan.threads)

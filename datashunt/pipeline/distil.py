@@ -156,10 +156,19 @@ class Distiller:
             replay = distillations.confident_texts(tx, run.known, MOST_REPLAYED, up_to=run.claim.up_to_score)
             learned_up_to = distillations.learned_up_to(tx, run.known)
         incumbent = self._models.serving(run.known)
-        lesson = lessons.prepare(run.known.spec, stored, replay, incumbent, learned_up_to=learned_up_to, seed=run.row)
+        lesson = lessons.prepare(
+            run.known.spec,
+            stored,
+            replay,
+            incumbent,
+            learned_up_to=learned_up_to,
+            seed=run.row,
+            parent=run.known.incumbent.content_hash if run.known.incumbent else None,
+        )
         challenger = lessons.teach(lesson, self._settings, run.bundle, beat, run.folder)
         model = self._load(challenger.folder)
         judgement = lessons.judge(lesson, challenger, model, beat)
+        lessons.describe(challenger, judgement)
         cuts = self._cuts(run, lesson, model, judgement, beat)
         key = f"{run.key}{run.token.hex[:8]}"
         try:

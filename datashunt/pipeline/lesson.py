@@ -16,7 +16,7 @@ import numpy as np
 
 from datashunt import evaluate
 from datashunt.classifier import Spec
-from datashunt.errors import ModelError
+from datashunt.errors import LessonError
 from datashunt.evaluate import Verdict
 from datashunt.items import Role
 from datashunt.settings import Settings
@@ -70,6 +70,7 @@ class Lesson:
     Attributes:
         warm: training goes on from the incumbent; else it starts from the base.
         changes: fields of the plan that differ from what serves, for ablations.
+        parent: content hash of the incumbent, for the card.
     """
 
     spec: Spec
@@ -79,6 +80,7 @@ class Lesson:
     seed: int
     warm: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict)
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ def prepare(
     learned_up_to: int,
     seed: int,
     changes: Mapping[str, Any] | None = None,
+    parent: str | None = None,
 ) -> Lesson:
     """What this distillation learns from.
 
@@ -117,6 +120,7 @@ def prepare(
         learned_up_to: id of the newest answer that the incumbent could learn from.
         seed: of this run.
         changes: of the plan, for ablations.
+        parent: content hash of the incumbent.
     """
     parted = Answers.part(stored)
     held_out = {answer.text for answer in (*parted.fit, *parted.judge)}
@@ -130,6 +134,7 @@ def prepare(
         seed=seed,
         warm=warm,
         changes=changes or {},
+        parent=parent,
     )
 
 
@@ -151,7 +156,8 @@ def teach(
         checkpoint: folder where the training keeps its state, and goes on from the one it finds.
 
     Raises:
-        ModelError: there is nothing to learn from, or training diverged; or what `progress` raises.
+        LessonError: there is nothing to learn from, or training diverged.
+        ModelError: the base cannot be loaded; or what `progress` raises.
     """
     from datashunt import distil
 
@@ -167,6 +173,7 @@ def teach(
         precision=settings.precision,
         threads=settings.threads,
         seed=lesson.seed,
+        parent=lesson.parent,
         meanings=spec.meanings,
         warm=lesson.warm,
     )
@@ -190,7 +197,7 @@ def judge(lesson: Lesson, challenger: Challenger, model: SmallModel, progress: P
     """Compare the challenger, loaded as `model`, with the incumbent on the judge answers.
 
     Raises:
-        ModelError: there is no training answer; or what `progress` raises.
+        LessonError: there is no training answer; or what `progress` raises.
     """
     spec, answers = lesson.spec, lesson.answers
     labels, threshold = spec.label_names, spec.policy.threshold
@@ -215,6 +222,13 @@ def judge(lesson: Lesson, challenger: Challenger, model: SmallModel, progress: P
             "judge": evaluate.evaluation(probabilities, said, labels, threshold),
         },
     )
+
+
+def describe(challenger: Challenger, judgement: Judgement) -> None:
+    """Write into the bundle's card what its judges say, before anybody gets it."""
+    from datashunt import small
+
+    small.describe(challenger.folder, replace(small.read_info(challenger.folder), evaluation=judgement.evaluation))
 
 
 def scored(model: SmallModel, texts: Sequence[str], progress: Progress, stage: str) -> NDArray[np.float32]:
@@ -270,9 +284,9 @@ def majority(train: Sequence[StoredAnswer], labels: Sequence[str]) -> int:
     """Index of the most frequent label among the training answers.
 
     Raises:
-        ModelError: there are none.
+        LessonError: there are none.
     """
     if not train:
-        raise ModelError("there is no answer to train on: every one is held out or of other labels")
+        raise LessonError("there is no answer to train on: every one is held out or of other labels")
     said = [labels.index(answer.label) for answer in train]
     return int(np.bincount(said, minlength=len(labels)).argmax())

@@ -45,8 +45,11 @@ def subline(report: Report) -> str:
 
 
 def backtest_subline(report: Report) -> str:
-    """One line of figures: items, calls, agreement, accuracy, and cost where prices are known."""
+    """One line of figures: items, calls, items without an outcome, agreement, accuracy, cost where prices are known."""
     parts = [f"{report['items']:,} items", f"{report['llm_calls']:,} calls"]
+    unlabelled = report["held"] + report["dead"]
+    if unlabelled:
+        parts.append(f"{unlabelled:,} without a label")
     if report["agreement"] is not None:
         parts.append(f"agreement {percent(report['agreement'])}")
     costs = [_cost(report)] if report["cost_if_all_llm_usd"] else []

@@ -4,7 +4,7 @@ Importing this package registers the model type with the transformers Auto class
 process that never scores or trains imports it not at all.
 """
 
-from datashunt.small.bundle import BundleInfo, read_info, save
+from datashunt.small.bundle import BundleInfo, describe, read_info, save
 from datashunt.small.checked import checked
 from datashunt.small.hardware import choose_device, choose_precision, probe, training_precision
 from datashunt.small.model import SmallModel
@@ -21,6 +21,7 @@ __all__ = [
     "checked",
     "choose_device",
     "choose_precision",
+    "describe",
     "load_encoder",
     "probe",
     "read_info",

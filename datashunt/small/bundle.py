@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from datashunt.classifier import digest
 from datashunt.errors import BundleError
 from datashunt.small import rounding
@@ -31,7 +33,7 @@ class BundleInfo:
         base: the encoder it started from, as the classifier file names it.
         max_tokens: longer texts are cut.
         trained_on: how many train, fit and replay texts.
-        evaluation: of `evaluate.evaluation`, on the fit answers.
+        evaluation: of `evaluate.evaluation`, on the fit answers; as `judge` the same on the judge answers, once judged.
         rounding: of `rounding.measure`: what bf16 changes of its decisions; empty where nobody measured it.
         parent: content hash of the incumbent it learned from, or None.
         created_at: ISO 8601, UTC.
@@ -63,10 +65,25 @@ def save(folder: Path, network: Any, tokenizer: Any, info: BundleInfo) -> None:
         network: a `SequenceClassifier` whose `id2label` is `info.labels`.
         tokenizer: its tokenizer.
         info: everything else.
+
+    Raises:
+        OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    network.save_pretrained(folder)
+    try:
+        network.save_pretrained(folder)
+    except SafetensorError as error:  # a full disk is no OSError there
+        raise OSError(f"the bundle's weights cannot be written to {folder}: {error}") from error
     tokenizer.save_pretrained(folder)
+    describe(folder, info)
+
+
+def describe(folder: Path, info: BundleInfo) -> None:
+    """Write a bundle's card and `bundle.json`; those that were there are replaced.
+
+    Raises:
+        OSError: they cannot be written.
+    """
     (folder / "README.md").write_text(model_card(info), encoding="utf-8")
     document = {"format": FORMAT, "labels_hash": info.labels_hash, **asdict(info)}
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
@@ -115,14 +132,29 @@ def model_card(info: BundleInfo) -> str:
     lines = [*head, "", "# A small model of datashunt", "", "Load it with transformers after `import datashunt.small`."]
     lines += ["", "| | |", "|---|---|", *(f"| {name} | {_cell(text)} |" for name, text in facts.items()), ""]
     if evaluation:
-        lines += ["## Evaluation on held-out LLM answers", "", "| measure | value |", "|---|---|"]
-        lines += [f"| {name} | {_cell(value)} |" for name, value in evaluation.items() if _is_number(value)]
-        lines += ["", "| label | n | recall | precision | ece |", "|---|---|---|---|---|"]
-        lines += [
+        lines += ["## Evaluation on held-out LLM answers", "", "None was trained on.", ""]
+        lines += ["### Fit answers, which also chose recipe and temperature", *_measures(evaluation)]
+    if "judge" in evaluation:
+        lines += ["### Judge answers, which chose nothing but whether it may serve", *_measures(evaluation["judge"])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _measures(evaluation: Mapping[str, Any]) -> list[str]:
+    """Two tables: of all answers, and by label."""
+    return [
+        "",
+        "| measure | value |",
+        "|---|---|",
+        *(f"| {name} | {_cell(value)} |" for name, value in evaluation.items() if _is_number(value)),
+        "",
+        "| label | n | recall | precision | ece |",
+        "|---|---|---|---|---|",
+        *(
             f"| {_cell(name)} | {row['n']} | {_cell(row['recall'])} | {_cell(row['precision'])} | {_cell(row['ece'])} |"
             for name, row in evaluation.get("labels", {}).items()
-        ]
-    return "\n".join(lines).rstrip() + "\n"
+        ),
+        "",
+    ]
 
 
 def _rounding(found: Mapping[str, float]) -> str:

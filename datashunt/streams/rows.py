@@ -28,7 +28,7 @@ class Row:
 
     Attributes:
         line: counts from 1, where the row starts; in Parquet the number of the row.
-        meta: only JSON lines have one.
+        meta: only JSON lines have one, and only where no further columns were asked for.
         fields: the further columns that were asked for; None where the file has none or null. Numbers and
             truth values as text: 3, 0.5, true.
     """
@@ -79,7 +79,7 @@ def of_document(line: int, document: Mapping[str, Any], columns: Columns) -> Row
         reason, detail = fault
         return bad(line, key if isinstance(key, str) else None, reason, f"line {line}: {detail}")
     fields = {name: _as_text(document.get(name)) for name in columns.extra}
-    return Row(line, key, document[columns.text], document.get("meta"), fields)
+    return Row(line, key, document[columns.text], None if columns.extra else document.get("meta"), fields)
 
 
 def bad(line: int, key: str | None, reason: str, detail: str) -> BadRow:
@@ -124,7 +124,7 @@ def _fault(document: Mapping[str, Any], columns: Columns) -> tuple[str, str] | N
         value = document.get(name)
         if value is not None and not isinstance(value, str | int | float | Decimal):
             return "not_text", f"expected {name!r} as text, found {kind_of(value)}"
-    meta = document.get("meta")
+    meta = None if columns.extra else document.get("meta")
     if meta is not None and not isinstance(meta, dict):
         return "bad_meta", f"expected 'meta' as an object, found {kind_of(meta)}"
     return None

@@ -29,6 +29,7 @@ from datashunt.classifier import Spec
 from datashunt.pipeline import pruning
 from datashunt.pipeline.pruning import Calibration
 from datashunt.settings import Settings
+from datashunt.small import read_info
 
 ROOT = Path(__file__).parents[2]
 ITEMS = 1_200
@@ -196,6 +197,27 @@ def kill_when(words: list[str], reached: Callable[[], bool]) -> None:
 def trained(out: Path) -> int:
     state = out / "run" / STATE
     return len(json.loads(state.read_text())["trained"]) if state.exists() else 0
+
+
+def test_a_stream_of_few_texts_whose_lessons_teach_nothing_is_run_to_its_end(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    """Every text is held out somewhere, so that none is left to train on."""
+    rows = stream()
+    few = [{**row, "text": rows[place % 5]["text"]} for place, row in enumerate(rows)]
+    engine = run(classifier.parse(document), recording(few), tmp_path)
+    assert {one.state for one in engine.ledger.trained} == {"failed"}
+    assert "no answer to learn from" in engine.ledger.trained[0].verdict["reason"]
+    assert len(engine.ledger.decisions) == len(rows)
+    assert not list((tmp_path / "bundles").glob("*"))
+
+
+def test_a_bundle_says_from_which_it_learned_and_what_its_judges_said(plain: Engine) -> None:
+    serving = [one for one in plain.ledger.trained if one.state == "promoted"]
+    info = read_info(plain._student._folder / serving[-1].folder)
+    before = [one for one in serving if one.number < serving[-1].number]
+    assert info.parent == (before[-1].folder if before else None)
+    assert info.evaluation["judge"]["n"] == serving[-1].counts["judge"]
 
 
 def decided(out: Path) -> list[Decision]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from room import no_room
 from safetensors.torch import load_file
 from tiny import CHECKS, LABELS, example, texts, tiny_base
 
@@ -188,6 +189,12 @@ def test_a_state_is_one_file_without_pickle_and_nothing_else_is_left(lesson: dic
     interrupted(lesson, tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
     assert {name.partition(".")[0] for name in load_file(tmp_path / checkpoint.FILE)} == {"weights", "adam", "dropout"}
+
+
+def test_a_state_that_cannot_be_written_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with no_room(1_000), pytest.raises(OSError, match="a training's state cannot be written"):
+        Checkpoint(tmp_path, "lesson").save(State({"a": torch.zeros(10_000)}, {}))
+    assert not list(tmp_path.iterdir())
 
 
 def test_writing_takes_a_fortieth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

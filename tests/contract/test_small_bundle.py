@@ -7,11 +7,13 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from room import no_room
 from safetensors.torch import load_file, save_file
 from tiny import LABELS, texts, tiny_base
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, T5Config, T5Model
@@ -177,6 +179,23 @@ def test_the_card_shows_labels_recipe_and_evaluation(bundle: Path) -> None:
     assert "| Labels | bad, good, so-so |" in card
     assert "| agreement | 0.5000 |" in card
     assert "| bad | 2 | 0.5000 | – |" in card
+
+
+def test_the_card_parts_what_chose_from_what_only_judged(bundle: Path) -> None:
+    info = small.read_info(bundle)
+    assert "### Judge answers" not in (bundle / "README.md").read_text()
+    judged = {**info.evaluation, "judge": {**info.evaluation, "ece": 0.125, "n": 77}}
+    small.describe(bundle, replace(info, evaluation=judged))
+    fit, judge = (bundle / "README.md").read_text().split("### Judge answers")
+    assert ("| ece | 0.1250 |" in fit, "| ece | 0.1250 |" in judge) == (False, True)
+    assert "| n | 77 |" in judge
+    assert small.read_info(bundle).evaluation == judged
+
+
+def test_weights_that_cannot_be_written_are_an_error_of_the_system(bundle: Path, tmp_path: Path) -> None:
+    model = small.SmallModel.load(bundle)
+    with no_room(5_000), pytest.raises(OSError, match="the bundle's weights cannot be written"):
+        small.save(tmp_path, model.network, model.tokenizer, model.info)
 
 
 def test_a_folder_without_a_description_is_no_bundle(tmp_path: Path) -> None:

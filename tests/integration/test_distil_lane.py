@@ -16,6 +16,7 @@ from lanes import LABELS, NAME, FakeLLM, FakeModel, FakeModels, World, reply
 
 import datashunt.distil
 import datashunt.small
+from datashunt import small
 from datashunt.distil import Challenger
 from datashunt.errors import ModelError, StoreError
 from datashunt.items import Item
@@ -23,6 +24,7 @@ from datashunt.pipeline import distil as lane
 from datashunt.pipeline import lesson
 from datashunt.pipeline.distil import Distiller
 from datashunt.prompts import Prompt
+from datashunt.small import BundleInfo
 from datashunt.store import distillations, forget
 
 ITEMS = 120
@@ -65,6 +67,7 @@ class Training:
         progress("absorb", 0.5)
         out.mkdir(parents=True)
         (out / "weights").write_text("weights")
+        small.describe(out, BundleInfo(plan.labels, 1.0, "head", plan.threshold, plan.base, 16, "", parent=plan.parent))
         return Challenger(out, "head", 1.0, {"agreement": 0.9})
 
 
@@ -131,7 +134,10 @@ def test_the_first_bundle_that_beats_the_majority_serves_and_is_certified(due: W
     assert (certificate.n, certificate.k, certificate.fingerprints) == (30, 0, ["fp_1"])
     assert certificate.alpha == pytest.approx(1 - 0.1 ** (1 / 30))
     assert [entry.kind for entry in due.rows("SELECT kind FROM delta_ledger ORDER BY id")] == ["verdict", "certificate"]
-    assert due.runtime.registry.fetch(incumbent.uri, incumbent.content_hash).joinpath("weights").exists()
+    folder = due.runtime.registry.fetch(incumbent.uri, incumbent.content_hash)
+    assert (folder / "weights").exists()
+    card = small.read_info(folder)
+    assert (card.parent, card.evaluation["agreement"], card.evaluation["judge"]["n"]) == (None, 0.9, 30)
 
 
 def test_a_bundle_is_listed_for_what_was_forgotten_while_it_was_made(due: World, training: Training) -> None:
@@ -221,8 +227,10 @@ def test_a_challenger_is_judged_against_the_incumbent(due: World, training: Trai
     assert due.known().incumbent.version == 1  # type: ignore[union-attr]
     make_due_again(due)
     training.model = FakeModel()
+    serving = due.known().incumbent
     assert distil(due, incumbent=Wrong()) == "promoted"
     assert due.known().incumbent.version == 3  # type: ignore[union-attr]
+    assert training.given["plan"].parent == serving.content_hash  # type: ignore[union-attr]
 
 
 def make_due_again(world: World) -> None:

@@ -52,6 +52,7 @@ class School:
         self.lessons: list[lessons.Lesson] = []
         self._says = says
         monkeypatch.setattr(lessons, "teach", self._teach)
+        monkeypatch.setattr(lessons, "describe", lambda *_: None)
         monkeypatch.setattr(Student, "_load", lambda student, folder: self._bundle(int(folder.name)))
 
     def _teach(self, lesson: lessons.Lesson, settings: Settings, out: Path, *_: Any) -> Challenger:

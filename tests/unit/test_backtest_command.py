@@ -66,8 +66,9 @@ def write(folder: Path, items: int = 40, **changes: Any) -> None:
         (("--threshold", "nan"), ("--threshold", "found nan", "[0, 1]")),
         (("--order", "backwards"), ("--order", "backwards", "file", "random")),
         (("--gates", "3"), ("--gates", "found 3", "1 or 2")),
-        (("--gates", "2", "--alpha", "0.1"), ("--gates", "found 2", "1 with alpha")),
-        (("--seed", "-1"), ("--seed", "found -1", "0 or more")),
+        (("--gates", "2", "--alpha", "0.1"), ("--gates", "found 2", "1 with a target")),
+        (("--seed", "-1"), ("--seed", "found -1", "0 to 9007199254740992")),
+        (("--seed", "99999999999999999999"), ("--seed", "found 99999999999999999999")),
         (("--teacher", "nobody"), ("stream.jsonl", "nobody", "llm")),
         (("--gold", "nobody"), ("stream.jsonl", "nobody")),
         (("--text", "body"), ("stream.jsonl", "body")),
@@ -129,7 +130,27 @@ class TestAShortRun:
         run()
         code, _, err = run(*words)
         assert code == 2
-        assert "holds a backtest of another stream, classifier file or options" in err
+        assert "holds a backtest of another stream, classifier file, options or settings" in err
+
+    def test_is_not_gone_on_with_on_other_hardware(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        run()
+        monkeypatch.setenv("DATASHUNT_THREADS", "3")
+        code, _, err = run()
+        assert (code, "options or settings" in err) == (2, True)
+
+    @pytest.mark.parametrize(("name", "content"), [("state.json", b""), ("decisions.jsonl", b"{}")])
+    def test_that_was_damaged_says_what_to_do(self, run: Run, name: str, content: bytes) -> None:
+        run()
+        Path("out/run", name).write_bytes(content)
+        code, _, err = run()
+        assert code == 2
+        assert "out/run holds a backtest whose files are damaged: remove it" in err
+        assert Path("out/run", name).read_bytes() == content
+
+    def test_without_its_seconds_is_gone_on_with(self, run: Run) -> None:
+        run()
+        Path("out/run/seconds.txt").write_bytes(b"")
+        assert run()[0] == 0
 
     def test_keeps_a_second_process_out(self, run: Run) -> None:
         Path("out/run").mkdir(parents=True)
@@ -163,6 +184,32 @@ def test_a_prior_that_a_record_cannot_show_is_told(run: Run, tmp_path: Path, pru
     code, _, err = run()
     assert code == 0
     assert (f"prompt.pruning: {pruning}: run without the prior" in err) == told
+
+
+def test_calls_that_a_first_bundle_would_take_are_told(run: Run) -> None:
+    _, _, err = run("--max-calls", "7")
+    assert "--max-calls 7: a first bundle takes about 300 answers" in err
+    _, _, err = run("--max-calls", "40", out="enough")
+    assert "a first bundle" not in err
+
+
+def test_a_budget_that_a_record_has_no_days_for_is_told(run: Run, tmp_path: Path) -> None:
+    with (tmp_path / "mood.yaml").open("a") as file:
+        file.write("policy: {mode: budget, calls_per_day: 100}\n")
+    assert "policy.mode: budget: a record has no days" in run()[2]
+    assert "budget" not in run("--max-calls", "40", out="limited")[2]
+
+
+def test_targets_of_labels_that_do_not_count_are_told(run: Run, tmp_path: Path) -> None:
+    with (tmp_path / "mood.yaml").open("a") as file:
+        file.write("policy: {mode: target, alpha: 0.2, labels: {bad: {always_ask: true}}}\n")
+    assert "policy.labels: passed over" in run("--threshold", "0.5")[2]
+    assert "passed over" not in run(out="whole")[2]
+
+
+def test_a_field_called_meta_is_as_any_other(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, meta="web")
+    assert run()[0] == 0
 
 
 class TestProgress:

@@ -20,6 +20,8 @@ from datashunt.backtest.ledger import Decision
 from datashunt.backtest.options import Options
 from datashunt.backtest.recording import Recorded
 from datashunt.backtest.student import Student
+from datashunt.errors import LessonError
+from datashunt.pipeline import lesson as lessons
 
 
 @pytest.fixture
@@ -147,6 +149,45 @@ def test_of_two_gates_the_first_keeps_what_it_is_sure_of(monkeypatch: pytest.Mon
     for one in kept:
         label, confidence = said[one.id]
         assert (one.label, confidence >= 0.8) == (label, True)
+
+
+def test_a_lesson_that_fails_is_noted_and_the_next_is_due_when_as_many_answers_came(
+    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught = lessons.teach
+    left = 2
+
+    def fail_twice(*given: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise LessonError("there is no answer to learn from")
+        return taught(*given)
+
+    monkeypatch.setattr(lessons, "teach", fail_twice)
+    ledger = run(items(1_500), tmp_path).ledger
+    first, second, third, *_ = ledger.trained
+    assert [one.state for one in (first, second, third)] == ["failed", "failed", "promoted"]
+    assert first.verdict == {"reason": "there is no answer to learn from"}
+    assert first.at_item < second.at_item < third.at_item
+    assert len(ledger.decisions) == 1_500
+    assert run(items(1_500), tmp_path).ledger.trained == ledger.trained
+
+
+def test_only_bundles_that_may_be_needed_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    school = School(monkeypatch)
+    teach = lessons.teach
+
+    def with_a_folder(lesson: Any, known: Any, out: Path, *given: Any) -> Any:
+        out.mkdir(parents=True)
+        return teach(lesson, known, out, *given)
+
+    monkeypatch.setattr(lessons, "teach", with_a_folder)
+    ledger = run(items(3_000), tmp_path, {"threshold": 0.95}).ledger
+    serving = [one.number for one in ledger.trained if one.state == "promoted"]
+    assert len(school.lessons) > 3
+    there = {int(folder.name) for folder in (tmp_path / "bundles").iterdir()}
+    assert there == {serving[0], serving[-1]}
 
 
 def of_bundle(decisions: Sequence[Decision], number: int | None) -> list[Decision]:

@@ -27,7 +27,7 @@ ITEMS = [Recorded(n, f"i{n}", f"text {n}", "x", None) for n in range(50)]
         ({"alpha": float("nan")}, "alpha", "nan", "inside (0, 1)"),
         ({"alpha": 0.1, "delta": 1.0}, "delta", "1.0", "inside (0, 1)"),
         ({"alpha": 0.1, "max_calls": 5}, "alpha", "0.1", "without max-calls"),
-        ({"alpha": 0.1, "gates": 2}, "gates", "2", "1 with alpha"),
+        ({"alpha": 0.1, "gates": 2}, "gates", "2", "1 with a target"),
     ],
 )
 def test_what_cannot_be_names_the_option_what_was_found_and_what_was_expected(

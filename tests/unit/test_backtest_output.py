@@ -15,6 +15,7 @@ from datashunt.backtest.output import Finished
 from datashunt.backtest.recording import Recorded
 from datashunt.backtest.stopwatch import Stopwatch
 from datashunt.items import ItemState, Source
+from datashunt.policy import TargetPolicy
 from datashunt.report import About
 
 SPEC = classifier.parse(
@@ -116,15 +117,22 @@ def test_every_item_has_a_line_of_outcome() -> None:
 class TestBundles:
     def test_are_those_that_served_at_their_threshold(self) -> None:
         runs = [trained(1), trained(2, state="rejected"), trained(3, threshold=0.75)]
-        assert [(b.version, b.threshold) for b in output.bundles(runs, DECISIONS, Options())] == [(1, 0.7), (3, 0.75)]
+        assert [(b.version, b.threshold) for b in output.bundles(finished(trained=runs))] == [(1, 0.7), (3, 0.75)]
 
     def test_show_the_lowest_confidence_that_they_kept_where_calls_are_limited(self) -> None:
-        made = output.bundles([trained(1), trained(2)], DECISIONS, Options(max_calls=5))
+        made = output.bundles(finished(trained=[trained(1), trained(2)], options=Options(max_calls=5)))
         assert [bundle.threshold for bundle in made] == [0.8, 0.7]
 
     def test_keep_nothing_without_a_certificate_where_only_that_counts(self) -> None:
         runs = [trained(1), trained(2, certificate=CERTIFICATE)]
-        assert [b.threshold for b in output.bundles(runs, DECISIONS, Options(alpha=0.1))] == [1.0, 0.8]
+        assert [b.threshold for b in output.bundles(finished(trained=runs, options=Options(alpha=0.1)))] == [1.0, 0.8]
+
+    def test_keep_without_a_certificate_where_the_file_says_so(self) -> None:
+        keeps = TargetPolicy(mode="target", alpha=0.1, on_uncertified="keep", threshold=0.6)
+        spec = SPEC.model_copy(update={"policy": keeps})
+        runs = [trained(1), trained(2, certificate=CERTIFICATE)]
+        made = output.bundles(finished(spec=spec, trained=runs, options=Options(alpha=0.1)))
+        assert [bundle.threshold for bundle in made] == [0.6, 0.8]
 
 
 def test_a_distillation_is_told_as_the_store_tells_it() -> None:
@@ -134,13 +142,23 @@ def test_a_distillation_is_told_as_the_store_tells_it() -> None:
     assert (record.agreement, record.incumbent_agreement) == (0.9, 0.5)
 
 
+def test_a_distillation_that_failed_made_no_bundle() -> None:
+    failed = trained(2, state="failed", folder="", recipe="", verdict={"reason": "training diverged"})
+    (record,) = output.distillations([failed])
+    assert (record.bundle, record.recipe, record.state, record.reason) == (None, None, "failed", "training diverged")
+    assert (record.agreement, record.incumbent_agreement) == (None, None)
+
+
 def test_certificates_say_of_which_bundle_and_since_when() -> None:
     lower = {**CERTIFICATE, "threshold": 0.7, "at_item": 12}
     tried = [
         Tried(1, 3, 0.05, [0.9], 300, None),
         Tried(2, 3, 0.05, [0.8, 0.7], 300, None, granted=({**CERTIFICATE, "at_item": 9}, lower)),
     ]
-    assert output.certificates(tried) == [{"bundle": 2, "at_item": 9, **CERTIFICATE}, {"bundle": 2, **lower}]
+    assert output.certificates(tried, "all") == [
+        {"bundle": 2, "of": "all", "at_item": 9, **CERTIFICATE},
+        {"bundle": 2, "of": "all", **lower},
+    ]
 
 
 class TestTheFiles:
@@ -158,6 +176,13 @@ class TestTheFiles:
         everything = float(sum(llm.estimate(SPEC, item.text) for item in STREAM))
         assert figures["cost_if_all_llm_usd"] == pytest.approx(everything, abs=1e-6)
         assert figures["seconds"] == 12.0
+
+    def test_say_how_many_rows_were_left_out_and_how_many_items_have_no_label(self, tmp_path: Path) -> None:
+        figures = output.write(finished(left_out=3), ABOUT, tmp_path)
+        page = (tmp_path / "report.html").read_text()
+        assert figures["left_out"] == 3
+        assert "Rows left out: 3." in page
+        assert "2 without a label" in page
 
     def test_replace_older_ones(self, tmp_path: Path) -> None:
         output.write(finished(), ABOUT, tmp_path)

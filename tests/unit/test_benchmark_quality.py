@@ -185,6 +185,16 @@ class TestTheTable:
         assert "old" not in page.read_text()
 
 
+def test_a_run_that_other_code_began_begins_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "case"
+    quality._begun_by("one", folder)
+    (folder / "decisions.jsonl").write_text("{}")
+    quality._begun_by("one", folder)
+    assert (folder / "decisions.jsonl").exists()
+    quality._begun_by("other", folder)
+    assert [path.name for path in folder.iterdir()] == ["code"]
+
+
 class TestStreams:
     def test_that_are_not_there_say_where_they_should_be(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DATASHUNT_STREAMS", str(tmp_path))

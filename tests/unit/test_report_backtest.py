@@ -32,8 +32,8 @@ from datashunt.report.backtest.series import spending
 
 ABOUT = About("sentiment", "reviews & tweets", "gpt-4.1-mini", simulated=False, recorded=True)
 CERTIFICATE: CertificateFigures = {
-    "bundle": 1, "threshold": 0.9, "alpha": 0.05, "delta": 0.1, "n": 210, "k": 4,
-    "method": "Clopper-Pearson", "at_item": 300,
+    "bundle": 1, "threshold": 0.9, "alpha": 0.05, "of": "kept", "delta": 0.1, "n": 210,
+    "k": 4, "method": "Clopper-Pearson", "at_item": 300,
 }  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def stream(items: int, *, gold: bool = True, scored: bool = True) -> list[ItemRe
 
 
 class TestFigures:
-    def test_it_is_the_report_of_a_run_and_two_fields_more(self) -> None:
+    def test_it_is_the_report_of_a_run_and_three_fields_more(self) -> None:
         made = build(stream(10), (CERTIFICATE,))
         run = report.build(
             stream(10),
@@ -83,7 +83,7 @@ class TestFigures:
             distillations=[],
             seconds=61.0,
         )
-        assert list(made) == [*run, "accuracy_by_1000_calls", "certificates"]
+        assert list(made) == [*run, "accuracy_by_1000_calls", "certificates", "left_out"]
         assert {name: made[name] for name in run} == run  # type: ignore[literal-required]
         assert made["certificates"] == [CERTIFICATE]
 
@@ -248,7 +248,7 @@ class TestPage:
         assert re.search(
             r"calls\s+items\s+accuracy\s+agreement\s+1,000\s+1,000\s+100.0%\s+100.0%\s+1,500\s+3,000", text
         )
-        assert re.search(r"bundle 1\s+300\s+0.900\s+0.05\s+0.1\s+210\s+4\s+Clopper-Pearson", text)
+        assert re.search(r"bundle 1\s+300\s+0.900\s+kept\s+0.05\s+0.1\s+210\s+4\s+Clopper-Pearson", text)
 
     def test_money_is_left_out_of_the_line_of_figures_where_prices_are_unknown(self, tmp_path: Path) -> None:
         made = build(stream(100))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -30,7 +30,8 @@ class CertificateFigures(TypedDict):
     | field | meaning |
     |---|---|
     | bundle, threshold | of what it speaks |
-    | alpha, delta | at most alpha of the kept items disagree with the LLM, with probability ≥ 1 - delta |
+    | alpha, delta, of | at most alpha of the kept items (`kept`), or of all, disagree with the LLM, with probability
+    ≥ 1 - delta |
     | n, k, method | on n held-out answers, k of which disagreed, by this bound |
     | at_item | how many items had been scored when it was given: its place along the stream |
     """
@@ -38,6 +39,7 @@ class CertificateFigures(TypedDict):
     bundle: int
     threshold: float
     alpha: float
+    of: Literal["kept", "all"]
     delta: float
     n: int
     k: int
@@ -46,7 +48,7 @@ class CertificateFigures(TypedDict):
 
 
 class BacktestReport(Report):
-    """report.json of a backtest: that of a run, and two fields more. Shares are fractions of 1.
+    """report.json of a backtest: that of a run, and three fields more. Shares are fractions of 1.
 
     | field | meaning |
     |---|---|
@@ -55,10 +57,12 @@ class BacktestReport(Report):
     | … accuracy | right labels ÷ outcomes with gold |
     | … agreement | share of the outcomes whose label is the teacher's |
     | certificates | each that a bundle got |
+    | left_out | rows of the file that are no items |
     """
 
     accuracy_by_1000_calls: list[CallsFigures]
     certificates: list[CertificateFigures]
+    left_out: int
 
 
 def build_backtest(
@@ -71,8 +75,9 @@ def build_backtest(
     bundles: Iterable[BundleRecord],
     distillations: Iterable[DistillationRecord],
     seconds: float,
+    left_out: int = 0,
 ) -> BacktestReport:
-    """The figures of a backtest; all but `certificates` is as for `build`.
+    """The figures of a backtest; all but `certificates` and `left_out` is as for `build`.
 
     Raises:
         DatashuntError: the records contradict themselves.
@@ -87,7 +92,12 @@ def build_backtest(
         distillations=distillations,
         seconds=seconds,
     )
-    return {**figures, "accuracy_by_1000_calls": _by_calls(stream), "certificates": list(certificates)}
+    return {
+        **figures,
+        "accuracy_by_1000_calls": _by_calls(stream),
+        "certificates": list(certificates),
+        "left_out": left_out,
+    }
 
 
 def _by_calls(records: list[ItemRecord]) -> list[CallsFigures]:

@@ -15,6 +15,8 @@ def write_backtest_html(report: BacktestReport, about: About, picture: Path, pat
         f"The answers are recorded ones of {about.llm}; each was read only when the policy asked for it. Calls and"
         " money are what those asks would have taken."
     )
+    if report["left_out"]:
+        note += f'<p class="note"><strong>Rows left out: {report["left_out"]:,}.</strong> They hold no item.</p>'
     page = render(report, about, picture, backtest_subline(report), note, _highlights(report), _sections(report))
     path.write_text(page, encoding="utf-8")
 
@@ -34,8 +36,9 @@ def _sections(report: BacktestReport) -> str:
 stream. Accuracy is against the right labels, agreement with the LLM.</p>
 <div class="scroll">{_by_calls(report)}</div>
 <h2>Certificates</h2>
-<p class="muted">Of the items kept at this threshold at most α disagree with the LLM, with probability of at least
-1 − δ, as n held-out answers show, of which k disagree. That speaks of items drawn like those, not of any drift.</p>
+<p class="muted">Where items are kept from this threshold on, at most α of the kept ones, or of all, disagree with the
+LLM, with probability of at least 1 − δ, as n held-out answers show, of which k disagree. That speaks of items drawn
+like those, not of any drift.</p>
 <div class="scroll">{_certificates(report)}</div>"""
 
 
@@ -53,6 +56,7 @@ def _certificates(report: BacktestReport) -> str:
             f"bundle {entry['bundle']}",
             f"{entry['at_item']:,}",
             f"{entry['threshold']:.3f}",
+            entry["of"],
             f"{entry['alpha']:g}",
             f"{entry['delta']:.3g}",
             f"{entry['n']:,}",
@@ -61,5 +65,5 @@ def _certificates(report: BacktestReport) -> str:
         )
         for entry in report["certificates"]
     ]
-    header = ("", "at item", "threshold", "α", "δ", "n", "k", "bound")
-    return table(header, rows, numbers=range(1, 7), none="None was given.")
+    header = ("", "at item", "threshold", "of", "α", "δ", "n", "k", "bound")
+    return table(header, rows, numbers=(1, 2, 4, 5, 6, 7), none="None was given.")
