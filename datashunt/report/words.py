@@ -65,7 +65,7 @@ def _accuracy(report: Report) -> list[str]:
 
 
 def _cost(report: Report) -> str:
-    return f"cost {usd(report['cost_usd'])} (asking about every item: {usd(report['cost_if_all_llm_usd'])})"
+    return f"cost {usd(report['cost_usd'])} (all asked: {usd(report['cost_if_all_llm_usd'])})"
 
 
 def _joined(parts: list[str]) -> str:

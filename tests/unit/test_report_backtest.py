@@ -255,7 +255,7 @@ class TestPage:
         line = "100 items  ·  50 calls  ·  agreement 90.0%  ·  accuracy 90.0% (the LLM alone: 100.0%)"
         assert f"<p>{line}</p>" in self.page(tmp_path, made)
         made["cost_if_all_llm_usd"] = 0.5
-        assert f"<p>{line}  ·  cost $0.00 (asking about every item: $0.50)</p>" in self.page(tmp_path, made)
+        assert f"<p>{line}  ·  cost $0.00 (all asked: $0.50)</p>" in self.page(tmp_path, made)
 
     def test_a_browser_fetches_nothing_and_words_from_outside_are_escaped(self, tmp_path: Path) -> None:
         about = About("x<script>", "<img src=x>", "$llm <b>", simulated=False, recorded=True)

@@ -196,7 +196,7 @@ class TestWords:
 
     def test_the_line_below_gives_items_accuracy_and_cost(self) -> None:
         assert subline(made(stream(1000))) == (
-            "1,000 items  ·  accuracy 90.0% (the LLM alone: 100.0%)  ·  cost $0.25 (asking about every item: $0.50)"
+            "1,000 items  ·  accuracy 90.0% (the LLM alone: 100.0%)  ·  cost $0.25 (all asked: $0.50)"
         )
 
     @pytest.mark.parametrize(
