@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from fnmatch import fnmatch
 from multiprocessing import get_context
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import datashunt
-from benchmarks.cases import Case, ablations, agreements, defaults
+from benchmarks.cases import CHANGES, Case, ablations, agreements, defaults
 from benchmarks.figures import refreshed
 from benchmarks.recorded import STREAMS, beginning
 from datashunt import settings
@@ -160,19 +160,32 @@ def _git(*arguments: str) -> str:
 
 
 def summary(found: Sequence[tuple[Case, Row]]) -> list[tuple[str, ...]]:
-    """One line for each case over its seeds: mean ± standard deviation."""
-    by_case: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    """One line for each case over its seeds: mean ± standard deviation.
+
+    An ablation is compared with `as it is` seed by seed, since a seed makes more of a difference than most of them.
+    """
+    unchanged = {case.seed: row for case, row in found if case.group == UNCHANGED}
+    by_case: dict[tuple[str, str, str], dict[int, Row]] = defaultdict(dict)
     for case, row in found:
-        by_case[case.group, case.stream, case.name].append(row)
+        by_case[case.group, case.stream, case.name][case.seed] = row
     return [
         (
             *names,
             str(len(rows)),
-            f"{mean(row['calls'] for row in rows):,.0f}",
-            *(_spread([row[name] for row in rows]) for name in ("accuracy", "agreement", "ece")),
+            f"{mean(row['calls'] for row in rows.values()):,.0f}",
+            *(_spread([row[name] for row in rows.values()]) for name in MEASURES),
+            *(_gain(rows, unchanged, name) if names[0] in ABLATED else "" for name in MEASURES[:2]),
         )
         for names, rows in by_case.items()
     ]
+
+
+def _gain(rows: Mapping[int, Row], unchanged: Mapping[int, Row], name: str) -> str:
+    """Mean difference ± standard deviation over the seeds that both have, in points."""
+    gains = [100 * (row[name] - unchanged[seed][name]) for seed, row in rows.items() if seed in unchanged]
+    if not gains:
+        return "–"
+    return f"{mean(gains):+.1f}" + (f" ± {stdev(gains):.1f}" if len(gains) > 1 else "")
 
 
 def _known(results: Path) -> list[tuple[Case, Row]]:
@@ -182,12 +195,26 @@ def _known(results: Path) -> list[tuple[Case, Row]]:
     return [(case, done[case.key]) for case in every if case.key in done]
 
 
-HEADER = ("what", "stream", "", "seeds", "calls", "accuracy", "agreement", "ECE")
+UNCHANGED = "as it is"
+ABLATED = CHANGES.keys() - {UNCHANGED}
+MEASURES = ("accuracy", "agreement", "ece")
+HEADER = (
+    "what",
+    "stream",
+    "",
+    "seeds",
+    "calls",
+    "accuracy",
+    "agreement",
+    "ECE",
+    "accuracy, points",
+    "agreement, points",
+)
 
 
 def markdown(found: Sequence[tuple[Case, Row]]) -> str:
     """The same as a table of docs/method.md."""
-    lines = [f"| {' | '.join(HEADER)} |", "|---|---|---|---:|---:|---:|---:|---:|"]
+    lines = [f"| {' | '.join(HEADER)} |", "|---|---|---|---:|---:|---:|---:|---:|---:|---:|"]
     return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in summary(found))])
 
 

@@ -144,19 +144,30 @@ class TestTheTable:
     def test_has_one_line_for_each_case_over_its_seeds(self) -> None:
         one, two = (Case("loss", "plain", "isear", seed) for seed in (0, 1))
         other = Case("loss", "robust", "isear")
+        none = ("–", "–")  # nothing to compare with
         found = [
             (one, row(one, accuracy=0.5, calls=399)),
             (two, row(two, accuracy=0.7, calls=401)),
             (other, row(other)),
         ]
         assert quality.summary(found) == [
-            ("loss", "isear", "plain", "2", "400", "0.6000 ± 0.1414", "0.6000 ± 0.0000", "0.0200 ± 0.0000"),
-            ("loss", "isear", "robust", "1", "400", "0.5000", "0.6000", "0.0200"),
+            ("loss", "isear", "plain", "2", "400", "0.6000 ± 0.1414", "0.6000 ± 0.0000", "0.0200 ± 0.0000", *none),
+            ("loss", "isear", "robust", "1", "400", "0.5000", "0.6000", "0.0200", *none),
         ]
+
+    def test_compares_an_ablation_with_what_is_unchanged_seed_by_seed(self) -> None:
+        usual = [Case("as it is", "the defaults", "isear", seed) for seed in (0, 1)]
+        changed = [Case("loss", "plain", "isear", seed) for seed in (0, 1, 2)]
+        accuracies = {0: (0.5, 0.51), 1: (0.6, 0.63), 2: (None, 0.9)}
+        found = [(case, row(case, accuracy=accuracies[case.seed][0])) for case in usual]
+        found += [(case, row(case, accuracy=accuracies[case.seed][1], agreement=0.5)) for case in changed]
+        same, other = quality.summary(found)
+        assert same[-2:] == ("", "")
+        assert other[-2:] == ("+2.0 ± 1.4", "-10.0 ± 0.0")
 
     def test_shows_that_there_is_no_figure(self) -> None:
         case = Case("loss", "plain", "isear")
-        assert quality.summary([(case, row(case, ece=None))])[0][-1] == "–"
+        assert quality.summary([(case, row(case, ece=None))])[0][-3] == "–"
 
     def test_is_written_as_markdown_of_as_many_columns(self) -> None:
         case = Case("loss", "plain", "isear")
