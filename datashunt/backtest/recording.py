@@ -91,7 +91,8 @@ def read(
     teacher, gold = _Labels(frozenset(labels)), _Labels(frozenset(labels))
     left_out: list[str] = []
     items = []
-    rows = streams.read(path, id_column=id_column, text_column=text_column, columns=[id_column, text_column, *wanted])
+    columns = [id_column, text_column, *wanted]
+    rows = streams.read(path, id_column=id_column, text_column=text_column, columns=columns, meta=False)
     for row in _usable(rows, max_text_bytes, left_out):
         known = teacher.known(row.line, row.fields[teacher_column])
         right = None if gold_column is None else gold.known(row.line, row.fields[gold_column])

@@ -53,7 +53,7 @@ class Student:
     ) -> None:
         self._spec, self._options, self._settings = spec, options, settings
         self._folder, self._ledger, self._stream, self._key = folder, ledger, stream, key
-        self._bundles = folder / "bundles"
+        self._bundles, self._interrupted = folder / "bundles", folder / "lesson"
         self._loaded: dict[int, SmallModel] = {}
         self._trials: Trials | None = None
         if isinstance(spec.policy, TargetPolicy):
@@ -182,7 +182,8 @@ class Student:
             )
 
     def tidy(self) -> None:
-        """Remove the bundles that nothing in the ledger needs any more."""
+        """Remove the bundles that nothing in the ledger needs any more, and the state of the lesson that has ended."""
+        shutil.rmtree(self._interrupted, ignore_errors=True)
         needed = {one.number for one in self._serving[:1] + self._serving[-1:]}
         needed |= {one.number for one in self._ledger.trained if one.state == WAITING}
         needed |= {one.bundle for one in self._ledger.tried if one.ended is None}
@@ -208,9 +209,7 @@ class Student:
         incumbent = self._incumbent
         folder = self._bundles / str(number)
         shutil.rmtree(folder, ignore_errors=True)
-        interrupted = self._folder / "lesson"
-        challenger = lessons.teach(lesson, self._settings, folder, progress, interrupted)
-        shutil.rmtree(interrupted, ignore_errors=True)
+        challenger = lessons.teach(lesson, self._settings, folder, progress, self._interrupted)
         model = self._load(folder)
         judgement = lessons.judge(lesson, challenger, model)
         lessons.describe(challenger, judgement)

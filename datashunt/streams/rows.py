@@ -28,7 +28,7 @@ class Row:
 
     Attributes:
         line: counts from 1, where the row starts; in Parquet the number of the row.
-        meta: only JSON lines have one, and only where no further columns were asked for.
+        meta: only JSON lines have one.
         fields: the further columns that were asked for; None where the file has none or null. Numbers and
             truth values as text: 3, 0.5, true.
     """
@@ -59,11 +59,12 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns to read: of the id, of the text, and further ones."""
+    """The columns to read: of the id, of the text, and further ones; and whether a field `meta` is the item's."""
 
     id: str
     text: str
     extra: tuple[str, ...] = ()
+    meta: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,7 +80,7 @@ def of_document(line: int, document: Mapping[str, Any], columns: Columns) -> Row
         reason, detail = fault
         return bad(line, key if isinstance(key, str) else None, reason, f"line {line}: {detail}")
     fields = {name: _as_text(document.get(name)) for name in columns.extra}
-    return Row(line, key, document[columns.text], None if columns.extra else document.get("meta"), fields)
+    return Row(line, key, document[columns.text], document.get("meta") if columns.meta else None, fields)
 
 
 def bad(line: int, key: str | None, reason: str, detail: str) -> BadRow:
@@ -124,7 +125,7 @@ def _fault(document: Mapping[str, Any], columns: Columns) -> tuple[str, str] | N
         value = document.get(name)
         if value is not None and not isinstance(value, str | int | float | Decimal):
             return "not_text", f"expected {name!r} as text, found {kind_of(value)}"
-    meta = None if columns.extra else document.get("meta")
+    meta = document.get("meta") if columns.meta else None
     if meta is not None and not isinstance(meta, dict):
         return "bad_meta", f"expected 'meta' as an object, found {kind_of(meta)}"
     return None

@@ -164,13 +164,18 @@ def test_a_lesson_that_fails_is_noted_and_the_next_is_due_when_as_many_answers_c
             raise LessonError("there is no answer to learn from")
         return taught(*given)
 
-    monkeypatch.setattr(lessons, "teach", fail_twice)
+    def interrupted(lesson: Any, known: Any, out: Path, progress: Any, state: Path) -> Any:
+        state.mkdir()
+        return fail_twice(lesson, known, out, progress, state)
+
+    monkeypatch.setattr(lessons, "teach", interrupted)
     ledger = run(items(1_500), tmp_path).ledger
     first, second, third, *_ = ledger.trained
     assert [one.state for one in (first, second, third)] == ["failed", "failed", "promoted"]
     assert first.verdict == {"reason": "there is no answer to learn from"}
     assert first.at_item < second.at_item < third.at_item
     assert len(ledger.decisions) == 1_500
+    assert not (tmp_path / "lesson").exists()
     assert run(items(1_500), tmp_path).ledger.trained == ledger.trained
 
 

@@ -263,3 +263,11 @@ class TestWholeFile:
         next(rows)
         path.write_bytes(path.read_bytes()[:1000])
         assert sum(1 for _ in rows) < 50_000
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_meta_is_the_items_beside_further_columns_too_unless_told(tmp_path: Path, wanted: bool) -> None:
+    (tmp_path / "items.jsonl").write_text('{"id": "a", "text": "fine", "meta": {"n": 1}, "due": "7"}\n')
+    (row,) = streams.read(tmp_path / "items.jsonl", columns=["due"], meta=wanted)
+    assert isinstance(row, Row)
+    assert (row.meta, row.fields) == ({"n": 1} if wanted else None, {"due": "7"})

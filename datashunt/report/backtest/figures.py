@@ -30,8 +30,7 @@ class CertificateFigures(TypedDict):
     | field | meaning |
     |---|---|
     | bundle, threshold | of what it speaks |
-    | alpha, delta, of | at most alpha of the kept items (`kept`), or of all, disagree with the LLM, with probability
-    ≥ 1 - delta |
+    | alpha, delta, of | at most alpha of the kept items, or of all, disagree with the LLM, probability ≥ 1 - delta |
     | n, k, method | on n held-out answers, k of which disagreed, by this bound |
     | at_item | how many items had been scored when it was given: its place along the stream |
     """
