@@ -31,6 +31,8 @@ from datashunt.items import FEWEST_JUDGES
 _TINY = 1e-12
 _NUISANCE = 48
 _PRECISION = 1e-4
+_LUCK = 0.5
+"""Over √n: how much better a bundle that serves may look on n answers than it is, for most of them promoted it."""
 
 Indices = NDArray[np.intp]
 
@@ -86,9 +88,9 @@ def judge(
     Overall, the challenger must be *proven* no more than a tolerated loss worse, with error ≤ delta, and the answers
     must not be less likely under it by more than two standard errors. What is tolerated is `tolerated_loss`: `margin`
     with many answers, more with few, where nobody could prove a loss below `margin`, and a better challenger would
-    wait for ever. A label with at least 30 answers vetoes when the challenger is proven more than `margin` worse on
-    it, with error ≤ delta over all such labels together: proving each label non-inferior would take thousands of
-    answers of each.
+    wait for ever. A label with at least 30 answers vetoes when the challenger is *proven* to lose more on them than
+    `margin` and more than the incumbent may owe to luck, with error ≤ delta over all such labels together: proving each
+    label non-inferior would take thousands of answers of each.
 
     Args:
         challenger: (n, k) probabilities.
@@ -129,10 +131,10 @@ def tolerated_loss(n: int, margin: float, *, served: bool = True) -> float:
     """The loss of agreement that a verdict over n answers tolerates, never less than `margin`.
 
     A confidence limit over n answers is a multiple of 1 / √n wide. That much is tolerated against the majority label,
-    and half as much again against a bundle that served: it was promoted by mostly the same answers, and so looks better
-    on them than it is. Two equal models that differ in a third of the items then pass nine times in ten.
+    and `_LUCK` besides against a bundle that served. Two equal models that differ in a third of the items then pass
+    nine times in ten.
     """
-    return max(margin, (1.5 if served else 1.0) / math.sqrt(n)) if n else margin
+    return max(margin, (1.0 + _LUCK * served) / math.sqrt(n)) if n else margin
 
 
 def difference_lower(better: int, worse: int, n: int, delta: float) -> float:
@@ -255,7 +257,8 @@ def _vetoes(
         name
         for i, (name, label) in enumerate(labels.items())
         if label.judged
-        and difference_lower(*_discordant(theirs[y == i], ours[y == i]), label.n, delta / judged) > margin
+        and difference_lower(*_discordant(theirs[y == i], ours[y == i]), label.n, delta / judged)
+        > max(margin, _LUCK / math.sqrt(label.n))
     ]
 
 
@@ -268,7 +271,7 @@ def _decide(
     if lower < -tolerated:
         return False, f"may lose up to {-lower:.3f} of agreement, {sure}; tolerated: {tolerated:.3f}"
     if worse:
-        return False, f"loses agreement, {sure}, on {', '.join(map(repr, worse))}"
+        return False, f"loses more agreement than is tolerated, {sure}, on {', '.join(map(repr, worse))}"
     if less_likely:
         return False, f"the {n} judge answers are less likely under it than under the incumbent"
     return True, f"loses at most {max(-lower, 0.0):.3f} of agreement, {sure}"

@@ -113,6 +113,16 @@ def test_a_label_that_got_much_worse_vetoes_an_overall_gain() -> None:
     assert "on 'yes'" in verdict.reason
 
 
+@pytest.mark.parametrize(("lost", "promoted"), [(7, True), (12, False)])
+def test_a_label_may_lose_what_the_incumbent_may_owe_to_luck(lost: int, promoted: bool) -> None:
+    answers = np.array([0] * 240 + [1] * 120)
+    challenger = predictions(wrong(answers, lost, start=240))
+    verdict = judge(challenger, predictions(wrong(answers, 60)), answers, LABELS)
+    assert difference_lower(lost, 0, 120, 0.05) > 0.01, "more than the margin, and proven"
+    assert verdict.promote is promoted
+    assert ("on 'yes'" in verdict.reason) is not promoted
+
+
 def test_a_rare_label_is_reported_and_not_judged() -> None:
     answers = np.array([0] * 300 + [1] * 29)
     challenger = predictions(wrong(answers, 29, start=300))
