@@ -152,6 +152,7 @@ class Distiller:
     def _distil(self, run: _Run) -> str:
         beat = self._heartbeat(run)
         with self._store.begin() as tx:
+            opening = _opens(tx, run.known)
             stored = distillations.answers(tx, run.known, up_to=run.claim.up_to_answer)
             replay = distillations.confident_texts(tx, run.known, MOST_REPLAYED, up_to=run.claim.up_to_score)
             learned_up_to = distillations.learned_up_to(tx, run.known)
@@ -163,6 +164,7 @@ class Distiller:
             incumbent,
             learned_up_to=learned_up_to,
             seed=run.row,
+            changes=lessons.OPENING if opening else None,
             parent=run.known.incumbent.content_hash if run.known.incumbent else None,
         )
         challenger = lessons.teach(lesson, self._settings, run.bundle, beat, run.folder)
@@ -174,7 +176,7 @@ class Distiller:
         try:
             published = self._registry.publish(challenger.folder, key)
             newest = max(answer.id for answer in stored)
-            return self._commit(run, lesson, challenger, judgement, cuts, published, newest)
+            return self._commit(run, lesson, challenger, judgement, cuts, published, newest, follow=opening)
         except (LeaseLost, BundleError):
             self._discard(key)
             raise
@@ -188,8 +190,13 @@ class Distiller:
         cuts: tuple[Calibration | None, Calibration | None],
         published: tuple[str, str],
         learned_up_to: int,
+        *,
+        follow: bool,
     ) -> str:
-        """Write down the published challenger, switch to it if it won, and end the run, all or nothing."""
+        """Write down the published challenger, switch to it if it won, and end the run, all or nothing.
+
+        `follow`: the next distillation is due at once.
+        """
         uri, content_hash = published
         cut, standing = cuts
         with self._store.begin() as tx:
@@ -217,6 +224,8 @@ class Distiller:
             ):
                 raise LeaseLost(f"distillation {run.row} was taken over")
             forget.list_bundle(tx, run.row, bundle.version)
+            if follow:
+                distillations.make_due(tx, run.known, judges=0, needed=0)
         return state
 
     def _cuts(
@@ -313,3 +322,11 @@ class Distiller:
     def _hand_back(self, run: _Run) -> bool:
         with self._store.begin() as tx:
             return distillations.hand_back(tx, run.row, run.token)
+
+
+def _opens(tx: Connection, known: Registered) -> bool:
+    """Whether this is the first lesson of these labels, whose bundle can keep something as soon as it serves.
+
+    With a target nothing is kept before it is proven, and a bundle that is replaced at once would begin a proof in vain.
+    """
+    return known.incumbent is None and not isinstance(known.spec.policy, TargetPolicy) and not bundles.any_of(tx, known)

@@ -66,6 +66,15 @@ def listed(tx: Connection, classifier_id: int) -> list[Bundle]:
     return [bundle_of(row) for row in rows]
 
 
+def any_of(tx: Connection, classifier: Registered) -> bool:
+    """Whether a bundle of its current labels was ever made, whatever became of it."""
+    found: bool = tx.execute(
+        text("SELECT EXISTS (SELECT FROM bundles WHERE classifier_id = :id AND labels_hash = :labels)"),
+        {"id": classifier.id, "labels": classifier.spec.labels_hash},
+    ).scalar_one()
+    return found
+
+
 def promote(tx: Connection, classifier_id: int, bundle_id: int, *, judged_against: int | None, cause: str) -> bool:
     """Compare and set: serve this bundle iff the incumbent is still the one it was judged against."""
     moved = tx.execute(

@@ -113,7 +113,8 @@ def distil(world: World, incumbent: FakeModel | None = None, stop: Callable[[], 
 
 
 def run_row(world: World) -> Any:
-    return world.rows("SELECT * FROM distillations ORDER BY id DESC LIMIT 1")[0]
+    """The newest one that somebody began with."""
+    return world.rows("SELECT * FROM distillations WHERE attempts > 0 ORDER BY id DESC LIMIT 1")[0]
 
 
 def test_nothing_due_means_nothing_done(world: World, training: Training) -> None:
@@ -151,13 +152,62 @@ def test_a_bundle_is_listed_for_what_was_forgotten_while_it_was_made(due: World,
     assert [(one.bundles, one.distilling) for one in seen] == [((), True)]
     assert (forgotten().bundles, forgotten().distilling) == ((1,), False)
     due.change("UPDATE forgotten SET forgotten_at = now() - interval '1 hour'")
-    due.change(
-        "INSERT INTO distillations (classifier_id, spec_version, state)"
-        " SELECT classifier_id, max(version), 'due' FROM specs GROUP BY 1"
-    )
     assert distil(due) in {"promoted", "rejected"}
     assert due.rows("SELECT bundles FROM forgotten") == [([1],)], "the next one read nothing of it"
     assert forgotten().bundles == (1, 2), "but began as one that had"
+
+
+def test_the_first_lesson_is_a_linear_head_and_the_whole_one_is_due_at_once(due: World, training: Training) -> None:
+    assert distil(due) == "promoted"
+    assert training.given["plan"].recipes == ("head",)
+    assert due.states("distillations") == {"promoted": 1, "due": 1}
+    assert distil(due) == "promoted"
+    assert training.given["plan"].recipes == ("head", "blend", "full")
+    assert training.given["incumbent"] is not None, "it is a challenger of the first"
+    assert training.given["plan"].parent == due.one("SELECT content_hash FROM bundles WHERE version = 1")
+    assert distil(due) is None, "and there is no third"
+
+
+def test_a_first_lesson_that_wins_nothing_is_followed_too_and_not_given_again(due: World, training: Training) -> None:
+    training.model = Wrong()
+    assert distil(due) == "rejected"
+    assert distil(due) == "rejected"
+    assert training.given["plan"].recipes == ("head", "blend", "full")
+    assert distil(due) is None
+
+
+def test_a_first_lesson_that_failed_is_tried_again_before_the_whole(due: World, training: Training) -> None:
+    training.meanwhile = lambda: _raise(ModelError("the base is gone"))
+    assert distil(due) == "failed"
+    assert due.states("distillations") == {"failed": 1}
+    due.change("UPDATE distillations SET finished_at = now() - interval '1 day'")
+    make_due(due)
+    training.meanwhile = lambda: None
+    assert distil(due) == "promoted"
+    assert training.given["plan"].recipes == ("head",)
+
+
+def test_other_labels_begin_with_a_first_lesson_of_their_own(due: World, training: Training) -> None:
+    distil(due)
+    distil(due)
+    due.apply(labels=[*reversed(LABELS)], distil={"min_new_answers": 1})
+    known = due.known()
+    due.change(
+        "UPDATE answers SET labels_hash = :labels, prompt_hash = :prompt",
+        labels=known.spec.labels_hash,
+        prompt=known.prompt_hash,
+    )
+    make_due_again(due)
+    distil(due)
+    assert (training.given["plan"].recipes, training.given["plan"].labels) == (("head",), known.spec.label_names)
+
+
+def test_with_a_target_the_first_lesson_is_whole(due: World, training: Training) -> None:
+    """Nothing is kept before it is proven, and the proof of a bundle that is replaced at once would be in vain."""
+    due.apply(policy=TARGET, distil={"min_new_answers": 1})
+    distil(due)
+    assert training.given["plan"].recipes == ("head", "blend", "full")
+    assert distil(due) is None
 
 
 def test_held_out_answers_are_not_trained_on(due: World, training: Training) -> None:
@@ -341,7 +391,7 @@ def test_what_a_killed_attempt_left_behind_is_removed(
         pass
 
     with monkeypatch.context() as patch:
-        patch.setattr(lane.Distiller, "_commit", lambda *_: _raise(Killed()))  # type: ignore[arg-type]
+        patch.setattr(lane.Distiller, "_commit", lambda *_, **__: _raise(Killed()))  # type: ignore[arg-type]
         patch.setattr(lane.shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(Killed):
             distil(due)
@@ -399,7 +449,6 @@ def test_hard_pruning_gets_a_cut_from_the_fit_answers_that_escalate(due: World, 
     assert due.one("SELECT prune_cut FROM bundles") is None  # 30 are too few for a coverage of 99 %
     assert due.one("SELECT evaluation -> 'pruning' ->> 'missing' FROM bundles") == "70"
     due.apply(prompt={"pruning": "hard", "coverage": 0.9}, **HARD)
-    make_due_again(due)
     distil(due)
     assert due.one("SELECT prune_cut FROM bundles ORDER BY id DESC LIMIT 1") > 1  # two labels hold every answer
     due.score(Item("new", "positive 0.98"))
