@@ -327,6 +327,6 @@ class Distiller:
 def _opens(tx: Connection, known: Registered) -> bool:
     """Whether this is the first lesson of these labels, whose bundle can keep something as soon as it serves.
 
-    With a target nothing is kept before it is proven, and a bundle that is replaced at once would begin a proof in vain.
+    With a target nothing is kept before it is proven, and the proof of a bundle that is replaced at once is in vain.
     """
     return known.incumbent is None and not isinstance(known.spec.policy, TargetPolicy) and not bundles.any_of(tx, known)

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 FULL = "full"
 """The recipe of an incumbent from which training can go on."""
 OPENING: Mapping[str, Any] = {"recipes": ("head",)}
-"""What a classifier's first lesson changes of the plan, so that a bundle serves within seconds. The whole lesson follows
-at once, as a challenger: until then every item would be asked about, for minutes on a slow CPU."""
+"""What a classifier's first lesson changes of the plan, so that a bundle serves within seconds. The whole lesson
+follows at once, as a challenger: until then every item would be asked about, for minutes on a slow CPU."""
 FRESH = 3_000
 """Training answers up to which every distillation starts from the base, which gives the better bundle; with more it
 goes on from an incumbent that was fine-tuned over that base, so that its cost stays bounded."""
