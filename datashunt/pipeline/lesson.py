@@ -252,14 +252,17 @@ def increment(train: Sequence[StoredAnswer], learned_up_to: int, *, most: int, s
     """What training needs that goes on from the incumbent: what is new, and old answers at random.
 
     As many old ones as new ones, and at least half of FRESH: then a distillation costs by what is new, not by all
-    that was ever answered, and still forgets little. From the base all is new.
+    that was ever answered, and still forgets little. From the base all is new, but for what is too much.
 
     Args:
         train: training answers, oldest first.
         learned_up_to: id of the last answer that the incumbent could learn from; 0 to start from the base.
-        most: largest lesson. The newest answers come first, and at least a third is kept for old ones.
+        most: largest lesson. The newest answers come first, and at least a third is kept for old ones: the judges
+            are of all times, and what has only seen the newest loses to an incumbent that has seen others.
         seed: another seed rehearses other old answers.
     """
+    if not learned_up_to and len(train) > most:
+        learned_up_to = train[-(most - most // 3) - 1].id
     old = [answer for answer in train if answer.id <= learned_up_to]
     new = [answer for answer in train if answer.id > learned_up_to]
     new = new[-max(most - len(old), most - most // 3) :]

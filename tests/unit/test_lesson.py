@@ -54,8 +54,12 @@ def test_a_lesson_is_bounded_newest_first_with_a_third_for_old_answers() -> None
     assert max(chosen[:30]) <= 500
 
 
-def test_from_the_base_the_newest_answers_fill_the_lesson() -> None:
-    assert [answer.id for answer in increment(answers(range(1, 101)), 0, most=30, seed=3)] == list(range(71, 101))
+def test_from_the_base_a_third_is_kept_for_old_answers_too() -> None:
+    assert len(increment(answers(range(1, 31)), 0, most=30, seed=3)) == 30
+    for known in (31, 35, 45, 100):
+        chosen = [answer.id for answer in increment(answers(range(1, known + 1)), 0, most=30, seed=3)]
+        assert chosen[-20:] == list(range(known - 19, known + 1))
+        assert len(set(chosen)) == 30
 
 
 def test_a_few_new_answers_are_rehearsed_with_at_least_half_of_what_is_fresh() -> None:
