@@ -1,9 +1,9 @@
 """Whether the promotion gate is right: chains of linear heads on frozen features of recorded streams.
 
-A chain is one order of a stream. Each of its heads has learned from a third more answers than the one before, which
-serves when it comes: one answer in ten judges, one in ten calibrates. What the gate says of it is compared with the
-next items, which neither has seen. A label that was proven to lose more than an allowance of c / √n over its n judge
-answers turns a challenger away; what several allowances would have turned away is compared, too.
+A chain is one order of a stream. Each of its heads has learned from a third more answers than the one before it; one
+answer in ten judges, one in ten calibrates. What the gate promotes serves, and is challenged by the next. What the gate
+says is compared with the items that come later, which no head has seen. A label that is proven to lose more than
+c / √n over its n judge answers turns a challenger away; several c are compared.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def benchmark(full: bool) -> Result:
 def chain(
     features: torch.Tensor, said: Labels, names: Sequence[str], seed: int, sizes: Sequence[int]
 ) -> Iterator[Challenge]:
-    """The challengers of one order, each against the one before it.
+    """The challengers of one order, each against what the gate promoted last.
 
     Args:
         features: (n, d) of the stream's items.
@@ -106,14 +106,18 @@ def chain(
     for seen in sizes:
         train, fit, judges = (order[:seen][role[:seen] == one] for one in range(3))
         challenger = _learned(features, said, len(names), train, fit)
-        if incumbent is not None:
-            later = order[seen : seen + LATER]
-            yield challenge(
-                (challenger(judges), incumbent(judges), said[judges]),
-                (challenger(later), incumbent(later), said[later]),
-                names,
-            )
-        incumbent = challenger
+        if incumbent is None:
+            incumbent = challenger
+            continue
+        later = order[seen : seen + LATER]
+        found = challenge(
+            (challenger(judges), incumbent(judges), said[judges]),
+            (challenger(later), incumbent(later), said[later]),
+            names,
+        )
+        yield found
+        if found.verdict.promote:
+            incumbent = challenger
 
 
 def challenge(

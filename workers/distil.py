@@ -1,14 +1,18 @@
-"""`datashunt.distil(classifier, ids)`: run the distillations of a classifier that are due."""
+"""`datashunt.distil(classifier, ids)`: run the due distillation of a classifier."""
 
 from __future__ import annotations
 
-from workers.app import app, runtime, stopping
+from datashunt.items import Wake
+from workers.app import app, publish, runtime, stopping
 from workers.wakes import wake_up
 
 
 @app.task(name="datashunt.distil")  # type: ignore[untyped-decorator]
 @wake_up
-def distil(classifier: str, ids: list[int]) -> None:  # noqa: ARG001 - every wake-up has the same shape
-    """A wake-up: one distillation after another, until none is due any more; the first lesson leaves one behind."""
-    while runtime().distiller.run(classifier, stop=stopping):
-        pass
+def distil(classifier: str, ids: list[int]) -> None:
+    """A wake-up: if no distillation is due any more, nothing happens.
+
+    A first lesson leaves the whole one due. Its turn comes after those of other classifiers that wait already.
+    """
+    if runtime().distiller.run(classifier, stop=stopping) and not stopping():
+        publish([Wake("distil", classifier, tuple(ids))])

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 from datashunt import certificate
 from datashunt.errors import BundleError, DatashuntError, StoreError
+from datashunt.items import FEWEST_JUDGES
 from datashunt.pipeline import lesson as lessons
 from datashunt.pipeline import promise, pruning
 from datashunt.pipeline.lesson import DELTA, Judgement, Lesson
@@ -195,7 +196,7 @@ class Distiller:
     ) -> str:
         """Write down the published challenger, switch to it if it won, and end the run, all or nothing.
 
-        `follow`: the next distillation is due at once.
+        `follow`: the next distillation is due at once, without new answers.
         """
         uri, content_hash = published
         cut, standing = cuts
@@ -225,7 +226,8 @@ class Distiller:
                 raise LeaseLost(f"distillation {run.row} was taken over")
             forget.list_bundle(tx, run.row, bundle.version)
             if follow:
-                distillations.make_due(tx, run.known, judges=0, needed=0)
+                now = classifiers.current(tx, run.known.name)  # its file may have changed meanwhile
+                distillations.make_due(tx, now, judges=FEWEST_JUDGES, needed=0)
         return state
 
     def _cuts(
@@ -325,8 +327,10 @@ class Distiller:
 
 
 def _opens(tx: Connection, known: Registered) -> bool:
-    """Whether this is the first lesson of these labels, whose bundle can keep something as soon as it serves.
+    """Whether this is the first lesson of these labels, and its bundle may be replaced at once.
 
-    With a target nothing is kept before it is proven, and the proof of a bundle that is replaced at once is in vain.
+    With a target a successor would begin the proof anew.
     """
-    return known.incumbent is None and not isinstance(known.spec.policy, TargetPolicy) and not bundles.any_of(tx, known)
+    if known.incumbent is not None or isinstance(known.spec.policy, TargetPolicy):
+        return False
+    return not bundles.ever_made(tx, known)

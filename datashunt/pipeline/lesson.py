@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 FULL = "full"
 """The recipe of an incumbent from which training can go on."""
 OPENING: Mapping[str, Any] = {"recipes": ("head",)}
-"""What a classifier's first lesson changes of the plan, so that a bundle serves within seconds. The whole lesson
-follows at once, as a challenger: until then every item would be asked about, for minutes on a slow CPU."""
+"""What the first lesson of a classifier's labels changes of the plan, so that a bundle serves soon: of a few hundred
+answers, within seconds. The whole lesson follows at once, as a challenger: until then every item would be asked about,
+for minutes on a slow CPU."""
 FRESH = 3_000
 """Training answers up to which every distillation starts from the base, which gives the better bundle; with more it
 goes on from an incumbent that was fine-tuned over that base, so that its cost stays bounded."""
@@ -72,7 +73,7 @@ class Lesson:
 
     Attributes:
         warm: training goes on from the incumbent; else it starts from the base.
-        changes: fields of the plan that differ from what serves, for ablations.
+        changes: fields of the plan that differ from the defaults.
         parent: content hash of the incumbent, for the card.
     """
 
@@ -122,7 +123,7 @@ def prepare(
         incumbent: the bundle that serves, or None.
         learned_up_to: id of the newest answer that the incumbent could learn from.
         seed: of this run.
-        changes: of the plan, for ablations.
+        changes: fields of the plan that differ from the defaults: of a first lesson, and for ablations.
         parent: content hash of the incumbent.
     """
     parted = Answers.part(stored)
@@ -249,16 +250,16 @@ def indices(answers: Sequence[StoredAnswer], labels: Sequence[str]) -> NDArray[n
 
 
 def increment(train: Sequence[StoredAnswer], learned_up_to: int, *, most: int, seed: int) -> list[StoredAnswer]:
-    """What training needs that goes on from the incumbent: what is new, and old answers at random.
+    """The training answers of one lesson.
 
-    As many old ones as new ones, and at least half of FRESH: then a distillation costs by what is new, not by all
-    that was ever answered, and still forgets little. From the base all is new, but for what is too much.
+    From an incumbent: what is new, and old answers at random, as many as new ones and at least half of FRESH. Then a
+    distillation costs by what is new, not by all that was ever answered, and still forgets little. From the base: all,
+    or if those are more than `most`, the newest two thirds of it, and older ones at random.
 
     Args:
         train: training answers, oldest first.
         learned_up_to: id of the last answer that the incumbent could learn from; 0 to start from the base.
-        most: largest lesson. The newest answers come first, and at least a third is kept for old ones: the judges
-            are of all times, and what has only seen the newest loses to an incumbent that has seen others.
+        most: largest lesson, of which at least a third is kept for old answers: the judges' are of all times.
         seed: another seed rehearses other old answers.
     """
     if not learned_up_to and len(train) > most:

@@ -66,7 +66,7 @@ def listed(tx: Connection, classifier_id: int) -> list[Bundle]:
     return [bundle_of(row) for row in rows]
 
 
-def any_of(tx: Connection, classifier: Registered) -> bool:
+def ever_made(tx: Connection, classifier: Registered) -> bool:
     """Whether a bundle of its current labels was ever made, whatever became of it."""
     found: bool = tx.execute(
         text("SELECT EXISTS (SELECT FROM bundles WHERE classifier_id = :id AND labels_hash = :labels)"),

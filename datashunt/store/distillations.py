@@ -24,9 +24,10 @@ def make_due(tx: Connection, classifier: Registered, *, judges: int, needed: int
     """Open a distillation if enough new answers are there and none is open; returns its row.
 
     Answers given under a soft prior, reused ones and those of a fallback teach nothing (see `answers`), so they are
-    not counted. Failures in a row under one version of the file double the time until the next try, up to an hour: a
-    base that cannot be loaded fails each time, and at full cost. While a bundle is on trial and nothing is proven of
-    it, as many new answers are needed as it has learned from: its successor would begin the proof anew.
+    not counted. What a failed run was to learn is new still. Failures in a row under one version of the file double the
+    time until the next try, up to an hour: a base that cannot be loaded fails each time, and at full cost. While a
+    bundle is on trial and nothing is proven of it, as many new answers are needed as it has learned from: its successor
+    would begin the proof anew.
 
     Args:
         tx: the transaction.
@@ -40,15 +41,17 @@ def make_due(tx: Connection, classifier: Registered, *, judges: int, needed: int
             "     WHERE classifier_id = :classifier AND state IN ('promoted', 'rejected', 'overtaken', 'uncertified')),"
             " failed AS (SELECT count(*) AS times, max(finished_at) AS last FROM distillations, ended"
             "     WHERE classifier_id = :classifier AND state = 'failed' AND spec_version = :version"
-            "       AND id > coalesce(newest, 0))"
+            "       AND id > coalesce(newest, 0)),"
+            " since AS (SELECT CASE WHEN EXISTS (SELECT FROM distillations WHERE classifier_id = :classifier"
+            "       AND state = 'failed' AND id > coalesce(newest, 0)) THEN 0 ELSE learned END AS answer FROM ended)"
             " INSERT INTO distillations (classifier_id, spec_version, state)"
-            " SELECT :classifier, :version, 'due' FROM ended, failed WHERE greatest(:needed,"
+            " SELECT :classifier, :version, 'due' FROM failed, since WHERE greatest(:needed,"
             "  (SELECT max(n_train) FROM distillations d JOIN trials t USING (bundle_id)"
             "    WHERE d.classifier_id = :classifier AND t.ended_at IS NULL AND NOT EXISTS ("
             "      SELECT FROM certificates WHERE trial_id = t.id AND revoked_at IS NULL))) <= ("
             "  SELECT count(*) FROM answers WHERE classifier_id = :classifier AND labels_hash = :labels"
             "     AND role = 'train' AND NOT had_prior AND reused_from IS NULL"
-            "     AND NOT fallback AND id > learned)"
+            "     AND NOT fallback AND id > since.answer)"
             " AND :judges <= (SELECT count(*) FROM (SELECT FROM answers WHERE classifier_id = :classifier"
             "     AND labels_hash = :labels AND role = 'judge' AND NOT had_prior AND requested_model = :model"
             "     AND prompt_hash = :prompt LIMIT :judges) AS enough)"

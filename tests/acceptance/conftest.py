@@ -266,6 +266,11 @@ def kept_states(system: System) -> list[Path]:
     return list((system.settings.data_dir / "distil").glob("*/checkpoint.safetensors"))
 
 
+def run_of(state: Path) -> int:
+    """The row of the distillation that wrote this state."""
+    return int(state.parent.name.rpartition("-")[2])
+
+
 def until(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
     """Wait until a condition holds; fails, saying what was waited for."""
     deadline = time.monotonic() + timeout_s

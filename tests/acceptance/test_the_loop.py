@@ -17,7 +17,7 @@ from celery import Celery
 from sqlalchemy import text
 
 from datashunt.demo.run import environment
-from tests.acceptance.conftest import System, kept_states, plain_items, until
+from tests.acceptance.conftest import System, kept_states, plain_items, run_of, until
 
 QUICK = {"every_s": 0.5, "min_new_answers": 150}
 
@@ -28,15 +28,18 @@ def test_what_the_llm_answered_is_learned_and_then_kept_even_if_a_distillation_i
     system.start("llm")
     victim = system.start("distil")
     system.client.submit("tone", plain_items(600))
-    until(lambda: system.done() == 600, "every item to be asked while there is no bundle")
     until(lambda: kept_states(system) != [], "a run that has written down where it stands")
-    opening, whole = system.rows("SELECT id, state FROM distillations ORDER BY id")
-    assert opening.state == "promoted", "a linear head serves while the whole is learned"
+    whole = run_of(kept_states(system)[0])
     victim.kill()
     victim.wait()
+    opening = system.rows(
+        "SELECT d.state, recipe FROM distillations d JOIN bundles b ON b.id = bundle_id ORDER BY d.id"
+    )
+    assert opening[0] == ("promoted", "head"), "it serves while the whole lesson is learned"
     system.start("distil")
-    until(lambda: _of_run(system, whole.id).state in {"promoted", "rejected"}, "the whole lesson's end", timeout_s=200)
-    assert _of_run(system, whole.id).attempts >= 2
+    until(lambda: _of_run(system, whole).state in {"promoted", "rejected"}, "the whole lesson's end", timeout_s=200)
+    assert _of_run(system, whole).attempts >= 2
+    until(lambda: system.done() == 600, "every item")
     assert '"stage": "resume"' in system.log("distil", -1), "the second worker goes on where the first was"
     until(lambda: _kept_one(system), "a running worker to load the new bundle")
     system.client.submit("tone", plain_items(200, start=600))

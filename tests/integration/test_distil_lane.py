@@ -152,6 +152,10 @@ def test_a_bundle_is_listed_for_what_was_forgotten_while_it_was_made(due: World,
     assert [(one.bundles, one.distilling) for one in seen] == [((), True)]
     assert (forgotten().bundles, forgotten().distilling) == ((1,), False)
     due.change("UPDATE forgotten SET forgotten_at = now() - interval '1 hour'")
+    due.change(
+        "INSERT INTO distillations (classifier_id, spec_version, state)"
+        " SELECT classifier_id, max(version), 'due' FROM specs GROUP BY 1"
+    )
     assert distil(due) in {"promoted", "rejected"}
     assert due.rows("SELECT bundles FROM forgotten") == [([1],)], "the next one read nothing of it"
     assert forgotten().bundles == (1, 2), "but began as one that had"
@@ -185,6 +189,41 @@ def test_a_first_lesson_that_failed_is_tried_again_before_the_whole(due: World, 
     training.meanwhile = lambda: None
     assert distil(due) == "promoted"
     assert training.given["plan"].recipes == ("head",)
+
+
+def test_a_whole_lesson_that_failed_is_tried_again_without_new_answers(due: World, training: Training) -> None:
+    due.apply(distil={"min_new_answers": 50})
+    distil(due)
+    training.meanwhile = lambda: _raise(RuntimeError("out of memory"))
+    assert distil(due) == "failed"
+    assert not due_again(due), "not at once"
+    due.change("UPDATE distillations SET finished_at = now() - interval '1 day'")
+    assert due_again(due)
+    training.meanwhile = lambda: None
+    assert distil(due) == "promoted"
+    assert training.given["plan"].recipes == ("head", "blend", "full")
+    assert not due_again(due), "and now new answers are needed"
+
+
+def due_again(world: World) -> bool:
+    with world.store.begin() as tx:
+        return distillations.make_due(tx, world.known(), judges=30) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "follows"),
+    [
+        ({"policy": {"threshold": 0.7}}, True),
+        ({"labels": ["bad", "good"]}, False),
+        ({"instruction": "Say it in other words."}, False),
+    ],
+)
+def test_a_file_that_changes_in_the_first_lesson_says_whether_the_whole_one_has_judges(
+    due: World, training: Training, change: dict[str, Any], follows: bool
+) -> None:
+    training.meanwhile = lambda: due.apply(**change) and None
+    distil(due)
+    assert due.states("distillations").get("due", 0) == follows
 
 
 def test_other_labels_begin_with_a_first_lesson_of_their_own(due: World, training: Training) -> None:
