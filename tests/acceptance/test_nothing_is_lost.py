@@ -183,7 +183,7 @@ def test_a_worker_that_is_asked_to_stop_drains_and_exits_0(system: System) -> No
 
 
 def test_a_distillation_that_is_asked_to_stop_exits_0_at_once_and_is_gone_on_with(system: System) -> None:
-    system.apply(distil={"every_s": 0.5, "min_new_answers": 150}, small_model={"max_tokens": 16})
+    system.apply(distil={"every_s": 0.5, "min_new_answers": 150, "max_answers": 150}, small_model={"max_tokens": 16})
     system.start("score")
     system.start("llm")
     worker = system.start("distil")

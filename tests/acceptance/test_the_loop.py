@@ -19,7 +19,7 @@ from sqlalchemy import text
 from datashunt.demo.run import environment
 from tests.acceptance.conftest import System, kept_states, plain_items, run_of, until
 
-QUICK = {"every_s": 0.5, "min_new_answers": 150}
+QUICK = {"every_s": 0.5, "min_new_answers": 150, "max_answers": 150}
 
 
 def test_what_the_llm_answered_is_learned_and_then_kept_even_if_a_distillation_is_killed(system: System) -> None:
