@@ -15,7 +15,7 @@ SOON = {"DATASHUNT_CERTIFY_EVERY_S": "1", "DATASHUNT_TICK_EVERY_S": "1"}
 def test_nothing_is_kept_before_it_is_proven_and_much_afterwards(system: System) -> None:
     fields = {
         "policy": TARGET,
-        "distil": {"every_s": 0.5, "min_new_answers": 450},
+        "distil": {"every_s": 0.5, "min_new_answers": 450, "max_answers": 150},
         "small_model": {"max_tokens": 16},
     }
     system.apply(**fields)
