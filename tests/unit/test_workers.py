@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -218,6 +219,8 @@ class FakeRuntime:
         self.settings = Settings()
         self.published: list[Wake] = []
         self.scorer = self.ticker = SimpleNamespace(run=self._run)
+        self.distiller = SimpleNamespace(run=lambda *_, **__: next(self.ended, None))
+        self.ended: Iterator[str] = iter(())
         self.publisher = SimpleNamespace(publish=self._publish, publish_again=self._publish)
         self._wakes = wakes
         self._away = broker_away
@@ -258,6 +261,28 @@ def test_a_tick_that_fails_does_not_end_the_ticking(
 def test_a_broker_that_is_away_does_not_fail_committed_work(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     use(app, monkeypatch, FakeRuntime([Wake("llm", "mood", (1,))], broker_away=True))
     app.app.tasks["datashunt.score"]("mood", [1])
+
+
+def test_after_a_distillation_comes_a_wake_up_for_one_that_it_left_due_and_none_after_that(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = use(app, monkeypatch, FakeRuntime())
+    made.ended = iter(["promoted", "rejected"])
+    for _ in range(3):
+        app.app.tasks["datashunt.distil"]("mood", [7])
+    assert made.published == [Wake("distil", "mood", (7,))] * 2
+    assert next(made.ended, None) is None
+
+
+def test_a_worker_that_is_asked_to_stop_wakes_nobody_for_what_it_handed_back(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = use(app, monkeypatch, FakeRuntime())
+    made.ended = iter(["stopped"])
+    monkeypatch.setattr("workers.distil.stopping", lambda: True)
+    app.app.tasks["datashunt.distil"]("mood", [7])
+    assert made.published == []
+    assert next(made.ended, None) is None
 
 
 @pytest.mark.parametrize("task", ["score", "ask", "batch", "distil", "certify"])
