@@ -126,15 +126,8 @@ def challenge(
     names: Sequence[str],
 ) -> Challenge:
     """What the gate says, and what came true; both parts are challenger, incumbent and labels."""
-    verdict = evaluate.judge(judged[0], judged[1], judged[2], names, margin=MARGIN, delta=DELTA)
-    ours, theirs = (probabilities.argmax(axis=1) == judged[2] for probabilities in judged[:2])
-    may_veto = [name for name in names if verdict.labels[name].judged]
-    lost = {}
-    for name in may_veto:
-        of_label = judged[2] == names.index(name)
-        better = int((theirs & ~ours & of_label).sum())
-        worse = int((ours & ~theirs & of_label).sum())
-        lost[name] = evaluate.difference_lower(better, worse, int(of_label.sum()), DELTA / len(may_veto))
+    verdict = evaluate.judge(*judged, names, margin=MARGIN, delta=DELTA)
+    lost = evaluate.proven_losses(*judged, names, delta=DELTA)
     gains = np.subtract(*(np.float64(probabilities.argmax(axis=1) == later[2]) for probabilities in later[:2]))
     recall = {
         name: float(gains[later[2] == i].mean()) if (later[2] == i).any() else math.nan for i, name in enumerate(names)

@@ -111,7 +111,8 @@ def judge(
     per_label = {name: _label(ours, theirs, y == i) for i, name in enumerate(labels)}
     lower = difference_lower(*_discordant(ours, theirs), len(y), delta) if len(y) else -1.0
     tolerated = tolerated_loss(len(y), margin, served=incumbent is not None)
-    worse = [] if incumbent is None else _vetoes(ours, theirs, y, labels=per_label, margin=margin, delta=delta)
+    losses = {} if incumbent is None else _losses(ours, theirs, y, per_label, delta)
+    worse = [name for name, loss in losses.items() if loss > max(margin, _LUCK / math.sqrt(per_label[name].n))]
     less_likely = incumbent is not None and _less_likely(challenger, incumbent, y)
     promote, reason = _decide(len(y), lower, worse, less_likely, tolerated, delta)
     return Verdict(
@@ -135,6 +136,29 @@ def tolerated_loss(n: int, margin: float, *, served: bool = True) -> float:
     nine times in ten.
     """
     return max(margin, (1.0 + _LUCK * served) / math.sqrt(n)) if n else margin
+
+
+def proven_losses(
+    challenger: ArrayLike, incumbent: ArrayLike, answers: ArrayLike, labels: Sequence[str], *, delta: float = 0.10
+) -> dict[str, float]:
+    """What a challenger is proven to lose on each label that may veto, with error ≤ delta over all of them together.
+
+    Args:
+        challenger: (n, k) probabilities.
+        incumbent: (n, k) probabilities.
+        answers: (n,) indices of the LLM's labels.
+        labels: k names.
+        delta: in (0, 1).
+
+    Returns:
+        For each label with at least 30 answers the lower limit of the loss, in [-1, 1], as a share of them.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    y = np.asarray(answers, dtype=np.intp)
+    ours, theirs = (_right(probabilities, y, len(labels)) for probabilities in (challenger, incumbent))
+    return _losses(ours, theirs, y, {name: _label(ours, theirs, y == i) for i, name in enumerate(labels)}, delta)
 
 
 def difference_lower(better: int, worse: int, n: int, delta: float) -> float:
@@ -243,23 +267,15 @@ def _score(b: Indices, c: Indices, n: int, difference: float) -> NDArray[np.floa
     return np.asarray((b - c - n * difference) / np.sqrt(np.maximum(variance, 1e-12)))
 
 
-def _vetoes(
-    ours: NDArray[np.bool_],
-    theirs: NDArray[np.bool_],
-    y: Indices,
-    *,
-    labels: dict[str, LabelVerdict],
-    margin: float,
-    delta: float,
-) -> list[str]:
+def _losses(
+    ours: NDArray[np.bool_], theirs: NDArray[np.bool_], y: Indices, labels: dict[str, LabelVerdict], delta: float
+) -> dict[str, float]:
     judged = sum(label.judged for label in labels.values())
-    return [
-        name
+    return {
+        name: difference_lower(*_discordant(theirs[y == i], ours[y == i]), label.n, delta / judged)
         for i, (name, label) in enumerate(labels.items())
         if label.judged
-        and difference_lower(*_discordant(theirs[y == i], ours[y == i]), label.n, delta / judged)
-        > max(margin, _LUCK / math.sqrt(label.n))
-    ]
+    }
 
 
 def _decide(

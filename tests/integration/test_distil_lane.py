@@ -242,7 +242,7 @@ def test_other_labels_begin_with_a_first_lesson_of_their_own(due: World, trainin
 
 
 def test_with_a_target_the_first_lesson_is_whole(due: World, training: Training) -> None:
-    """Nothing is kept before it is proven, and the proof of a bundle that is replaced at once would be in vain."""
+    """The proof of a bundle that is replaced at once would be in vain."""
     due.apply(policy=TARGET, distil={"min_new_answers": 1})
     distil(due)
     assert training.given["plan"].recipes == ("head", "blend", "full")
