@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HEAD_ONLY: dict[str, Any] = {"recipes": ("head",), "replay_share": 0.0, "meanings": ()}
+PUBLISHED = (1_200, 1_500, 2_700)
+"""Calls for which accuracy on ISEAR is published: Online Cascade Learning (ICML 2024), table 1."""
 ABLATION_ITEMS, ABLATION_CALLS = 2_000, 700
 """Enough for three lessons: with 400 calls a single one was given, and what it is compared with never served."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One backtest. `options`: fields of `backtest.options.Options`; `threshold`: of a fixed policy."""
+    """One backtest.
+
+    `options`: fields of `backtest.options.Options`; `threshold`: of a fixed policy; `base`: the encoder.
+    """
 
     group: str
     name: str
@@ -21,6 +26,7 @@ class Case:
     seed: int = 0
     items: int | None = None
     threshold: float | None = None
+    base: str = "auto"
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -32,7 +38,7 @@ class Case:
 def defaults(seeds: range) -> Iterator[Case]:
     """Both streams with the defaults, and what a plain cascade needs for about as much agreement on HEADLINES."""
     for seed in seeds:
-        for calls in (1_200, 1_500, 2_700):
+        for calls in PUBLISHED:
             yield _limited("isear", calls, seed)
         yield _limited("headlines", 1_900, seed)
         for threshold in (0.7, 0.8):
@@ -43,7 +49,15 @@ def agreements(seeds: range) -> Iterator[Case]:
     """The same for 98 % agreement."""
     for seed in seeds:
         yield _limited("headlines", 2_900, seed)
-        yield _plain_cascade(0.9, seed)
+        for threshold in (0.9, 0.95):
+            yield _plain_cascade(threshold, seed)
+
+
+def larger(base: str, seeds: range) -> Iterator[Case]:
+    """ISEAR with another encoder, of the size of the one that the published figures were made with."""
+    for seed in seeds:
+        for calls in PUBLISHED:
+            yield Case("larger encoder", f"{calls} calls", "isear", seed, base=base, options={"max_calls": calls})
 
 
 def _limited(stream: str, calls: int, seed: int) -> Case:

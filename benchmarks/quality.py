@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import datashunt
-from benchmarks.cases import CHANGES, Case, ablations, agreements, defaults
+from benchmarks.cases import CHANGES, Case, ablations, agreements, defaults, larger
 from benchmarks.figures import refreshed
 from benchmarks.recorded import STREAMS, beginning
 from datashunt import settings
@@ -54,6 +54,7 @@ def run(case: Case, out: Path, threads: int = 0) -> Row:
     """
     stream = STREAMS[case.stream]
     spec = stream.spec()
+    spec = spec.model_copy(update={"small_model": spec.small_model.model_copy(update={"base": case.base})})
     if case.threshold is not None:
         spec = spec.model_copy(update={"policy": spec.policy.model_copy(update={"threshold": case.threshold})})
     recorded = beginning(stream.read(), case.seed, case.items)
@@ -65,7 +66,8 @@ def run(case: Case, out: Path, threads: int = 0) -> Row:
     engine = Engine(spec, recorded, options, known, out / case.key)
     engine.run(lambda *_: None)
     engine.ledger.close()
-    return {"key": case.key, **figures(engine), "seconds": round(time.monotonic() - started, 1)}
+    encoder = {} if case.base == "auto" else {"base": Path(case.base).name}
+    return {"key": case.key, **encoder, **figures(engine), "seconds": round(time.monotonic() - started, 1)}
 
 
 def _code() -> str:
@@ -191,7 +193,7 @@ def _gain(rows: Mapping[int, Row], unchanged: Mapping[int, Row], name: str) -> s
 def _known(results: Path) -> list[tuple[Case, Row]]:
     """All cases that are done, whichever were asked for."""
     done = read(results)
-    every = [*defaults(SEEDS), *agreements(SEEDS), *ablations(SEEDS)]
+    every = [*defaults(SEEDS), *larger("", SEEDS), *agreements(SEEDS), *ablations(SEEDS)]
     return [(case, done[case.key]) for case in every if case.key in done]
 
 
@@ -225,11 +227,24 @@ def _spread(values: Sequence[float | None]) -> str:
     return f"{mean(known):.4f}" + (f" ± {stdev(known):.4f}" if len(known) > 1 else "")
 
 
+def _asked_for(options: argparse.Namespace) -> list[Case]:
+    seeds = SEEDS if options.full else range(1)
+    if options.base:
+        return list(larger(options.base, seeds))
+    cases = [] if options.ablations else list(defaults(seeds))
+    if options.full:
+        cases += agreements(SEEDS)
+    if options.full or options.ablations:
+        cases += ablations(SEEDS)
+    return cases
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the cases, show them, and with `--docs FILE` write the table of that page again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="three seeds, more of HEADLINES, and the ablations")
     parser.add_argument("--ablations", action="store_true", help="only the ablations, three seeds")
+    parser.add_argument("--base", help="only ISEAR, with this encoder: a hub id or folder")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of the figures of what is done")
     parser.add_argument("--jobs", type=int, default=1, help="cases at once, each with its part of the cores")
@@ -238,11 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.jobs < 1:
         parser.error(f"--jobs: found {options.jobs}, expected 1 or more")
-    cases = [] if options.ablations else list(defaults(SEEDS if options.full else range(1)))
-    if options.full:
-        cases += agreements(SEEDS)
-    if options.full or options.ablations:
-        cases += ablations(SEEDS)
+    cases = _asked_for(options)
     console = Console()
     cases = [one for one in cases if fnmatch(one.key, options.only)]
     try:

@@ -36,6 +36,9 @@ FEWEST_TO_STOP_BY = 200
 MOST_SCORED = 500
 """Fit answers that are scored after each pass: there are ever more, and a pass must not cost more for it."""
 
+WIDTH = 384
+"""Values of a hidden state for which the encoder's learning rate is meant; that of BERT-base, twice as wide, is 5e-5."""
+
 _WEIGHT_DECAY = 0.01
 _LARGEST_GRADIENT = 1.0
 _RETAIN_RATE = 0.5
@@ -204,7 +207,8 @@ class _Loop:
         # Most of a small encoder's weights are its embeddings; the words that happen to occur need no tuning.
         network.encoder.get_input_embeddings().requires_grad_(False)
         encoder = [p for p in network.encoder.parameters() if p.requires_grad]
-        self._rates = (plan.encoder_lr, plan.head_lr)
+        slower = min(1.0, WIDTH / network.head.in_features)
+        self._rates = (plan.encoder_lr * slower, plan.head_lr)
         groups = [{"params": encoder}, {"params": list(network.head.parameters())}]
         self.optimiser = torch.optim.AdamW(groups, lr=0.0, weight_decay=_WEIGHT_DECAY, fused=True)
 

@@ -56,7 +56,8 @@ class Plan:
             a linear head on the features of an encoder between the two.
         epochs: most passes over the answers when all layers are trained, from the base.
         warm_epochs: the same when training goes on from an incumbent that was trained so.
-        encoder_lr, head_lr: peak learning rates of AdamW; linear warm-up over a tenth, then linear decay.
+        encoder_lr, head_lr: peak learning rates of AdamW; linear warm-up over a tenth, then linear decay. That of the
+            encoder is for hidden states of `full.WIDTH` values; a wider one learns proportionally slower.
         batch_items: answers of one step.
         smoothing: part of the target of an answer without probabilities that is spread over all offered labels.
         reverse: weight of the reverse cross-entropy; 1 with robustness 0 is the symmetric cross-entropy.
