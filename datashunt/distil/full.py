@@ -37,7 +37,7 @@ MOST_SCORED = 500
 """Fit answers that are scored after each pass: there are ever more, and a pass must not cost more for it."""
 
 WIDTH = 384
-"""Values of a hidden state for which the encoder's learning rate is meant; that of BERT-base, twice as wide, is 5e-5."""
+"""Values of a hidden state for which the encoder's learning rate is meant. BERT-base is twice as wide: 5e-5."""
 
 _WEIGHT_DECAY = 0.01
 _LARGEST_GRADIENT = 1.0
