@@ -44,10 +44,10 @@ def up(
     from datashunt import embedded
 
     folder = _data_dir(data_dir)
-    embedded.up(folder, workers=workers, detach=detach, ready=lambda urls: _ready(folder, urls, detach))
+    embedded.up(folder, workers=workers, detach=detach, ready=lambda urls: _ready(folder, urls, detach, workers))
 
 
-def _ready(folder: Path, urls: Urls, detach: bool) -> None:
+def _ready(folder: Path, urls: Urls, detach: bool, workers: bool) -> None:
     """Bring the tables up to date, and say how to go on."""
     store = Store(SecretStr(urls.database), pool_size=1)
     migrate.catch_up(store)
@@ -57,6 +57,9 @@ def _ready(folder: Path, urls: Urls, detach: bool) -> None:
         print("workers run on the servers that DATASHUNT_DATABASE_URL and DATASHUNT_BROKER_URL name", flush=True)
     else:
         print(f"PostgreSQL and Valkey run; their data lie in {folder}", flush=True)
+    if workers:
+        print("a worker of each lane and beat are started; how they are: datashunt status --workers", flush=True)
+    print(f"logs: {folder / 'logs'}", flush=True)
     where = "" if folder == Settings.model_fields["data_dir"].default else f" --data-dir {shlex.quote(str(folder))}"
     print(f'URLs for programs: eval "$(datashunt env{where})"', flush=True)
     print(f"stop with: {f'datashunt down{where}' if detach else 'Ctrl-C'}", flush=True)
