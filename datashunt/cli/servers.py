@@ -10,6 +10,7 @@ import typer
 from pydantic import SecretStr
 
 from datashunt import settings as settings_module
+from datashunt import telemetry
 from datashunt.cli.context import err
 from datashunt.errors import UsageError
 from datashunt.settings import Settings
@@ -44,6 +45,8 @@ def up(
     from datashunt import embedded
 
     folder = _data_dir(data_dir)
+    if not detach:
+        telemetry.configure(settings_module.load().log_level)  # of the supervisor's events; else its own process does
     embedded.up(folder, workers=workers, detach=detach, ready=lambda urls: _ready(folder, urls, detach, workers))
 
 
