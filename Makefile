@@ -47,7 +47,7 @@ audit: $(STAMP)
 	@# strict: a package of which the service says nothing was not audited, and that is no success
 	@$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt $(AUDIT_ARGS) || \
 		{ echo 'make audit: vulnerabilities were found, or the service that knows them did not answer (see above).' \
-		'By default it is PyPI; a mirror does not know them. Another one: make audit AUDIT_ARGS="-s osv"' >&2; exit 1; }
+		'By default it is PyPI itself. Another one: make audit AUDIT_ARGS="-s osv"' >&2; exit 1; }
 
 lock: $(STAMP)
 	$(BIN)/python docker/lock.py

@@ -191,6 +191,11 @@ class LLMUnusable(LLMError):
         self.fingerprint = fingerprint
 
 
+def install(extra: str) -> str:
+    """What to do where the libraries of an extra are missing; they come with datashunt's own folder, not an index."""
+    return f'install the extra {extra}: in datashunt\'s folder, pip install -c constraints.txt ".[{extra}]"'
+
+
 def tls_fault(error: BaseException | None) -> str | None:
     """Why a server's certificate is not trusted, or TLS not spoken, if that is behind an error; holds no secret."""
     while error is not None:

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from datashunt.classifier import Secret
-from datashunt.errors import UsageError
+from datashunt.errors import UsageError, install
 
 PLACEHOLDERS: dict[Secret, str] = {"iban": "[IBAN]", "card": "[CARD]", "email": "[EMAIL]", "phone": "[PHONE]"}
 """What stands in the place of each; in the order in which they are looked for."""
@@ -112,5 +112,5 @@ def _libraries() -> tuple[ModuleType, Callable[[str], bool], Callable[[str], boo
         import phonenumbers
         from stdnum import iban, luhn
     except ImportError:
-        raise UsageError("llm.redact needs two more libraries: pip install 'datashunt[redact]'") from None
+        raise UsageError(f"llm.redact needs two more libraries: {install('redact')}") from None
     return phonenumbers, luhn.is_valid, iban.is_valid

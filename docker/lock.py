@@ -31,7 +31,8 @@ HEADER = (
 def wanted() -> list[str]:
     """The requirements that the image is made of."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [*project["dependencies"], *project["optional-dependencies"]["flower"], ENCODER]
+    extras = project["optional-dependencies"]
+    return [*project["dependencies"], *extras["redact"], *extras["flower"], ENCODER]
 
 
 def normal(name: str) -> str:
@@ -40,13 +41,15 @@ def normal(name: str) -> str:
 
 
 def chosen(machine: str, *requirements: str) -> dict[str, tuple[str, str]]:
-    """Name → version and SHA-256 of the file that pip would install there, torch and its parts left out."""
+    """Name → version and SHA-256 of the file that pip would install there, torch and its parts left out.
+
+    `requirements`: also options of pip.
+    """
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
     command += ["--only-binary", ":all:", "--python-version", PYTHON, "--target", "nowhere"]
     for version in GLIBC:
         command += ["--platform", f"manylinux{version}_{machine}"]
-    command += ["--constraint", str(ROOT / "constraints.txt"), *requirements]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+    answer = subprocess.run([*command, *requirements], stdout=subprocess.PIPE, check=True, text=True).stdout
     found: list[dict[str, Any]] = json.loads(answer)["install"]
     return {
         name: (one["metadata"]["version"], one["download_info"]["archive_info"]["hashes"]["sha256"])
@@ -57,8 +60,8 @@ def chosen(machine: str, *requirements: str) -> dict[str, tuple[str, str]]:
 
 def main() -> None:
     """Write both files."""
-    write("requirements.txt", *wanted())
-    write("requirements-build.txt", *BUILD)
+    write("requirements.txt", "--constraint", str(ROOT / "constraints.txt"), *wanted())
+    write("requirements-build.txt", *BUILD)  # its setuptools need not be the one that is developed with
 
 
 def write(file: str, *requirements: str) -> None:

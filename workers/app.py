@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery, signals
+from celery.utils.nodenames import NODENAME_DEFAULT
 from celery.worker import state
 
 from datashunt import broker, settings, telemetry
@@ -29,6 +30,7 @@ BACK = 5
 AUTOGROUP = Path("/proc/self/autogroup")
 KERNELS = "64"
 """Kernels that oneDNN keeps in a worker of the distil lane: of the 1,024 that it would, most fit one lesson only."""
+LANES = {"score", "llm", "distil"}
 TORCH_QUEUES = {"score", "distil"}
 MOST_CONNECTIONS = 20
 """Connections that a worker keeps open, however many threads it has: these mostly wait for the LLM, and hold none."""
@@ -147,6 +149,8 @@ def _check_and_listen(instance: Any, **_: Any) -> None:
     if reason is not None:
         sys.stderr.write(f"datashunt: {reason}\n")
         raise SystemExit(2)
+    if instance.hostname.startswith(f"{NODENAME_DEFAULT}@"):
+        _warn_of_the_name(instance.hostname, queues)
     _wire(queues)
     if refuses_schema():
         raise SystemExit(2)
@@ -157,6 +161,18 @@ def _check_and_listen(instance: Any, **_: Any) -> None:
     if "llm" in queues:
         instance.app.amqp.queues.select_add(instance.app.amqp.queues["intake"])  # as it was declared
     _pulse.begin(instance.hostname, set(instance.app.amqp.queues.consume_from))
+
+
+def _warn_of_the_name(name: str, queues: set[str]) -> None:
+    """Workers tell the database how they are under their names: of two with one name it knows the last."""
+    lane = min(queues & LANES, default="worker")
+    event(
+        "worker_without_name",
+        level=logging.WARNING,
+        worker=name,
+        error="every worker without -n on this host has this name, and they overwrite each other's signs of life:"
+        f" give each worker its own, such as -n {lane}@%h, or -n {lane}1@%h, -n {lane}2@%h for several of a lane",
+    )
 
 
 def _stand_back() -> None:

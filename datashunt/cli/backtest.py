@@ -16,7 +16,7 @@ from datashunt import settings as settings_module
 from datashunt.classifier import Spec
 from datashunt.cli.backtest_progress import Progress
 from datashunt.cli.context import err, out
-from datashunt.errors import UsageError
+from datashunt.errors import UsageError, install
 from datashunt.items import FEWEST_JUDGES
 from datashunt.policy import FixedPolicy, TargetPolicy
 
@@ -178,7 +178,7 @@ def _about(spec: Spec, stream: Path, teacher_column: str, options: Options) -> r
 def _require_pictures() -> None:
     """Find out before the run, not after it."""
     if find_spec("matplotlib") is None:
-        raise UsageError('a backtest draws a picture with matplotlib: pip install "datashunt[backtest]"')
+        raise UsageError(f"a backtest draws a picture with matplotlib: {install('backtest')}")
 
 
 def _few(max_calls: int | None, items: int) -> Iterator[str]:

@@ -118,7 +118,7 @@ def _entry(
     position: int, row: Row | BadRow, deadline: float | datetime | None, column: str | None, priority: int
 ) -> Item | Refusal:
     if isinstance(row, BadRow):
-        return Refusal(position, row.id, row.reason, f"line {row.line}: {row.detail}")
+        return Refusal(position, row.id, row.reason, row.detail)  # which names the line itself
     own = row.fields[column] if column is not None else None
     try:
         return Item(row.id, row.text, row.meta, deadline_of(own or None) or deadline, priority)

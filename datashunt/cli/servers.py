@@ -10,6 +10,7 @@ import typer
 from pydantic import SecretStr
 
 from datashunt import settings as settings_module
+from datashunt import telemetry
 from datashunt.cli.context import err
 from datashunt.errors import UsageError
 from datashunt.settings import Settings
@@ -44,10 +45,12 @@ def up(
     from datashunt import embedded
 
     folder = _data_dir(data_dir)
-    embedded.up(folder, workers=workers, detach=detach, ready=lambda urls: _ready(folder, urls, detach))
+    if not detach:
+        telemetry.configure(settings_module.load().log_level)  # of the supervisor's events; else its own process does
+    embedded.up(folder, workers=workers, detach=detach, ready=lambda urls: _ready(folder, urls, detach, workers))
 
 
-def _ready(folder: Path, urls: Urls, detach: bool) -> None:
+def _ready(folder: Path, urls: Urls, detach: bool, workers: bool) -> None:
     """Bring the tables up to date, and say how to go on."""
     store = Store(SecretStr(urls.database), pool_size=1)
     migrate.catch_up(store)
@@ -57,6 +60,9 @@ def _ready(folder: Path, urls: Urls, detach: bool) -> None:
         print("workers run on the servers that DATASHUNT_DATABASE_URL and DATASHUNT_BROKER_URL name", flush=True)
     else:
         print(f"PostgreSQL and Valkey run; their data lie in {folder}", flush=True)
+    if workers:
+        print("a worker of each lane and beat are started; how they are: datashunt status --workers", flush=True)
+    print(f"logs: {folder / 'logs'}", flush=True)
     where = "" if folder == Settings.model_fields["data_dir"].default else f" --data-dir {shlex.quote(str(folder))}"
     print(f'URLs for programs: eval "$(datashunt env{where})"', flush=True)
     print(f"stop with: {f'datashunt down{where}' if detach else 'Ctrl-C'}", flush=True)

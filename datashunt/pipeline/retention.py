@@ -93,8 +93,9 @@ class Retention:
             about = known if name is None else [classifiers.current(tx, name)]
             months = [month for month in partitions.months(tx) if month.end <= partitions.reached(tx)]
         if not self.asked_for(about):
+            whose = "no classifier has a" if name is None else f"{name} has no"
             raise UsageError(
-                f"{name or 'no classifier'} has no retention: set policy.retention_days or policy.idempotency_days in"
+                f"{whose} retention: set policy.retention_days or policy.idempotency_days in"
                 " its file, or DATASHUNT_RETENTION_DAYS or DATASHUNT_IDEMPOTENCY_DAYS"
             )
         selected = {one.id for one in about}

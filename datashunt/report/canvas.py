@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datashunt.errors import UsageError
+from datashunt.errors import UsageError, install
 from datashunt.report.figures import DistillationFigures, Report
 from datashunt.report.series import Floats
 from datashunt.report.words import percent
@@ -65,7 +65,7 @@ def save(path: Path, extra: str, draw: Callable[[Figure], None]) -> None:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
-        raise UsageError(f'a picture needs matplotlib: pip install "datashunt[{extra}]"') from None
+        raise UsageError(f"a picture needs matplotlib: {install(extra)}") from None
     with rc_context(_STYLE):
         figure = Figure(figsize=(16, 9), dpi=100, facecolor="white")
         draw(figure)

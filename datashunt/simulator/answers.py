@@ -104,7 +104,7 @@ def _content(path: Path) -> bytes:
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         content.decode("utf-8")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as problem:
-        raise UsageError(f"{path}: cannot be read: {problem}") from None
+        raise UsageError(f"{path}: cannot be read: {getattr(problem, 'strerror', None) or problem}") from None
     return content
 
 

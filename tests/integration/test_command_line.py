@@ -106,7 +106,8 @@ def test_what_is_shown_can_be_applied_and_changes_nothing(run: Run, tmp_path: Pa
 def test_a_wrong_file_names_the_field_and_exits_2(run: Run, tmp_path: Path) -> None:
     file = write(tmp_path, "c.yaml", FILE + "threshold: 0.5\n")
     assert is_one_sentence(run("classifier", "apply", file), 2, str(file), "threshold: there is no such field")
-    assert is_one_sentence(run("classifier", "apply", tmp_path / "none.yaml"), 2, "cannot be read")
+    ended = run("classifier", "apply", tmp_path / "none.yaml")
+    assert is_one_sentence(ended, 2, "none.yaml: cannot be read: No such file or directory")
 
 
 def test_an_unknown_classifier_is_named_and_exits_2(run: Run) -> None:
@@ -133,6 +134,21 @@ def test_columns_of_a_csv_file_can_be_named(run: Run, world: World, tmp_path: Pa
     file = write(tmp_path, "items.csv", 'no,body\n1,"a, b"\n2,c\n')
     assert run("submit", NAME, file, "--id", "no", "--text", "body").out.startswith("2 accepted")
     assert [row.text for row in world.rows("SELECT text FROM texts ORDER BY item_id")] == ["a, b", "c"]
+
+
+def test_each_line_that_is_refused_is_named_once(run: Run, world: World, tmp_path: Path) -> None:
+    file = write(tmp_path, "items.jsonl", '{"id": "a", "text": "x"}\n[]\n')
+    ended = run("submit", NAME, file, "--text", "body")
+    assert ended.out == "0 accepted, 0 known already, 2 refused\n"
+    assert ended.err.splitlines() == [
+        "line 1: missing_field: there is no field 'body'",
+        "line 2: not_object: expected a JSON object, found a list",
+    ]
+
+
+def test_a_retention_that_nobody_set_is_said_of_whom(run: Run, world: World) -> None:
+    assert is_one_sentence(run("retention", "--all"), 2, "datashunt: no classifier has a retention: set policy.")
+    assert is_one_sentence(run("retention", NAME), 2, f"datashunt: {NAME} has no retention: set policy.")
 
 
 HOURS = "SELECT key, round(extract(epoch FROM deadline - created_at) / 3600, 2) AS hours FROM items ORDER BY id"

@@ -96,7 +96,7 @@ def test_a_missing_matplotlib_is_found_before_the_run(run: Run, monkeypatch: pyt
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     code, _, err = run()
     assert code == 2
-    assert 'pip install "datashunt[backtest]"' in err
+    assert 'pip install -c constraints.txt ".[backtest]"' in err
 
 
 class TestAShortRun:

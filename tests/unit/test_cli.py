@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import typer
 
-from datashunt import __version__, cli
-from datashunt.cli import items
+from datashunt import __version__, cli, embedded
+from datashunt.cli import items, servers
 from datashunt.cli.items import _calls
+from datashunt.embedded import Urls
 from datashunt.errors import StoreError, UsageError
 from datashunt.items import Item, Refusal
 from datashunt.streams import BadRow, Row
@@ -98,6 +99,21 @@ def test_a_real_llm_asks_for_a_limit_first(run: Run) -> None:
     assert "--max-usd" in run("demo", "--llm", "openai")[2]
 
 
+@pytest.mark.parametrize("workers", [True, False])
+def test_up_says_where_the_logs_are_and_whether_workers_are_started(
+    run: Run, monkeypatch: pytest.MonkeyPatch, workers: bool
+) -> None:
+    def start(folder: Path, *, ready: Callable[[Urls], None], **_: Any) -> None:
+        ready(Urls("postgresql://app@127.0.0.1:9/none", "redis://127.0.0.1:9/0", str(folder)))
+
+    monkeypatch.setattr(embedded, "up", start)
+    monkeypatch.setattr(servers.migrate, "catch_up", lambda _: None)
+    code, out, _ = run("up", "--detach", "--data-dir", "here", *(["--workers"] if workers else []))
+    assert code == 0
+    assert "logs: here/logs\n" in out
+    assert ("a worker of each lane and beat are started" in out) is workers
+
+
 def test_a_folder_where_nothing_runs_is_named(run: Run) -> None:
     assert run("down", "--data-dir", "elsewhere")[:2] == (0, "nothing runs in elsewhere\n")
     assert "nothing runs in elsewhere" in run("env", "--data-dir", "elsewhere")[2]
@@ -137,8 +153,8 @@ def test_a_file_is_submitted_in_calls_of_bounded_size_with_the_line_of_each_entr
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(items, "CALL", 2)
-    rows = [Row(1, "a", "x"), BadRow(3, None, "not_json", "why"), Row(4, "b", "y", {"n": 1})]
+    rows = [Row(1, "a", "x"), BadRow(3, None, "not_json", "line 3 is no JSON"), Row(4, "b", "y", {"n": 1})]
     assert list(_calls(rows)) == [
-        ([1, 3], [Item("a", "x", None), Refusal(1, None, "not_json", "line 3: why")]),
+        ([1, 3], [Item("a", "x", None), Refusal(1, None, "not_json", "line 3 is no JSON")]),
         ([4], [Item("b", "y", {"n": 1})]),
     ]

@@ -16,10 +16,14 @@ import yaml
 import datashunt
 from datashunt.cli import app
 from datashunt.embedded import worker_commands
+from datashunt.embedded.server import STOP_S
+from datashunt.embedded.service import AFTER_CALL_S
+from datashunt.errors import UsageError
 from datashunt.pipeline import liveness
 from datashunt.settings import PREFIX, Settings
 
 DOCKER = Path(__file__).parents[2] / "docker"
+OPERATIONS = (DOCKER.parent / "docs" / "operations.md").read_text(encoding="utf-8")
 TEXT = (DOCKER / "compose.yaml").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -63,6 +67,51 @@ def test_every_worker_command_is_the_one_that_up_supervises(tmp_path: Path) -> N
         if (found := lane(service)) is not None:
             assert service["command"] == commands[found]
     assert SERVICES["beat"]["command"] == commands["beat"]
+
+
+def test_the_table_of_the_operations_page_has_the_commands_that_up_supervises(tmp_path: Path) -> None:
+    shown = re.findall(r"^\| `(celery [^`]+)` \|", OPERATIONS, re.M)
+    assert [words.split() for words in shown] == list(supervised(tmp_path).values())
+
+
+def units() -> dict[str, dict[str, str]]:
+    """Options of the systemd units that the operations page shows, by the unit's name."""
+    blocks = re.findall(r"```ini\n# /etc/systemd/system/(\S+)\n(.*?)```", OPERATIONS, re.S)
+    return {
+        name: dict(line.split("=", 1) for line in text.replace("\\\n", "").splitlines() if re.match(r"\w+=", line))
+        for name, text in blocks
+    }
+
+
+def test_the_unit_of_one_machine_runs_up_in_the_foreground_and_gives_it_time_to_end() -> None:
+    unit = units()["datashunt.service"]
+    program, name, *words = unit["ExecStart"].split()
+    assert program.endswith("/bin/datashunt")
+    command: Any = typer.main.get_command(app)
+    options = {option for parameter in command.commands[name].params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= options
+    assert "--workers" in words
+    assert "--detach" not in words
+    assert Path(words[words.index("--data-dir") + 1]).is_absolute()
+    longest = Settings().llm_deadline_s + AFTER_CALL_S + 2 * STOP_S
+    assert float(unit["TimeoutStopSec"]) > longest
+    assert unit["RestartPreventExitStatus"] == str(UsageError.exit_code)
+
+
+def test_the_unit_of_a_lane_runs_the_command_that_up_supervises(tmp_path: Path) -> None:
+    unit = units()["datashunt-llm@.service"]
+    words = unit["ExecStart"].replace("%i", "").replace("%%", "%").split()
+    assert ["celery", *words[1:]] == supervised(tmp_path)["llm"]
+
+
+def test_each_lane_gets_the_time_to_end_that_its_container_gets(tmp_path: Path) -> None:
+    rows = re.findall(r"^\| (score|llm|distil) \| `([^`]+)` \| (\w+) \|", OPERATIONS, re.M)
+    assert {name for name, _, _ in rows} == LANES
+    graces = {lane(one): one["stop_grace_period"] for one in OURS.values() if lane(one)}
+    for name, words, seconds in rows:
+        assert words.replace("%i", "").replace("%%", "%") in " ".join(supervised(tmp_path)[name])
+        assert seconds in {graces[name].replace("m", "min"), graces[name].removesuffix("s")}
+    assert units()["datashunt-llm@.service"]["TimeoutStopSec"] == graces["llm"].replace("m", "min")
 
 
 def test_every_datashunt_command_and_option_exists() -> None:

@@ -117,7 +117,7 @@ class TestPicture:
 
     def test_without_matplotlib_it_says_what_to_install(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "matplotlib", None)
-        with pytest.raises(UsageError, match=r"pip install .datashunt\[demo\]"):
+        with pytest.raises(UsageError, match=r"pip install .*\.\[demo\]"):
             report.write_png(made(stream(9)), report.series(stream(9)), REAL, tmp_path / "a.png")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.utils.nodenames import default_nodename
 from celery.worker.consumer import consumer
 from pydantic import SecretStr
 
@@ -98,11 +99,11 @@ def test_prefork_and_cuda_do_not_go_together(
         assert "-P solo" in reason
 
 
-def worker(pool: str, *queues: str) -> SimpleNamespace:
+def worker(pool: str, *queues: str, name: str = "worker@host") -> SimpleNamespace:
     """What Celery hands over when a worker has been set up."""
     made = broker.configure(Celery("test", set_as_current=False), SecretStr("memory://"))
     made.amqp.queues.select(queues)
-    return SimpleNamespace(app=made, pool_cls=pool, hostname="worker@host")
+    return SimpleNamespace(app=made, pool_cls=pool, hostname=name)
 
 
 @pytest.fixture
@@ -171,6 +172,23 @@ def test_a_worker_that_could_never_work_ends_before_it_takes_a_message(
     told = capsys.readouterr().err
     assert said in told
     assert "hidden" not in told
+
+
+@pytest.mark.usefixtures("servers")
+@pytest.mark.parametrize(
+    ("lane", "name", "warned"),
+    [("score", default_nodename(None), True), ("llm", "celery@host", True), ("score", "score1@celery", False)],
+)
+def test_a_worker_without_a_name_of_its_own_is_told_to_take_one(
+    app: ModuleType, caplog: pytest.LogCaptureFixture, lane: str, name: str, warned: bool
+) -> None:
+    app._check_and_listen(worker("celery.concurrency.solo:TaskPool", lane, name=name))
+    told = [one for one in caplog.records if one.getMessage() == "worker_without_name"]
+    assert bool(told) is warned
+    for one in told:
+        assert one.levelno == logging.WARNING
+        assert one.__dict__["fields"]["worker"] == name
+        assert f"-n {lane}@%h" in one.__dict__["fields"]["error"]
 
 
 @pytest.mark.usefixtures("servers")
