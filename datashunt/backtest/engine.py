@@ -91,18 +91,19 @@ class Engine:
 
     def _decide(self, batch: Sequence[Recorded], start: int) -> list[Decision]:
         known = self._known(start, len(batch))
+        spoke: Sequence[int | None] = [None] * len(batch)
         claimed = [ClaimedItem(start + n, item.id, item.text) for n, item in enumerate(batch)]
         if known.incumbent is None:
             scored = [cold_start(known, item) for item in claimed]
         else:
-            probabilities = self._student.probabilities([item.text for item in batch])
+            probabilities, spoke = self._student.opinion([item.text for item in batch])
             scored = decide(known, claimed, probabilities)
             if self._options.max_calls is not None:
                 scored = self._within_quota(scored, batch, probabilities, start)
         left = self._calls_left()
         decisions = []
-        for one, item in zip(scored, batch, strict=True):
-            decision = self._settle(one, item, known, left)
+        for one, item, bundle in zip(scored, batch, spoke, strict=True):
+            decision = self._settle(one, item, bundle, left)
             left -= decision.calls
             self._remember(decision)
             decisions.append(decision)
@@ -121,11 +122,21 @@ class Engine:
     def _within_quota(
         self, scored: Sequence[Scored], batch: Sequence[Recorded], probabilities: NDArray[np.float32], start: int
     ) -> list[Scored]:
-        """The same decisions, but what is most worth a question is asked, as many as this batch may ask."""
+        """The same decisions, but what is most worth a question is asked, as many as this batch may ask.
+
+        An item whose answer is there already, given to an equal text, takes it and no place of the others; the second
+        of two equal texts follows the first.
+        """
         urgency = asking.RULES[self._options.asking](self._evidence(batch, probabilities))
         audited = np.array([one.propensity is not None for one in scored])
-        limit = spending.threshold_for(urgency, audited, self._budget(start).quota(len(batch)))
-        return [replace(one, keep=bool(u <= limit)) for one, u in zip(scored, urgency, strict=True)]
+        first: dict[str, int] = {}
+        for n, (one, item) in enumerate(zip(scored, batch, strict=True)):
+            if self._reuses(one) and item.text not in self._answered:
+                first.setdefault(item.text, n)
+        pays = np.array([not self._reuses(one) or first.get(batch[n].text) == n for n, one in enumerate(scored)])
+        limit = spending.threshold_for(urgency[pays], audited[pays], self._budget(start).quota(len(batch)))
+        known = [item.text in self._answered and self._reuses(one) for one, item in zip(scored, batch, strict=True)]
+        return [replace(one, keep=bool(u <= limit) and not k) for one, u, k in zip(scored, urgency, known, strict=True)]
 
     def _evidence(self, batch: Sequence[Recorded], probabilities: NDArray[np.float32]) -> asking.Batch:
         texts = [item.text for item in batch]
@@ -137,7 +148,7 @@ class Engine:
             draws=np.array([shunt.uniform(self._key, item.id, b"random") for item in batch]),
         )
 
-    def _settle(self, scored: Scored, item: Recorded, known: Registered, calls_left: int) -> Decision:
+    def _settle(self, scored: Scored, item: Recorded, bundle: int | None, calls_left: int) -> Decision:
         """What becomes of one item; only here its recorded answer is looked at, and only if it is asked.
 
         A pruned question may take a second call, so the last one offers all labels. With no call left, what a bundle
@@ -147,7 +158,7 @@ class Engine:
         known_answer = self._answered.get(item.text) if self._reuses(scored) else None
         asked = scored.reason is not None and (calls_left > 0 or known_answer is not None)
         answer = (known_answer or item.teacher) if asked else None
-        fell_back = asked and offered is not None and answer not in offered
+        fell_back = asked and offered is not None and answer is not None and answer not in offered
         calls = 0 if known_answer is not None or not asked else 1 + int(fell_back)
         kept = scored.keep or (not asked and not scored.held and scored.label is not None)
         label = scored.label if kept else answer
@@ -157,7 +168,7 @@ class Engine:
             label=label,
             source=None if label is None else "small" if kept else "llm",
             confidence=scored.confidence if kept else None,
-            bundle=known.incumbent.version if known.incumbent else None,
+            bundle=bundle,
             small_label=scored.label,
             small_confidence=scored.confidence,
             reason=str(scored.reason) if asked else None,

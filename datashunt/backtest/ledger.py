@@ -122,15 +122,21 @@ class Ledger:
                 raise _damaged(folder)
             file.truncate(kept)
         if state:
-            with (folder / DECISIONS).open(encoding="utf-8", newline="\n") as lines:  # an id may hold U+2028
-                for line in lines:
-                    self._count(_decision(json.loads(line)))
-            self.trained = [Trained(**entry) for entry in state["trained"]]
-            self.tried = [Tried(**{**entry, "granted": tuple(entry["granted"])}) for entry in state.get("tried", ())]
-            self.audit_rate = state.get("audit_rate")
-            self._count_new()
+            try:
+                self._restore(state)
+            except (KeyError, TypeError, ValueError):
+                raise _damaged(folder) from None
         self._identity = identity
         self._file = (folder / DECISIONS).open("ab")
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        with (self._folder / DECISIONS).open(encoding="utf-8", newline="\n") as lines:  # an id may hold U+2028
+            for line in lines:
+                self._count(_decision(json.loads(line)))
+        self.trained = [Trained(**entry) for entry in state["trained"]]
+        self.tried = [Tried(**{**entry, "granted": tuple(entry["granted"])}) for entry in state.get("tried", ())]
+        self.audit_rate = state.get("audit_rate")
+        self._count_new()
 
     def commit(self, decisions: Iterable[Decision], trained: Sequence[Trained] = ()) -> None:
         """Append decisions and distillations, and make them durable together."""
@@ -184,9 +190,10 @@ class Ledger:
             return None
         try:
             state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            begun, _ = state["identity"], int(state["bytes"])
+        except (KeyError, TypeError, ValueError):
             raise _damaged(self._folder) from None
-        if state["identity"] != identity:
+        if begun != identity:
             raise UsageError(
                 f"{self._folder} holds a backtest of another stream, classifier file, options or settings:"
                 " choose another --out, or remove it"

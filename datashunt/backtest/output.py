@@ -41,7 +41,7 @@ class Finished:
         decisions: one for each of them. trained: the distillations that ended. tried: the trials.
         options: how it ran.
         seconds: how long it took.
-        left_out: rows of the file that are no items.
+        left_out: lines of the file that hold no items.
     """
 
     spec: Spec
@@ -82,6 +82,7 @@ def build(run: Finished, made: Sequence[ItemRecord]) -> BacktestReport:
         distillations=distillations(run.trained),
         seconds=run.seconds,
         left_out=run.left_out,
+        labels=run.spec.label_names,
     )
 
 
@@ -107,6 +108,7 @@ def _record(item: Recorded, decision: Decision) -> ItemRecord:
         audited=decision.audited,
         llm_label=decision.answer,
         teacher=item.teacher,
+        recorded=True,
         gold=item.gold,
         confidence=decision.small_confidence,
         calls=decision.calls,
@@ -168,7 +170,7 @@ def distillations(trained: Sequence[Trained]) -> list[DistillationRecord]:
             reason=one.verdict["reason"],
             bundle=one.number if one.folder else None,
             recipe=one.recipe or None,
-            answers=one.counts[Role.TRAIN] + one.counts[Role.FIT],
+            answers=one.counts[Role.TRAIN] + one.counts[Role.FIT] if one.folder else 0,
             judged=one.counts[Role.JUDGE],
             agreement=one.verdict.get("agreement_challenger"),
             incumbent_agreement=one.verdict.get("agreement_incumbent"),

@@ -48,7 +48,7 @@ class Recording:
         notes: sentences for the user: each row left out, and each kind of label that is none. Of what a row holds they
             show labels of at most 40 characters, and ids.
         fingerprint: of the file's bytes and of the columns that decide: other columns are another stream.
-        left_out: rows that hold no item.
+        left_out: lines that hold no item.
     """
 
     items: tuple[Recorded, ...]
@@ -85,26 +85,31 @@ def read(
 
     Raises:
         UsageError: the file cannot be read, has no such column or no usable row, or no row of it has a label of
-            the classifier from the teacher (or, if asked for, as gold).
+            the classifier from the teacher (or, if asked for, as gold); or a quote that nobody closed takes more lines
+            than there are items.
     """
     wanted = [teacher_column] if gold_column is None else [teacher_column, gold_column]
     teacher, gold = _Labels(frozenset(labels)), _Labels(frozenset(labels))
-    left_out: list[str] = []
+    left_out: list[tuple[str, int]] = []
     items = []
     columns = [id_column, text_column, *wanted]
-    rows = streams.read(path, id_column=id_column, text_column=text_column, columns=columns, meta=False)
+    rows = streams.read(path, id_column=id_column, text_column=text_column, columns=columns, meta=False, lenient=True)
     for row in _usable(rows, max_text_bytes, left_out):
         known = teacher.known(row.line, row.fields[teacher_column])
         right = None if gold_column is None else gold.known(row.line, row.fields[gold_column])
         items.append(Recorded(row.line, row.id, row.text, known, right))
     if not items:
-        found = f"the first of its {len(left_out):,} rows: {left_out[0]}" if left_out else "it has no rows"
+        found = f"the first of its {len(left_out):,} rows: {left_out[0][0]}" if left_out else "it has no rows"
         raise UsageError(f"{path}: holds no item: {found}")
+    worst, most = max(left_out, key=lambda row: row[1], default=("", 0))
+    lost = sum(lines for _, lines in left_out)
+    if most > len(items):
+        raise UsageError(f"{path}: most of it cannot be read: {worst}")
     _require(path, teacher_column, teacher, labels, items)
     if gold_column is not None:
         _require(path, gold_column, gold, labels, items)
     notes = [
-        *left_out,
+        *(why for why, _ in left_out),
         *teacher.notes("the LLM said {}", "a call without an answer"),
         *gold.notes("the gold label is {}", "taken as unknown", silent=True),
     ]
@@ -113,12 +118,12 @@ def read(
         unanswered=teacher.unknown,
         notes=tuple(notes),
         fingerprint=_fingerprint(path, id_column, text_column, teacher_column),
-        left_out=len(left_out),
+        left_out=lost,
     )
 
 
-def _usable(rows: Iterator[Row | BadRow], max_text_bytes: int, left_out: list[str]) -> Iterator[Row]:
-    """The rows that can be classified; why each other one is left out goes to `left_out`."""
+def _usable(rows: Iterator[Row | BadRow], max_text_bytes: int, left_out: list[tuple[str, int]]) -> Iterator[Row]:
+    """The rows that can be classified; why each other one is left out, and how many lines it has, to `left_out`."""
     first: dict[str, int] = {}
     for row in rows:
         fault = _fault(row, first, max_text_bytes)
@@ -126,7 +131,8 @@ def _usable(rows: Iterator[Row | BadRow], max_text_bytes: int, left_out: list[st
             first[row.id] = row.line
             yield row
         else:
-            left_out.append(f"line {row.line}: left out: {fault}")
+            lines = row.lines if isinstance(row, BadRow) else 1
+            left_out.append((f"line {row.line}: left out: {fault}", lines))
 
 
 def _fault(row: Row | BadRow, first: Mapping[str, int], max_text_bytes: int) -> str | None:

@@ -86,19 +86,23 @@ class Student:
             created_at=datetime.now(UTC),
         )
 
-    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Calibrated probabilities (n, k) of the incumbent; with two gates, of the first bundle where that is sure.
+    def opinion(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[int]]:
+        """Calibrated probabilities (n, k), and the number of the bundle that each row is of: the incumbent.
+
+        With two gates the first bundle speaks where it is sure.
 
         Raises:
             LookupError: no bundle serves.
         """
         serving = self._serving
         probabilities = self._model(serving[-1]).probabilities(texts)
+        spoke = np.full(len(texts), serving[-1].number)
         if self._options.gates == 2 and len(serving) > 1:
             original = self.first_opinion(texts)
             sure = original.max(axis=1) >= self._spec.policy.threshold
             probabilities = np.where(sure[:, None], original, probabilities).astype(np.float32)
-        return probabilities
+            spoke[sure] = serving[0].number
+        return probabilities, spoke.tolist()
 
     def first_opinion(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Probabilities (n, k) of the first bundle that served."""

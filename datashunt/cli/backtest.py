@@ -28,6 +28,8 @@ SHOWN = 20
 """Most notes of the recording that are printed."""
 Order = Literal["file", "random"]
 Scope = Literal["kept", "all"]
+NAME = 40
+"""Most characters of a file's or column's name in a report."""
 RUN = "run"
 """The folder inside --out that the engine goes on from."""
 
@@ -165,11 +167,18 @@ def _about(spec: Spec, stream: Path, teacher_column: str, options: Options) -> r
     prices = f", at the prices of {spec.llm.model}" if llm.estimate(spec, "") else ""
     return report.About(
         classifier=spec.name,
-        data=f"{stream.name}, {order}",
-        llm=f"column {teacher_column}{prices}",
+        data=f"{_shown(stream.name)}, {order}",
+        llm=f"column {_shown(teacher_column)}{prices}",
         simulated=False,
         recorded=True,
     )
+
+
+def _shown(name: str) -> str:
+    """A name of any length and bytes, as a line of a picture can show it."""
+    readable = name.encode("utf-8", "replace").decode("utf-8")
+    half = NAME // 2
+    return readable if len(readable) <= NAME else f"{readable[: half - 1]}…{readable[-half:]}"
 
 
 # what is said and refused

@@ -69,7 +69,7 @@ def answers(
         raise ModelError(f"an example has other labels than the {k} of this classifier: apply its file again")
     useful = [e for e in examples if e.weight > 0 and float(e.target[e.known].sum()) > 0]
     if not useful:
-        raise LessonError("there is no answer to learn from: wait until the LLM has answered some items")
+        raise LessonError("there is no answer to learn from: each is held out, or its text is: wait for other texts")
     known = np.stack([e.known for e in useful])
     target = np.stack([e.target for e in useful]).astype(np.float32) * known
     target /= target.sum(axis=1, keepdims=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,8 @@ def save(path: Path, extra: str, draw: Callable[[Figure], None]) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError(f"a picture needs matplotlib: {install(extra)}") from None
-    with rc_context(_STYLE):
+    with rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it
         figure = Figure(figsize=(16, 9), dpi=100, facecolor="white")
         draw(figure)
         figure.savefig(path, metadata={"Software": None})

@@ -25,6 +25,7 @@ class ItemRecord:
         escalated: asked because its outcome waited for the answer. audited: drawn for the audit.
         llm_label: what the LLM answered, if it was asked and did.
         teacher: what the LLM says to the full prompt, where that is known without asking (a simulation).
+        recorded: whether what the LLM says is known even where it is no answer, which no label agrees with.
         gold: the right label, where somebody knows it.
         confidence: the small model's calibrated confidence in its first choice at its last score, in [0, 1].
         calls: requests spent on it, where that is known; else one is taken for each item asked.
@@ -41,6 +42,7 @@ class ItemRecord:
     audited: bool = False
     llm_label: str | None = None
     teacher: str | None = None
+    recorded: bool = False
     gold: str | None = None
     confidence: float | None = None
     calls: int | None = None
@@ -66,6 +68,15 @@ class ItemRecord:
         if self.teacher is not None:
             return self.teacher
         return self.llm_label if self.audited or not self.kept else None
+
+    @property
+    def compared(self) -> bool:
+        """Whether it is known what the LLM says, be it that it gives no answer."""
+        return self.recorded or self.reference is not None
+
+    def agrees(self, label: str | None) -> bool | None:
+        """Whether the LLM says this label; None where nobody knows."""
+        return label == self.reference if label is not None and self.compared else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +149,7 @@ class Report(TypedDict):
     | kept | done with the small model's label |
     | escalated, audited | asked because the outcome waited; drawn for the audit (one item can be both) |
     | llm_calls | HTTP requests the LLM served |
-    | llm_share | items asked for any reason ÷ items |
+    | llm_share | items asked for any reason ÷ items; the answer of an earlier, equal text is no question |
     | llm_share_by_tenth | the same for each tenth of the stream, in order of submission |
     | accuracy | right labels ÷ done items with gold |
     | llm_accuracy | what the LLM alone would score on the very same items |
@@ -202,11 +213,11 @@ def build(
         "escalated": _count(record.escalated for record in stream),
         "audited": _count(record.audited for record in stream),
         "llm_calls": llm_calls,
-        "llm_share": _mean(record.asked for record in stream),
-        "llm_share_by_tenth": [_mean(record.asked for record in part) for part in _tenths(stream)],
+        "llm_share": _mean(record.spent > 0 for record in stream),
+        "llm_share_by_tenth": [_mean(record.spent > 0 for record in part) for part in _tenths(stream)],
         "accuracy": _mean(record.label == record.gold for record in rated),
         "llm_accuracy": _llm_accuracy(rated),
-        "agreement": _estimate(done, lambda record: _same(record.label, record.reference)),
+        "agreement": _estimate(done, lambda record: record.agrees(record.label)),
         "kept_disagreement": _kept_disagreement(done),
         "bundles": [_bundle(bundle, stream) for bundle in bundles],
         "distillations": [_distillation(distillation) for distillation in distillations],
@@ -252,7 +263,7 @@ def _llm_accuracy(rated: Sequence[ItemRecord]) -> float | None:
     """Accuracy of the outcomes plus the mean of (LLM right - outcome right): outcomes are known for all."""
 
     def gain(record: ItemRecord) -> int | None:
-        if record.reference is None:
+        if not record.compared:
             return None
         return (record.reference == record.gold) - (record.label == record.gold)
 
@@ -261,9 +272,7 @@ def _llm_accuracy(rated: Sequence[ItemRecord]) -> float | None:
 
 
 def _kept_disagreement(done: Sequence[ItemRecord]) -> float | None:
-    agreement = _estimate(
-        [record for record in done if record.kept], lambda record: _same(record.label, record.reference)
-    )
+    agreement = _estimate([record for record in done if record.kept], lambda record: record.agrees(record.label))
     return None if agreement is None else round(1.0 - agreement, 6)
 
 
@@ -276,7 +285,7 @@ def _bundle(bundle: BundleRecord, stream: Sequence[ItemRecord]) -> BundleFigures
         "scored": len(scored),
         "kept": _count(record.kept for record in scored),
         "accuracy": _mean(r.small_label == r.gold for r in scored if r.gold is not None),
-        "agreement": _estimate(scored, lambda record: _same(record.small_label, record.reference)),
+        "agreement": _estimate(scored, lambda record: record.agrees(record.small_label)),
     }
 
 
@@ -293,10 +302,6 @@ def _distillation(record: DistillationRecord) -> DistillationFigures:
         "incumbent_agreement": _rounded(record.incumbent_agreement),
         "seconds": round(record.seconds, 3),
     }
-
-
-def _same(one: str | None, other: str | None) -> bool | None:
-    return None if one is None or other is None else one == other
 
 
 def _estimate(records: Sequence[ItemRecord], value: Callable[[ItemRecord], int | None]) -> float | None:

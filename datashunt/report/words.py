@@ -84,4 +84,6 @@ def percent(share: float | None) -> str:
 
 def usd(amount: float) -> str:
     """Dollars with at least two significant digits."""
-    return f"${amount:,.2f}" if amount >= 0.095 or amount == 0 else f"${amount:.2g}"
+    if amount >= 0.095 or amount == 0:
+        return f"${amount:,.2f}"
+    return f"${float(f'{amount:.2g}'):.10f}".rstrip("0")

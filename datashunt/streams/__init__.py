@@ -22,7 +22,13 @@ _PACKED = (".jsonl", ".csv")
 
 
 def read(
-    path: Path, *, id_column: str = "id", text_column: str = "text", columns: Sequence[str] = (), meta: bool = True
+    path: Path,
+    *,
+    id_column: str = "id",
+    text_column: str = "text",
+    columns: Sequence[str] = (),
+    meta: bool = True,
+    lenient: bool = False,
 ) -> Iterator[Row | BadRow]:
     """Read `.jsonl` or `.csv`, each also `.gz`, or `.parquet`, in constant memory; blank lines are skipped.
 
@@ -37,6 +43,7 @@ def read(
         columns: more columns that the file must have, for `Row.fields`. A field of JSON may be absent from
             some lines, not from all.
         meta: False: a field `meta` of JSON is as any other that nobody named.
+        lenient: True: a row one of whose `columns` is missing or no text is an item, with None in its place.
 
     Raises:
         UsageError: while iterating, when the file as a whole cannot be read, or pyarrow is not installed; rows
@@ -47,7 +54,7 @@ def read(
     kind = "".join((suffixes[:-1] if packed else suffixes)[-1:])
     if kind not in (_PACKED if packed else _KINDS):
         raise UsageError(f"{path}: unknown kind of file: expected .jsonl, .jsonl.gz, .csv, .csv.gz or .parquet")
-    wanted = Columns(id_column, text_column, tuple(columns), meta)
+    wanted = Columns(id_column, text_column, tuple(columns), meta, lenient)
     try:
         with gzip.open(path, "rb") if packed else path.open("rb") as file:
             yield from _KINDS[kind](path, file, wanted)

@@ -29,8 +29,8 @@ class Row:
     Attributes:
         line: counts from 1, where the row starts; in Parquet the number of the row.
         meta: only JSON lines have one.
-        fields: the further columns that were asked for; None where the file has none or null. Numbers and
-            truth values as text: 3, 0.5, true.
+        fields: the further columns that were asked for; None where the row has none, null, or what is no text. Numbers
+            and truth values as text: 3, 0.5, true.
     """
 
     line: int
@@ -49,22 +49,28 @@ class BadRow:
         reason: `invalid_utf8`, `not_json`, `not_object`, `bad_csv`, `missing_field`, `bad_id`, `not_text` or
             `bad_meta`.
         detail: what was found and what was expected; never the row's text.
+        lines: how many of the file it takes; an open quote takes all that follow.
     """
 
     line: int
     id: str | None
     reason: str
     detail: str
+    lines: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns to read: of the id, of the text, and further ones; and whether a field `meta` is the item's."""
+    """The columns to read: of the id, of the text, and further ones; and whether a field `meta` is the item's.
+
+    `lenient`: a row whose further column cannot be read is an item all the same, without that field.
+    """
 
     id: str
     text: str
     extra: tuple[str, ...] = ()
     meta: bool = True
+    lenient: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -121,7 +127,7 @@ def _fault(document: Mapping[str, Any], columns: Columns) -> tuple[str, str] | N
             return "missing_field", f"there is no field {name!r}"
         if not isinstance(document[name], str):
             return reason, f"expected {name!r} as text, found {kind_of(document[name])}"
-    for name in columns.extra:
+    for name in () if columns.lenient else columns.extra:
         value = document.get(name)
         if value is not None and not isinstance(value, str | int | float | Decimal):
             return "not_text", f"expected {name!r} as text, found {kind_of(value)}"
@@ -142,11 +148,11 @@ def _whole(value: Any) -> Any:
     return str(value) if isinstance(value, int) else value
 
 
-def _as_text(value: str | float | Decimal | None) -> str | None:
-    """The value as text; None for null and for what is no number."""
+def _as_text(value: Any) -> str | None:
+    """The value as text; None for null, for what is no number, and for lists and objects."""
     whole = _whole(value)
-    if whole is None or isinstance(whole, str):
+    if isinstance(whole, str):
         return whole
     if isinstance(whole, bool):
         return "true" if whole else "false"
-    return str(whole) if math.isfinite(whole) else None
+    return str(whole) if isinstance(whole, int | float | Decimal) and math.isfinite(whole) else None

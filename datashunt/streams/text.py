@@ -78,7 +78,7 @@ def csv_rows(path: Path, file: File, columns: Columns) -> Iterator[Row | BadRow]
             except csv.Error as error:
                 lost = f"lines {line} to {reader.line_num}" if reader.line_num > line else f"line {line}"
                 detail = f"{lost}: {error}; is a quote not closed, or not doubled?"
-                yield BadRow(line, None, "bad_csv", detail)
+                yield BadRow(line, None, "bad_csv", detail, max(1, reader.line_num - line + 1))
                 continue
             if fields:
                 yield _of_fields(line, fields, len(header), places, columns)
@@ -104,12 +104,14 @@ def _of_fields(line: int, fields: list[str], width: int, places: dict[str, int],
         return BadRow(line, None, "bad_csv", detail)
     known = {name: fields[place] for name, place in places.items() if place < len(fields)}
     key = known.get(columns.id)
-    for name in columns.names:
+    for name in (columns.id, columns.text) if columns.lenient else columns.names:
         if name not in known:
             return bad(line, key, "missing_field", f"line {line} has no field {name!r}")
-    if not all(map(is_unicode, known.values())):
-        return bad(line, key, "invalid_utf8", f"the row that starts in line {line} holds bytes that are no UTF-8")
-    return Row(line, known[columns.id], known[columns.text], fields={name: known[name] for name in columns.extra})
+        if not is_unicode(known[name]):
+            return bad(line, key, "invalid_utf8", f"the row that starts in line {line} holds bytes that are no UTF-8")
+    readable = {name: value for name, value in known.items() if is_unicode(value)}
+    extra = {name: readable.get(name) for name in columns.extra}
+    return Row(line, known[columns.id], known[columns.text], fields=extra)
 
 
 def _refuse_constant(name: str) -> None:

@@ -82,6 +82,15 @@ class TestEqualTexts:
             if one.calls:
                 assert one.answer == item.teacher
 
+    def test_whose_answer_is_known_take_it_and_leave_the_calls_to_others(self, school: School, tmp_path: Path) -> None:
+        engine = run(with_twins(1_200, 3), tmp_path, max_calls=420)
+        assert engine.ledger.calls == 420
+        known: set[str] = set()
+        for start in range(0, 1_200, 128):
+            batch = [*zip(engine.ledger.decisions, engine.stream, strict=True)][start : start + 128]
+            assert all(one.calls or one.answer for one, item in batch if item.text in known and one.role == "train")
+            known |= {item.text for one, item in batch if one.role == "train" and one.answer is not None}
+
     @pytest.mark.parametrize("options", [{}, {"max_calls": 700, "reuse": False}])
     def test_are_asked_again_without_a_limit_or_if_told(
         self, school: School, tmp_path: Path, options: dict[str, Any]
@@ -143,12 +152,14 @@ def test_of_two_gates_the_first_keeps_what_it_is_sure_of(monkeypatch: pytest.Mon
     last = newest.trained[-1].number
     assert last > 1
     assert not [d for d in newest.decisions if d.source == "small" and d.bundle == last]
-    kept = [d for d in both.decisions if d.source == "small" and d.bundle is not None and d.bundle > 1]
+    since = both.trained[1].at_item
+    kept = [d for d in both.decisions if d.source == "small" and d.position >= since]
     said = {item.id: honest(item.text) for item in made}
     assert kept
     for one in kept:
         label, confidence = said[one.id]
-        assert (one.label, confidence >= 0.8) == (label, True)
+        assert (one.label, confidence >= 0.8, one.bundle) == (label, True, 1)
+        assert one.confidence == pytest.approx(confidence)
 
 
 def test_a_lesson_that_fails_is_noted_and_the_next_is_due_when_as_many_answers_came(

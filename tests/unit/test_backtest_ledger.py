@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datashunt.backtest.ledger import DECISIONS, Decision, Ledger, Trained
+from datashunt.backtest.ledger import DECISIONS, STATE, Decision, Ledger, Trained
 from datashunt.errors import UsageError
 
 COUNTERS = ("calls", "judges", "learned", "new_answers")
@@ -116,3 +116,20 @@ def test_another_run_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds a backtest of another stream"):
         Ledger(tmp_path, "another")
     assert written(tmp_path).decisions == [decision(0)]
+
+
+@pytest.mark.parametrize("state", ["[]", "{}", "null", '{"identity": "one"}', '{"identity": "one", "bytes": 0}', "{"])
+def test_a_damaged_state_is_refused_with_what_to_do(tmp_path: Path, state: str) -> None:
+    written(tmp_path, [decision(0)])
+    (tmp_path / STATE).write_text(state)
+    with pytest.raises(UsageError, match="files are damaged: remove it"):
+        Ledger(tmp_path, "one")
+
+
+def test_a_damaged_decision_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    written(tmp_path, [decision(0)])
+    content = (tmp_path / DECISIONS).read_bytes()
+    for damage in (b"x" * (len(content) - 1) + b"\n", content.replace(b"small_label", b"SMALL_label")):
+        (tmp_path / DECISIONS).write_bytes(damage)
+        with pytest.raises(UsageError, match="files are damaged: remove it"):
+            Ledger(tmp_path, "one")

@@ -181,7 +181,7 @@ class TestTheFiles:
         figures = output.write(finished(left_out=3), ABOUT, tmp_path)
         page = (tmp_path / "report.html").read_text()
         assert figures["left_out"] == 3
-        assert "Rows left out: 3." in page
+        assert "Lines left out: 3." in page
         assert "2 without a label" in page
 
     def test_replace_older_ones(self, tmp_path: Path) -> None:

@@ -93,11 +93,11 @@ class TestRowsLeftOut:
             {"id": "i", "text": "secret", "llm": "a"},
             {"id": "x", "llm": "a"},
             {"text": "secret", "llm": "a"},
-            {"id": "x", "text": "secret", "llm": {"secret": 1}},
             {"id": "x", "text": "good at last", "llm": "b"},
         ]
         made = read(write(tmp_path, "a.jsonl", rows), gold=None, max_text_bytes=100)
-        assert [item.line for item in made.items] == [1, 11]
+        assert [item.line for item in made.items] == [1, 10]
+        assert made.left_out == 8
         assert [note.split(": left out: ") for note in made.notes] == [
             ["line 2", "the id is empty"],
             ["line 3", "the text is empty"],
@@ -107,8 +107,30 @@ class TestRowsLeftOut:
             ["line 7", "id 'i' stands in line 1 already"],
             ["line 8", "there is no field 'text'"],
             ["line 9", "there is no field 'id'"],
-            ["line 10", "expected 'llm' as text, found an object"],
         ]
+
+    def test_a_label_that_is_no_text_leaves_the_item_and_is_no_label(self, tmp_path: Path) -> None:
+        rows = [*ROWS, {"id": "x", "text": "one", "llm": {"a": 1}, "gold": "a"}, {"id": "y", "text": "two", "llm": "a"}]
+        made = read(write(tmp_path, "a.jsonl", rows))
+        assert [(one.id, one.teacher, one.gold) for one in made.items[-2:]] == [("x", None, "a"), ("y", "a", None)]
+        assert made.left_out == 0
+
+    def test_a_row_of_csv_that_ends_early_is_an_item_without_those_labels(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_bytes(b"id,text,llm,gold\ni,one,a,a\nj,two,b\nk,three\nl,four,\xff,b\n")
+        made = read(tmp_path / "a.csv")
+        found = [(one.id, one.teacher, one.gold) for one in made.items]
+        assert found == [("i", "a", "a"), ("j", "b", None), ("k", None, None), ("l", None, "b")]
+
+    def test_lines_that_an_open_quote_swallowed_are_all_counted(self, tmp_path: Path) -> None:
+        lines = [f"{n},text {n},a,b" for n in range(10)]
+        (tmp_path / "a.csv").write_text("\n".join(["id,text,llm,gold", *lines, '10,"open,a,b', "11,lost,a,b"]) + "\n")
+        assert read(tmp_path / "a.csv").left_out == 2
+
+    def test_a_file_that_an_open_quote_swallows_is_refused(self, tmp_path: Path) -> None:
+        lines = [f"{n},text {n},a,b" for n in range(10)]
+        (tmp_path / "a.csv").write_text("\n".join(["id,text,llm,gold", "x,fine,a,b", 'y,"open,a,b', *lines]) + "\n")
+        with pytest.raises(UsageError, match=r"most of it cannot be read: line 3: left out: lines 3 to 13: .*quote"):
+            read(tmp_path / "a.csv")
 
     @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
     def test_a_file_without_a_usable_row_is_refused_with_the_first_reason(self, tmp_path: Path, name: str) -> None:

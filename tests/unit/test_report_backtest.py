@@ -52,6 +52,7 @@ def build(records: list[ItemRecord], certificates: tuple[CertificateFigures, ...
     return report.build_backtest(
         records,
         certificates=certificates,
+        labels=("a", "b", "c"),
         llm_calls=sum(record.spent for record in records),
         cost_usd=Decimal(0),
         cost_if_all_llm_usd=Decimal(0),
@@ -72,7 +73,7 @@ def stream(items: int, *, gold: bool = True, scored: bool = True) -> list[ItemRe
 
 
 class TestFigures:
-    def test_it_is_the_report_of_a_run_and_three_fields_more(self) -> None:
+    def test_it_is_the_report_of_a_run_and_five_fields_more(self) -> None:
         made = build(stream(10), (CERTIFICATE,))
         run = report.build(
             stream(10),
@@ -83,7 +84,7 @@ class TestFigures:
             distillations=[],
             seconds=61.0,
         )
-        assert list(made) == [*run, "accuracy_by_1000_calls", "certificates", "left_out"]
+        assert list(made) == [*run, "accuracy_by_1000_calls", "certificates", "labels", "unanswered", "left_out"]
         assert {name: made[name] for name in run} == run  # type: ignore[literal-required]
         assert made["certificates"] == [CERTIFICATE]
 
@@ -116,6 +117,35 @@ class TestFigures:
         dead = ItemRecord("i0", 0, ItemState.DEAD, escalated=True, gold="a")
         rows = build([dead, asked(1, gold="a")])["accuracy_by_1000_calls"]
         assert rows == [{"calls": 2, "items": 2, "accuracy": 1.0, "agreement": 1.0}]
+
+    def test_a_label_agrees_with_no_missing_answer_and_the_llm_alone_is_not_right_there(self) -> None:
+        records = [
+            asked(0, gold="a", recorded=True),
+            kept(1, teacher=None, gold="a", recorded=True),
+            kept(2, teacher="a", gold="a", recorded=True),
+            kept(3, teacher=None, gold="b", recorded=True),
+        ]
+        made = build(records)
+        assert (made["agreement"], made["kept_disagreement"]) == (0.5, pytest.approx(2 / 3, abs=1e-6))
+        assert (made["accuracy"], made["llm_accuracy"]) == (0.75, 0.5)
+        assert made["accuracy_by_1000_calls"][-1]["agreement"] == 0.5
+        assert made["bundles"][0]["agreement"] == pytest.approx(1 / 3, abs=1e-6)
+        assert made["unanswered"] == 2
+
+    def test_each_label_has_its_recall_and_precision(self) -> None:
+        records = [asked(0, "a"), asked(1, "b"), kept(2, "b", teacher="a"), kept(3, "a", teacher="a")]
+        assert build(records)["labels"] == [
+            {"label": "a", "teacher": 3, "outcomes": 2, "recall": pytest.approx(2 / 3, abs=1e-6), "precision": 1.0,
+             "kept": 2, "kept_recall": 0.5},
+            {"label": "b", "teacher": 1, "outcomes": 2, "recall": 1.0, "precision": 0.5, "kept": 0,
+             "kept_recall": None},
+            {"label": "c", "teacher": 0, "outcomes": 0, "recall": None, "precision": None, "kept": 0,
+             "kept_recall": None},
+        ]  # fmt: skip
+
+    def test_the_answer_of_an_equal_text_is_no_question(self) -> None:
+        made = build([asked(0), asked(1, calls=0), kept(2, teacher="a"), kept(3, teacher="a")])
+        assert made["llm_share"] == 0.25
 
     def test_records_that_contradict_themselves_make_no_report(self) -> None:
         with pytest.raises(DatashuntError, match="no report: item 'i0'"):

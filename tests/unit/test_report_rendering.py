@@ -200,7 +200,8 @@ class TestWords:
         )
 
     @pytest.mark.parametrize(
-        ("amount", "text"), [(0.0, "$0.00"), (0.25, "$0.25"), (1234.5, "$1,234.50"), (0.0123, "$0.012")]
+        ("amount", "text"),
+        [(0.0, "$0.00"), (0.25, "$0.25"), (1234.5, "$1,234.50"), (0.0123, "$0.012"), (5.2e-05, "$0.000052")],
     )
     def test_money_keeps_two_digits_that_matter(self, amount: float, text: str) -> None:
         assert usd(amount) == text

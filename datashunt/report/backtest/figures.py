@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Literal, TypedDict
 
@@ -22,6 +22,26 @@ class CallsFigures(TypedDict):
     items: int
     accuracy: float | None
     agreement: float | None
+
+
+class LabelFigures(TypedDict):
+    """What became of one label. Shares are null where there is nothing to count.
+
+    | field | meaning |
+    |---|---|
+    | label | its name |
+    | teacher, outcomes | items to which the LLM gives it; items that are done with it |
+    | recall, precision | of the former, those done with it; of the latter, those to which the LLM gives it |
+    | kept, kept_recall | kept items to which the LLM gives it; share of them that the small model gave it |
+    """
+
+    label: str
+    teacher: int
+    outcomes: int
+    recall: float | None
+    precision: float | None
+    kept: int
+    kept_recall: float | None
 
 
 class CertificateFigures(TypedDict):
@@ -47,7 +67,7 @@ class CertificateFigures(TypedDict):
 
 
 class BacktestReport(Report):
-    """report.json of a backtest: that of a run, and three fields more. Shares are fractions of 1.
+    """report.json of a backtest: that of a run, and five fields more. Shares are fractions of 1.
 
     | field | meaning |
     |---|---|
@@ -56,11 +76,15 @@ class BacktestReport(Report):
     | … accuracy | right labels ÷ outcomes with gold |
     | … agreement | share of the outcomes whose label is the teacher's |
     | certificates | each that a bundle got |
-    | left_out | rows of the file that are no items |
+    | labels | each label of the classifier |
+    | unanswered | items for which the record holds no usable answer; no label agrees with that |
+    | left_out | lines of the file that hold no item |
     """
 
     accuracy_by_1000_calls: list[CallsFigures]
     certificates: list[CertificateFigures]
+    labels: list[LabelFigures]
+    unanswered: int
     left_out: int
 
 
@@ -75,8 +99,9 @@ def build_backtest(
     distillations: Iterable[DistillationRecord],
     seconds: float,
     left_out: int = 0,
+    labels: Sequence[str] = (),
 ) -> BacktestReport:
-    """The figures of a backtest; all but `certificates` and `left_out` is as for `build`.
+    """The figures of a backtest; all but `certificates`, `left_out` and `labels` is as for `build`.
 
     Raises:
         DatashuntError: the records contradict themselves.
@@ -95,8 +120,30 @@ def build_backtest(
         **figures,
         "accuracy_by_1000_calls": _by_calls(stream),
         "certificates": list(certificates),
+        "labels": [_label(label, stream) for label in labels],
+        "unanswered": sum(record.teacher is None for record in stream),
         "left_out": left_out,
     }
+
+
+def _label(label: str, records: Sequence[ItemRecord]) -> LabelFigures:
+    meant = [record for record in records if record.teacher == label]
+    got = [record for record in records if record.label == label]
+    kept = [record for record in meant if record.kept]
+    right = sum(record.label == label for record in meant)
+    return {
+        "label": label,
+        "teacher": len(meant),
+        "outcomes": len(got),
+        "recall": _share(right, len(meant)),
+        "precision": _share(right, len(got)),
+        "kept": len(kept),
+        "kept_recall": _share(sum(record.label == label for record in kept), len(kept)),
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 6) if whole else None
 
 
 def _by_calls(records: list[ItemRecord]) -> list[CallsFigures]:

@@ -16,7 +16,12 @@ def write_backtest_html(report: BacktestReport, about: About, picture: Path, pat
         " money are what those asks would have taken."
     )
     if report["left_out"]:
-        note += f'<p class="note"><strong>Rows left out: {report["left_out"]:,}.</strong> They hold no item.</p>'
+        note += f'<p class="note"><strong>Lines left out: {report["left_out"]:,}.</strong> They hold no item.</p>'
+    if report["unanswered"]:
+        note += (
+            f'<p class="note"><strong>Items without an answer: {report["unanswered"]:,}.</strong> The record holds no'
+            " usable answer for them: no outcome agrees with that, and the LLM alone is not right there.</p>"
+        )
     page = render(report, about, picture, backtest_subline(report), note, _highlights(report), _sections(report))
     path.write_text(page, encoding="utf-8")
 
@@ -35,6 +40,10 @@ def _sections(report: BacktestReport) -> str:
 <p class="muted">All outcomes so far when so many calls had been spent, in stream order; the last row is the end of the
 stream. Accuracy is against the right labels, agreement with the LLM.</p>
 <div class="scroll">{_by_calls(report)}</div>
+<h2>Labels</h2>
+<p class="muted">Recall: of the items to which the LLM gives the label, those that are done with it. Precision: of those
+done with it, the items to which the LLM gives it. What the small model kept, apart.</p>
+<div class="scroll">{_labels(report)}</div>
 <h2>Certificates</h2>
 <p class="muted">Where items are kept from this threshold on, at most α of the kept ones, or of all, disagree with the
 LLM, with probability of at least 1 − δ, as n held-out answers show, of which k disagree. That speaks of items drawn
@@ -48,6 +57,23 @@ def _by_calls(report: BacktestReport) -> str:
         for entry in report["accuracy_by_1000_calls"]
     ]
     return table(("calls", "items", "accuracy", "agreement"), rows, numbers=range(4), none="No items.")
+
+
+def _labels(report: BacktestReport) -> str:
+    rows = [
+        (
+            entry["label"],
+            f"{entry['teacher']:,}",
+            f"{entry['outcomes']:,}",
+            percent(entry["recall"]),
+            percent(entry["precision"]),
+            f"{entry['kept']:,}",
+            percent(entry["kept_recall"]),
+        )
+        for entry in report["labels"]
+    ]
+    header = ("", "by the LLM", "outcomes", "recall", "precision", "of the LLM's, kept", "recall of those")
+    return table(header, rows, numbers=range(1, 7), none="No items.")
 
 
 def _certificates(report: BacktestReport) -> str:

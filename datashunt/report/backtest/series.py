@@ -113,11 +113,11 @@ def backtest_series(records: Iterable[ItemRecord], *, window: int | None = None)
 
 def _agreement(stream: Sequence[ItemRecord], done: Sequence[bool]) -> Floats:
     """Of kept and of other outcomes, those with a known LLM label stand for their group (post-stratification)."""
-    same = [record.label == record.reference for record in stream]
+    same = [record.label == record.reference and record.label is not None for record in stream]
     total = np.zeros(len(stream))
     for kept in (True, False):
         group = [is_done and record.kept is kept for record, is_done in zip(stream, done, strict=True)]
-        known = [inside and record.reference is not None for record, inside in zip(stream, group, strict=True)]
+        known = [inside and record.compared for record, inside in zip(stream, group, strict=True)]
         size = np.cumsum(group)
         total += np.where(size > 0, size * _running_mean(same, known), 0.0)
     return _ratio(total, np.cumsum(done))
