@@ -196,6 +196,26 @@ class StoredAnswer:
     propensity: float | None = None
 
 
+# Of an item that is run again, its first ask tells whether it was held out then, and nothing was kept before.
+_ANSWERS = """
+    SELECT a.id, a.item_id, left(texts.text, :characters) AS text, coalesce(said.label, a.label) AS label,
+           CASE WHEN said.label IS NULL THEN a.probabilities END AS probabilities, a.role, a.fingerprint, a.propensity
+      FROM answers a JOIN texts ON texts.item_id = a.item_id
+      LEFT JOIN items said ON said.id = a.item_id AND said.source = 'human' AND a.role = 'train'
+            AND said.label = ANY(:names)
+     WHERE a.classifier_id = :classifier AND a.labels_hash = :labels{of_role}
+       AND a.id <= coalesce(CAST(:up_to AS bigint), a.id)
+       AND (NOT a.had_prior AND a.reused_from IS NULL AND NOT a.fallback OR said.label IS NOT NULL)
+       AND (a.role = 'train' OR (a.requested_model = :model AND a.prompt_hash = :prompt AND coalesce((
+            SELECT first.role = a.role AND (
+                       SELECT id FROM scores s WHERE s.item_id = a.item_id AND s.id < first.score_id LIMIT 1) IS NULL
+              FROM asks first WHERE first.item_id = a.item_id AND first.state <> 'withdrawn'
+             ORDER BY first.id LIMIT 1), true)))
+     ORDER BY a.id DESC LIMIT :most
+"""
+_OF_ALL_ROLES, _OF_ONE_ROLE = (text(_ANSWERS.format(of_role=one)) for one in ("", " AND a.role = :role"))
+
+
 def answers(
     tx: Connection, classifier: Registered, *, up_to: int | None = None, role: Role | None = None
 ) -> list[StoredAnswer]:
@@ -206,21 +226,12 @@ def answers(
     may repeat an answer that is held out; and those of a fallback: the small model stands in for the first. A label
     that a person gave stands in for a training answer of any kind, whole and without doubt; held-out answers stay the
     LLM's, since it is what is measured.
+
+    An item that is run again is held out only if it was from the first time on: else a bundle may have learned from it
+    then. Its newest answer counts, once.
     """
     rows = tx.execute(
-        text(
-            "SELECT a.id, a.item_id, left(texts.text, :characters) AS text, coalesce(said.label, a.label) AS label,"
-            "       CASE WHEN said.label IS NULL THEN a.probabilities END AS probabilities, a.role, a.fingerprint,"
-            "       a.propensity"
-            "  FROM answers a JOIN texts ON texts.item_id = a.item_id"
-            "  LEFT JOIN items said ON said.id = a.item_id AND said.source = 'human' AND a.role = 'train'"
-            "        AND said.label = ANY(:names)"
-            " WHERE a.classifier_id = :classifier AND a.labels_hash = :labels"
-            "   AND a.id <= coalesce(CAST(:up_to AS bigint), a.id) AND a.role = coalesce(CAST(:role AS text), a.role)"
-            "   AND (NOT a.had_prior AND a.reused_from IS NULL AND NOT a.fallback OR said.label IS NOT NULL)"
-            "   AND (a.role = 'train' OR (a.requested_model = :model AND a.prompt_hash = :prompt))"
-            " ORDER BY a.id DESC LIMIT :most"
-        ),
+        _OF_ALL_ROLES if role is None else _OF_ONE_ROLE,
         {
             "classifier": classifier.id,
             "labels": classifier.spec.labels_hash,
@@ -228,11 +239,12 @@ def answers(
             "model": classifier.spec.llm.model,
             "prompt": classifier.prompt_hash,
             "up_to": up_to,
-            "role": role,
+            **({} if role is None else {"role": role}),
             "most": MAX_ANSWERS,
             "characters": readable(classifier.spec.small_model.max_tokens),
         },
     ).all()
+    newest = {row.item_id: row.id for row in reversed(rows)}
     return [
         StoredAnswer(
             id=row.id,
@@ -245,6 +257,7 @@ def answers(
             propensity=row.propensity,
         )
         for row in reversed(rows)
+        if row.role == Role.TRAIN or row.id == newest[row.item_id]
     ]
 
 

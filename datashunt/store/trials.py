@@ -137,6 +137,7 @@ def begin(
     return _trial(row)
 
 
+# Scalar subqueries, which the planner does not turn into joins: each looks up one item by an index.
 _JUDGED = text("""
     WITH since AS (SELECT greatest(:after, coalesce(max(ask_id), 0)) AS ask FROM trial_answers WHERE trial_id = :trial),
     judges AS (
@@ -145,6 +146,12 @@ _JUDGED = text("""
                    AS open
           FROM asks, since
          WHERE classifier_id = :classifier AND role = 'judge' AND id > since.ask AND state <> 'withdrawn'
+           AND (SELECT id FROM asks before
+                 WHERE before.item_id = asks.item_id AND before.id < asks.id AND before.state <> 'withdrawn'
+                 LIMIT 1) IS NULL
+           AND (SELECT id FROM scores
+                 WHERE scores.item_id = asks.item_id AND scores.id < coalesce(asks.score_id, 9223372036854775807)
+                 LIMIT 1) IS NULL
          ORDER BY id LIMIT :most),
     ready AS (SELECT * FROM judges WHERE id < coalesce((SELECT min(id) FROM judges WHERE open), 9223372036854775807))
     SELECT ready.id AS ask, left(texts.text, :characters) AS text, answers.label,
@@ -165,6 +172,11 @@ def judged(
 
     One that waits longer than `patience_s` counts as unanswered. What a person labelled meanwhile, or what was run
     again, is nobody's failure and left out. So many characters of each text are read.
+
+    An item counts the first time it is scored, never when it is run again: its earlier answer may have taught,
+    calibrated or judged the bundle, or it was kept, and the bundle was held to its text. Not only what was asked before
+    is left out: what an earlier bundle was sure of would remain, and that is no fair sample. Items that waited to be
+    scored when the trial began do count, since nothing was known of them.
     """
     rows = tx.execute(
         _JUDGED,

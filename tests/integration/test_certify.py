@@ -9,6 +9,7 @@ import pytest
 from lanes import LABELS, NAME, FakeLLM, FakeModel, FakeModels, World, reply
 
 from datashunt.items import Item
+from datashunt.pipeline import rerun
 from datashunt.pipeline.certify import Certifier
 from datashunt.prompts import Prompt
 from datashunt.store import bundles, certificates
@@ -106,6 +107,34 @@ def test_training_and_fit_answers_and_those_of_before_prove_nothing(tried: World
     tried.change("UPDATE asks SET role = 'judge' WHERE item_id IN (SELECT id FROM items WHERE key < 'x1')")
     certify(tried)
     assert tried.one("SELECT count(*) FROM trial_answers") == 0
+
+
+def asked(world: World, role: str) -> None:
+    """Score what is queued, and let the LLM answer all of it that is asked in this role."""
+    list(world.scorer().run(NAME, [row.id for row in world.rows("SELECT id FROM items WHERE state = 'queued'")]))
+    rate = None if role == "train" else 1.0
+    world.change("UPDATE asks SET role = :role, propensity = :rate WHERE state = 'waiting'", role=role, rate=rate)
+    world.ask(FakeLLM([says]))
+
+
+@pytest.mark.parametrize("role", ["train", "fit", "judge"])
+def test_what_was_asked_or_kept_before_proves_nothing_when_it_is_run_again(world: World, role: str) -> None:
+    world.submit(*texts(10))
+    asked(world, "fit")
+    world.bundle()
+    world.submit(*texts(30, "0.85", start=100), *texts(30, start=200))
+    asked(world, role)
+    assert world.one("SELECT count(*) FROM items WHERE source = 'small'") == 30
+    world.submit(*texts(3, start=900))  # they wait to be scored when the trial begins
+    world.apply(policy={**PROMISE})
+    certify(world)
+    made = rerun.plan(world.admin, NAME)
+    assert sum(len(wake.ids) for wake in rerun.rerun(world.admin, NAME, made)) == 70
+    asked(world, "judge")
+    certify(world)
+    counted = world.rows("SELECT key FROM trial_answers t JOIN asks a ON a.id = ask_id JOIN items i ON i.id = item_id")
+    assert sorted(row.key for row in counted) == ["x900", "x901", "x902"]
+    assert standing(world) is None
 
 
 @pytest.mark.parametrize(
