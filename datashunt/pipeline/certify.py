@@ -79,7 +79,8 @@ class Certifier:
             trials.add(tx, trial, read)
             if promise.others_stand_in(known.spec):
                 trial = trials.count_asked(tx, known.id, trial, patience_s=patience_s, most=MOST_COUNTED)
-            self._look(tx, known, policy, bundle, trial, trials.answers(tx, trial))
+            named = {one.llm for one in read if one.llm}
+            self._look(tx, known, policy, bundle, trial, trials.answers(tx, trial), named)
 
     # beginning
 
@@ -139,9 +140,11 @@ class Certifier:
         bundle: Bundle,
         trial: Trial,
         read: Sequence[TrialAnswer],
+        named: set[str],
     ) -> None:
+        """`named`: the LLMs of the answers that this look brought: none of another joins a proof that stands."""
         standing = certificates.standing(tx, bundle.id)
-        others = set() if standing is None else trials.llms_since(tx, known.id, standing.granted_at)
+        others = set() if standing is None else trials.llms_since(tx, known.id, standing.granted_at) | named
         if standing is not None and (others := others - set(standing.fingerprints)):
             self._lose(tx, known, bundle, f"{trials.LLM_CHANGED}: responses name {', '.join(sorted(others))}")
             return

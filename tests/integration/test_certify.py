@@ -12,7 +12,7 @@ from datashunt.items import Item
 from datashunt.pipeline import rerun
 from datashunt.pipeline.certify import Certifier
 from datashunt.prompts import Prompt
-from datashunt.store import bundles, certificates
+from datashunt.store import bundles, certificates, trials
 from datashunt.store.trials import LLM_CHANGED
 
 PROMISE: dict[str, Any] = {"mode": "target", "alpha": 0.3, "delta": 0.9, "audit_rate": 1.0, "threshold": 0.8}
@@ -186,6 +186,20 @@ def test_a_response_of_another_llm_ends_the_certificate_and_another_trial_begins
     first, second = certified.rows("SELECT delta FROM trials ORDER BY id")
     assert second.delta == pytest.approx(first.delta * (10 / (11 * 12)) / (10 / (10 * 11)))
     assert certified.one("SELECT count(*) FROM delta_ledger WHERE kind = 'certificate'") == 2
+
+
+def test_no_judge_answer_of_another_llm_joins_a_proof_that_stands_however_many_others_came_since(
+    certified: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = FakeLLM([lambda prompt: says(prompt, fingerprint="fp_2")])
+    certified.change("UPDATE classifiers SET audit_rate = 1.0")
+    work(certified, texts(3, start=500), llm=other)
+    work(certified, texts(20, start=600), role="judge")
+    few = trials.llms_since
+    monkeypatch.setattr(trials, "llms_since", lambda *given: few(*given, most=20))
+    certify(certified)
+    assert standing(certified) is None
+    assert certified.rows("SELECT ended_why FROM trials") == [(LLM_CHANGED,)]
 
 
 @pytest.mark.parametrize(
