@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from datashunt import certificate, drift
 from datashunt.certificate import Certificate
 from datashunt.drift import Rung
-from datashunt.items import Role, readable
+from datashunt.items import Role
 from datashunt.pipeline import promise, proof, pruning, substitutes
 from datashunt.pipeline.models import Models
 from datashunt.policy import TargetPolicy
@@ -69,8 +69,7 @@ class Certifier:
             return
         patience_s = self._settings.audit_deadline_s
         with self._store.begin() as tx:
-            characters = readable(known.spec.small_model.max_tokens)
-            new = trials.judged(tx, known.id, trial, patience_s=patience_s, most=MOST_READ, characters=characters)
+            new = trials.judged(tx, known, trial, patience_s=patience_s, most=MOST_READ)
         read = [proof.read(known.spec, policy, *one) for one in self._scored(bundle, new)]
         with self._store.begin() as tx:
             trials.lock(tx, known.id)

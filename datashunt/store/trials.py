@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from datashunt.items import readable
 from datashunt.store.classifiers import Bundle, Registered, bundle_of
 
 DRIFT = "drift"
@@ -144,8 +145,10 @@ _JUDGED = text("""
         SELECT asks.id, asks.item_id, asks.score_id, asks.reason, asks.propensity,
                asks.state IN ('waiting', 'calling') AND asks.created_at > now() - make_interval(secs => :patience_s)
                    AS open
-          FROM asks, since
+          FROM since, asks
          WHERE classifier_id = :classifier AND role = 'judge' AND id > since.ask AND state <> 'withdrawn'
+           AND coalesce((SELECT prompt_hash = :prompt AND requested_model = :model FROM answers
+                          WHERE ask_id = asks.id AND answers.item_id = asks.item_id), true)
            AND (SELECT id FROM asks before
                  WHERE before.item_id = asks.item_id AND before.id < asks.id AND before.state <> 'withdrawn'
                  LIMIT 1) IS NULL
@@ -165,13 +168,11 @@ _JUDGED = text("""
 """)
 
 
-def judged(
-    tx: Connection, classifier_id: int, trial: Trial, *, patience_s: float, most: int, characters: int
-) -> list[Judged]:
+def judged(tx: Connection, classifier: Registered, trial: Trial, *, patience_s: float, most: int) -> list[Judged]:
     """The judge asks that a trial has not read yet, in their order, up to the first that still waits for its answer.
 
-    One that waits longer than `patience_s` counts as unanswered. What a person labelled meanwhile, or what was run
-    again, is nobody's failure and left out. So many characters of each text are read.
+    One that waits longer than `patience_s` counts as unanswered. What a person labelled meanwhile, what was run again,
+    or was answered under another prompt or by another model than those in force, is nobody's failure and left out.
 
     An item counts the first time it is scored, never when it is run again: its earlier answer may have taught,
     calibrated or judged the bundle, or it was kept, and the bundle was held to its text. Not only what was asked before
@@ -181,13 +182,15 @@ def judged(
     rows = tx.execute(
         _JUDGED,
         {
-            "classifier": classifier_id,
+            "classifier": classifier.id,
+            "model": classifier.spec.llm.model,
+            "prompt": classifier.prompt_hash,
             "trial": trial.id,
             "bundle": trial.bundle_id,
             "after": trial.after_ask,
             "patience_s": patience_s,
             "most": most,
-            "characters": characters,
+            "characters": readable(classifier.spec.small_model.max_tokens),
         },
     )
     return [

@@ -137,6 +137,16 @@ def test_what_was_asked_or_kept_before_proves_nothing_when_it_is_run_again(world
     assert standing(world) is None
 
 
+@pytest.mark.parametrize("column", ["prompt_hash", "requested_model"])
+def test_an_answer_under_another_prompt_or_model_than_those_of_the_trial_is_left_out(tried: World, column: str) -> None:
+    work(tried, texts(6, start=100))
+    tried.change(f"UPDATE answers SET {column} = 'another' WHERE ask_id % 2 = 0")
+    certify(tried)
+    read = tried.rows("SELECT ask_id, truth FROM trial_answers")
+    assert [row.ask_id % 2 for row in read] == [1, 1, 1]
+    assert all(row.truth >= 0 for row in read)
+
+
 @pytest.mark.parametrize(
     ("what", "states"),
     [("ask", {"asked"}), ("hold", {"held"}), ("keep", {"done", "asked"})],
