@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from datashunt.items import readable
+from datashunt.items import Role, readable
 from datashunt.store.classifiers import Bundle, Registered, bundle_of
 
 DRIFT = "drift"
@@ -207,27 +207,37 @@ def judged(tx: Connection, classifier: Registered, trial: Trial, *, patience_s: 
     ]
 
 
-def llms_since(tx: Connection, classifier_id: int, since: datetime, most: int = 500) -> set[str]:
-    """Models and fingerprints that the newest responses of the first LLM name, of those that came since a moment."""
-    rows = tx.execute(
-        text(
-            "SELECT DISTINCT llm FROM (SELECT concat_ws(' ', llm_model, nullif(fingerprint, '')) AS llm FROM answers"
-            "  WHERE classifier_id = :classifier AND NOT fallback AND reused_from IS NULL AND created_at > :since"
-            "  ORDER BY id DESC LIMIT :most) AS newest"
-        ),
-        {"classifier": classifier_id, "since": since, "most": most},
-    )
-    return set(rows.scalars())
+_LLMS = text("""
+    SELECT DISTINCT concat_ws(' ', llm_model, nullif(fingerprint, '')) AS llm
+      FROM unnest(CAST(:roles AS text[])) AS of (role), LATERAL (
+           SELECT llm_model, fingerprint, fallback, reused_from, created_at FROM answers
+            WHERE classifier_id = :classifier AND labels_hash = :labels AND answers.role = of.role
+            ORDER BY id DESC LIMIT :most) AS newest
+     WHERE NOT fallback AND reused_from IS NULL AND created_at > :since
+""")
+
+
+def llms_since(tx: Connection, classifier: Registered, since: datetime, most: int = 500) -> set[str]:
+    """Models and fingerprints that the newest responses of the first LLM name, of those that came since a moment.
+
+    So many answers of each role are read, whatever came since.
+    """
+    values = {"classifier": classifier.id, "labels": classifier.spec.labels_hash, "since": since, "most": most}
+    return set(tx.execute(_LLMS, {**values, "roles": list(Role)}).scalars())
 
 
 def add(tx: Connection, trial: Trial, answers: Sequence[TrialAnswer]) -> None:
-    """Write down what judge answers are to a trial; those that are there stay as they are."""
+    """Write down and count what judge answers are to a trial; those that are there stay as they are."""
+    if not answers:
+        return
     tx.execute(
         text(
-            "INSERT INTO trial_answers (trial_id, ask_id, confidence, said, truth, weight, kept, llm, reach)"
+            "WITH added AS ("
+            " INSERT INTO trial_answers (trial_id, ask_id, confidence, said, truth, weight, kept, llm, reach)"
             " SELECT :trial, v.* FROM unnest(CAST(:asks AS bigint[]), CAST(:confidences AS float8[]),"
             "   CAST(:said AS smallint[]), CAST(:truth AS smallint[]), CAST(:weights AS real[]), CAST(:kept AS bool[]),"
-            "   CAST(:llm AS text[]), CAST(:reach AS float8[])) AS v ON CONFLICT DO NOTHING"
+            "   CAST(:llm AS text[]), CAST(:reach AS float8[])) AS v ON CONFLICT DO NOTHING RETURNING ask_id)"
+            " UPDATE trials SET n = n + (SELECT count(*) FROM added) WHERE id = :trial"
         ),
         {
             "trial": trial.id,
@@ -282,11 +292,23 @@ def count_asked(tx: Connection, classifier_id: int, trial: Trial, *, patience_s:
     return _trial(tx.execute(_ASKED, values).one())
 
 
-def note(tx: Connection, trial: Trial, *, n: int, missing: int | None, what: str | None) -> None:
-    """Write down how far a trial has come."""
+def confidences(tx: Connection, bundle_id: int) -> dict[int, float]:
+    """How sure a bundle was of each judge ask that its trial under way has read, by the ask's row."""
+    rows = tx.execute(
+        text(
+            "SELECT ask_id, confidence FROM trial_answers JOIN trials ON trials.id = trial_id"
+            " WHERE bundle_id = :bundle AND ended_at IS NULL"
+        ),
+        {"bundle": bundle_id},
+    )
+    return {row.ask_id: row.confidence for row in rows}
+
+
+def note(tx: Connection, trial: Trial, *, missing: int | None, what: str | None) -> None:
+    """Write down what a trial lacks."""
     tx.execute(
-        text("UPDATE trials SET n = :n, missing = :missing, note = :what WHERE id = :trial"),
-        {"trial": trial.id, "n": n, "missing": missing, "what": what},
+        text("UPDATE trials SET missing = :missing, note = :what WHERE id = :trial"),
+        {"trial": trial.id, "missing": missing, "what": what},
     )
 
 
