@@ -24,7 +24,8 @@ def make_due(tx: Connection, classifier: Registered, *, judges: int, needed: int
     """Open a distillation if enough new answers are there and none is open; returns its row.
 
     Answers given under a soft prior, reused ones and those of a fallback teach nothing (see `answers`), so they are
-    not counted. What a failed run was to learn is new still. Failures in a row under one version of the file double the
+    not counted. What a failed run was to learn is new still; and after other labels were in force nothing is learned of
+    these, since no bundle of theirs serves. Failures in a row under one version of the file double the
     time until the next try, up to an hour: a base that cannot be loaded fails each time, and at full cost. While a
     bundle is on trial and nothing is proven of it, as many new answers are needed as it has learned from: its successor
     would begin the proof anew.
@@ -37,21 +38,23 @@ def make_due(tx: Connection, classifier: Registered, *, judges: int, needed: int
     """
     due: int | None = tx.execute(
         text(
-            "WITH ended AS (SELECT max(id) AS newest, coalesce(max(up_to_answer), 0) AS learned FROM distillations"
-            "     WHERE classifier_id = :classifier AND state IN ('promoted', 'rejected', 'overtaken', 'uncertified')),"
-            " failed AS (SELECT count(*) AS times, max(finished_at) AS last FROM distillations, ended"
-            "     WHERE classifier_id = :classifier AND state = 'failed' AND spec_version = :version"
-            "       AND id > coalesce(newest, 0)),"
-            " since AS (SELECT CASE WHEN EXISTS (SELECT FROM distillations WHERE classifier_id = :classifier"
-            "       AND state = 'failed' AND id > coalesce(newest, 0)) THEN 0 ELSE learned END AS answer FROM ended)"
+            "WITH runs AS (SELECT * FROM distillations WHERE classifier_id = :classifier AND spec_version > coalesce("
+            "     (SELECT max(version) FROM specs WHERE classifier_id = :classifier AND labels_hash <> :labels), 0)),"
+            " ended AS (SELECT max(id) AS newest, coalesce(max(up_to_answer), 0) AS learned FROM runs"
+            "     WHERE state IN ('promoted', 'rejected', 'overtaken', 'uncertified')),"
+            " failed AS (SELECT count(*) FILTER (WHERE spec_version = :version) AS times,"
+            "       max(finished_at) FILTER (WHERE spec_version = :version) AS last,"
+            "       CASE WHEN count(id) = 0 THEN min(learned) ELSE 0 END AS learned"
+            "     FROM ended LEFT JOIN runs ON state = 'failed' AND id > coalesce(newest, 0)),"
+            " wanted AS (SELECT greatest(:needed,"
+            "       (SELECT max(n_train) FROM distillations d JOIN trials t USING (bundle_id)"
+            "         WHERE d.classifier_id = :classifier AND t.ended_at IS NULL AND NOT EXISTS ("
+            "           SELECT FROM certificates WHERE trial_id = t.id AND revoked_at IS NULL))) AS answers)"
             " INSERT INTO distillations (classifier_id, spec_version, state)"
-            " SELECT :classifier, :version, 'due' FROM failed, since WHERE greatest(:needed,"
-            "  (SELECT max(n_train) FROM distillations d JOIN trials t USING (bundle_id)"
-            "    WHERE d.classifier_id = :classifier AND t.ended_at IS NULL AND NOT EXISTS ("
-            "      SELECT FROM certificates WHERE trial_id = t.id AND revoked_at IS NULL))) <= ("
-            "  SELECT count(*) FROM answers WHERE classifier_id = :classifier AND labels_hash = :labels"
+            " SELECT :classifier, :version, 'due' FROM failed, wanted WHERE wanted.answers <= ("
+            "  SELECT count(*) FROM (SELECT FROM answers WHERE classifier_id = :classifier AND labels_hash = :labels"
             "     AND role = 'train' AND NOT had_prior AND reused_from IS NULL"
-            "     AND NOT fallback AND id > since.answer)"
+            "     AND NOT fallback AND id > failed.learned LIMIT (SELECT answers FROM wanted)) AS new)"
             " AND :judges <= (SELECT count(*) FROM (SELECT FROM answers WHERE classifier_id = :classifier"
             "     AND labels_hash = :labels AND role = 'judge' AND NOT had_prior AND requested_model = :model"
             "     AND prompt_hash = :prompt LIMIT :judges) AS enough)"

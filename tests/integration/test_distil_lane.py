@@ -337,6 +337,24 @@ def test_what_the_incumbent_kept_is_replayed_unless_it_is_held_out(due: World, t
     assert training.given["incumbent"] is not None
 
 
+def test_labels_that_come_back_are_learned_at_once_from_the_answers_of_before(due: World, training: Training) -> None:
+    due.apply(distil={"min_new_answers": 50})
+    distil(due)
+    distil(due)
+    assert not due_again(due)
+    due.apply(labels=["bad", "good"], distil={"min_new_answers": 50})
+    assert not due_again(due)
+    due.change(
+        "INSERT INTO distillations (classifier_id, spec_version, state, up_to_answer, finished_at)"
+        " SELECT classifier_id, max(version), 'rejected', 1000000, now() FROM specs GROUP BY 1"
+    )
+    due.apply(distil={"min_new_answers": 50})
+    assert due.known().incumbent is None
+    assert due_again(due)
+    assert distil(due) == "promoted"
+    assert not due_again(due), "no answer is new"
+
+
 def test_a_race_lost_to_another_promotion_leaves_that_one_serving(due: World, training: Training) -> None:
     training.meanwhile = lambda: due.bundle() and None
     assert distil(due) == "overtaken"
