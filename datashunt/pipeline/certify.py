@@ -27,7 +27,6 @@ from datashunt.store.classifiers import Bundle, Registered
 from datashunt.store.trials import Judged, Trial, TrialAnswer
 from datashunt.telemetry import event
 
-EVERY_ANSWER = 2**63 - 1
 MOST_READ = 2_000
 """Judge answers that one look reads; the next one goes on."""
 MOST_COUNTED = 100_000
@@ -151,9 +150,8 @@ class Certifier:
     def _begin(self, known: Registered, policy: TargetPolicy, bundle: Bundle) -> Trial | None:
         with self._store.begin() as tx:
             spent = trials.renewals(tx, known.id)
-            stored = distillations.answers(tx, known, up_to=EVERY_ANSWER)
+            answers = distillations.answers(tx, known, role=Role.FIT)
         delta = certificate.Ledger(policy.delta, spent).next
-        answers = [one for one in stored if one.role is Role.FIT]
         plan = proof.plan(known, policy, self._probabilities(bundle, [one.text for one in answers]), answers, delta)
         if plan is None:
             return None

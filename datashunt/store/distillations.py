@@ -16,6 +16,9 @@ from datashunt.store.classifiers import Registered
 MAX_ANSWERS = 50_000
 """Most answers one distillation reads, newest first: it bounds memory, and old ones have been learned."""
 
+MOST_LOOKED_THROUGH = 1_000_000
+"""Newest scores among which those of one bundle are looked for: no index knows them, and it may have few."""
+
 LONGEST_WAIT_S = 3_600.0
 """Longest time after a failure until the next try."""
 
@@ -278,20 +281,25 @@ def learned_up_to(tx: Connection, classifier: Registered) -> int:
 def confident_texts(tx: Connection, classifier: Registered, most: int, *, up_to: int) -> list[str]:
     """Texts that the incumbent kept and nobody holds out: what it must not forget; newest first.
 
-    Scores with ids up to `up_to` count.
+    Of the scores up to `up_to`, those since the incumbent was made are looked through, and at most so many as
+    `MOST_LOOKED_THROUGH`, whatever bundles they are of.
     """
     if classifier.incumbent is None:
         return []
     rows = tx.execute(
         text(
             "SELECT left(texts.text, :characters) FROM scores JOIN texts USING (item_id)"
-            " WHERE scores.bundle_id = :bundle AND scores.kept AND scores.id <= :up_to AND NOT EXISTS ("
+            " WHERE scores.bundle_id = :bundle AND scores.kept AND scores.id <= :up_to AND scores.id > greatest("
+            "   CAST(:up_to AS bigint) - CAST(:through AS bigint),"
+            "   (SELECT max(up_to_score) FROM distillations WHERE bundle_id = :bundle))"
+            " AND NOT EXISTS ("
             "   SELECT FROM asks WHERE asks.item_id = scores.item_id AND asks.role <> 'train')"
             " ORDER BY scores.id DESC LIMIT :most"
         ),
         {
             "bundle": classifier.incumbent.id,
             "up_to": up_to,
+            "through": MOST_LOOKED_THROUGH,
             "most": most,
             "characters": readable(classifier.spec.small_model.max_tokens),
         },

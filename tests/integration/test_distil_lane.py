@@ -355,6 +355,25 @@ def test_labels_that_come_back_are_learned_at_once_from_the_answers_of_before(du
     assert not due_again(due), "no answer is new"
 
 
+def test_kept_texts_are_looked_for_among_the_newest_scores_since_the_incumbent_was_made(
+    due: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = due.bundle()
+    due.submit(*[Item(f"k{n}", f"positive 0.95 kept {n}") for n in range(6)])
+    list(due.scorer().run(NAME, [row.id for row in due.rows("SELECT id FROM items WHERE state = 'queued'")]))
+    newest = due.one("SELECT max(id) FROM scores")
+
+    def found() -> list[str]:
+        with due.store.begin() as tx:
+            return [one[-1] for one in distillations.confident_texts(tx, due.known(), 100, up_to=newest)]
+
+    assert found() == ["5", "4", "3", "2", "1", "0"]
+    due.change("UPDATE distillations SET bundle_id = :id, up_to_score = :score", id=made.id, score=newest - 4)
+    assert found() == ["5", "4", "3", "2"]
+    monkeypatch.setattr(distillations, "MOST_LOOKED_THROUGH", 3)
+    assert found() == ["5", "4", "3"]
+
+
 def test_a_race_lost_to_another_promotion_leaves_that_one_serving(due: World, training: Training) -> None:
     training.meanwhile = lambda: due.bundle() and None
     assert distil(due) == "overtaken"
