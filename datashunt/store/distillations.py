@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from datashunt.items import Role, readable
+from datashunt.items import FEWEST_JUDGES, Role, readable
 from datashunt.store.classifiers import Registered
 
 MAX_ANSWERS = 50_000
@@ -95,11 +95,41 @@ class Claim:
     up_to_score: int
 
 
+# The worker may not delete it. What it was to learn is new still, as after any failure.
+_DROP = text("""
+    UPDATE distillations d SET state = 'failed', finished_at = now(), error = :why
+      FROM specs was
+     WHERE d.classifier_id = :classifier AND d.state = 'due'
+       AND was.classifier_id = d.classifier_id AND was.version = d.spec_version
+       AND (was.labels_hash <> :labels OR was.prompt_hash <> :prompt)
+       AND NOT (:needed <= (SELECT count(*) FROM (
+                    SELECT FROM answers WHERE classifier_id = :classifier AND labels_hash = :labels AND role = 'train'
+                       AND NOT had_prior AND reused_from IS NULL AND NOT fallback LIMIT :needed) AS enough)
+            AND :judges <= (SELECT count(*) FROM (
+                    SELECT FROM answers WHERE classifier_id = :classifier AND labels_hash = :labels AND role = 'judge'
+                       AND NOT had_prior AND requested_model = :model AND prompt_hash = :prompt
+                     LIMIT :judges) AS enough))
+""")
+
+
 def claim(tx: Connection, classifier: Registered, token: UUID, *, lease_s: float) -> Claim | None:
     """Take the due distillation of a classifier; None when there is none, or somebody runs it.
 
     What an earlier attempt could see stays all that this one sees, unless the file or the incumbent changed meanwhile.
+    If the labels or the prompt changed, and there are too few answers under the new ones, it ends without being begun.
     """
+    tx.execute(
+        _DROP,
+        {
+            "classifier": classifier.id,
+            "labels": classifier.spec.labels_hash,
+            "prompt": classifier.prompt_hash,
+            "model": classifier.spec.llm.model,
+            "needed": classifier.spec.distil.min_new_answers,
+            "judges": FEWEST_JUDGES,
+            "why": "it was not begun: the labels or the prompt changed, and too few answers are of the new ones",
+        },
+    )
     row = tx.execute(
         text(
             "UPDATE distillations SET state = 'running', lease_token = :token, attempts = attempts + 1,"
@@ -137,15 +167,32 @@ def hand_back(tx: Connection, row: int, token: UUID) -> bool:
 
 
 def heartbeat(tx: Connection, row: int, token: UUID, *, lease_s: float, stage: str, progress: float) -> bool:
-    """Renew the lease and show progress (0 to 1); False when the lease is lost and the work must stop."""
+    """Renew the lease and show progress (0 to 1); False when the lease is lost and the work must stop.
+
+    A run whose labels are no longer in force ends here: its bundle could not serve.
+    """
+    values = {"row": row, "token": token}
+    ours = "WHERE id = :row AND lease_token = :token AND state = 'running'"
     moved = tx.execute(
         text(
-            "UPDATE distillations SET lease_until = now() + make_interval(secs => :lease_s), stage = :stage,"
-            " progress = :progress WHERE id = :row AND lease_token = :token AND state = 'running'"
+            "UPDATE distillations d SET lease_until = now() + make_interval(secs => :lease_s), stage = :stage,"  # noqa: S608
+            f" progress = :progress {ours} AND EXISTS (SELECT FROM classifiers c"
+            "   JOIN specs now ON now.classifier_id = c.id AND now.version = c.spec_version"
+            "   JOIN specs was ON was.classifier_id = c.id AND was.version = d.spec_version"
+            "  WHERE c.id = d.classifier_id AND now.labels_hash = was.labels_hash)"
         ),
-        {"row": row, "token": token, "lease_s": lease_s, "stage": stage, "progress": progress},
+        {**values, "lease_s": lease_s, "stage": stage, "progress": progress},
     )
-    return moved.rowcount == 1
+    if moved.rowcount == 1:
+        return True
+    tx.execute(
+        text(
+            "UPDATE distillations SET state = 'failed', lease_token = NULL, lease_until = NULL, finished_at = now(),"  # noqa: S608
+            f" error = 'the labels changed while it ran' {ours}"
+        ),
+        values,
+    )
+    return False
 
 
 def finish(
