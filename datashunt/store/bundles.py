@@ -203,7 +203,7 @@ def history(tx: Connection, classifier_id: int) -> list[Served]:
 
 
 def spend(tx: Connection, classifier_id: int, kind: str, delta: float, bundle_id: int | None) -> None:
-    """Enter a verdict or certificate into the ledger of error probability."""
+    """Enter a verdict or certificate into the ledger of error probability, which people read and no decision does."""
     tx.execute(
         text(
             "INSERT INTO delta_ledger (classifier_id, kind, delta, bundle_id)"
