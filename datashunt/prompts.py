@@ -290,8 +290,13 @@ def reuse_key(
     data = json.loads(prompt.data)
     fixed = [dict(prompt.messages[0]), prompt.response_format, data.get("prior")]
     llm = [model or spec.llm.model, spec.labels_hash, _manner(spec), *([] if keep_chars is None else [keep_chars])]
-    value = json.dumps([fixed, llm, unicodedata.normalize("NFC", text).strip()], sort_keys=True)
+    value = json.dumps([fixed, llm, plain(text)], sort_keys=True)
     return hashlib.sha256(value.encode()).digest()
+
+
+def plain(text: str) -> str:
+    """A text as it is compared with others: in Unicode's canonical form, without outer white space."""
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def _manner(spec: Spec) -> dict[str, Any]:

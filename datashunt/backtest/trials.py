@@ -88,19 +88,30 @@ class Trials:
         one = ledger.trained[tried.bundle - 1]
         read = self._answers(place, tried)
         found, _, what = proof.look(self._known.spec, self._policy, self._trial(tried), read)
+        if found is not None and one.state == WAITING:
+            keeps, kept_now = proof.kept_by(found, read, *self._serving())
+            if keeps < kept_now:
+                found, what = None, f"it would keep {keeps:.1%}, and {kept_now:.1%} is kept now"
         if found is None:
             if one.state == WAITING and len(read) >= proof.PATIENCE * tried.planned:
-                ledger.tried[place] = replace(tried, ended=f"nothing was proven with {len(read)} answers")
+                ledger.tried[place] = replace(tried, ended=f"it does not serve after {len(read)} answers: {what}")
                 ledger.change(one.number, state=LOST, verdict={**one.verdict, "reason": f"no certificate: {what}"})
             return
         if one.state == WAITING:
-            keeps, kept_now = proof.kept_by(found, read)
-            if keeps < kept_now:
-                return
             ledger.change(one.number, state=SERVING)
         if one.certificate is None or found.threshold < one.certificate["threshold"]:
             self._grant(place, tried, one, found)
         ledger.audit_rate = promise.proven_rate(self._policy, found.findings[0].k, found.findings[0].n)
+
+    def _serving(self) -> tuple[dict[int, float], float]:
+        """How sure the bundle that serves is of the asks that its trial has read, and from when on it keeps."""
+        one = [one for one in self._ledger.trained if one.state == SERVING][-1]
+        place = self._open(one.number)
+        read = [] if place is None else self._answers(place, self._ledger.tried[place])
+        certified = None if one.certificate is None else one.certificate["threshold"]
+        return {answer.ask: answer.confidence for answer in read}, promise.stand(
+            replace(self._known, certified=certified)
+        ).threshold
 
     def _grant(self, place: int, tried: Tried, one: Trained, found: Certificate) -> None:
         first = found.findings[0]

@@ -8,8 +8,8 @@ several targets cost no part of δ.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,11 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from datashunt.certificate.answers import LEAST_PROPENSITY, Answers
 from datashunt.certificate.betting import log_wealth, log_wealth_weighted
 from datashunt.certificate.bounds import audits_needed, inside, most_misses
-from datashunt.certificate.targets import Tally, Target
+from datashunt.certificate.targets import OfAll, Tally, Target
 from datashunt.errors import CertificateError
 
 EXACT = "learn-then-test, exact binomial, fixed sequence"
 BETTING = "learn-then-test, betting, fixed sequence"
+MOST_CELLS = 1_000_000
+"""Answers times thresholds that are looked at together: they take some 60 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +88,12 @@ def certify(
     _check(targets, thresholds, delta)
     if not judge.one_rate:
         raise CertificateError("these answers were audited at several rates: use certify_anytime, which weighs them")
-    tallies = [target.tally(judge, thresholds) for target in targets]
-    passes = [
-        tally.missed.sum(axis=0) <= most_misses(tally.scope.sum(axis=0), target.allowed, delta)
-        for target, tally in zip(targets, tallies, strict=True)
-    ]
-    return _chosen(targets, thresholds, tallies, passes, delta, EXACT)
+
+    def passes(target: Target, tally: Tally) -> NDArray[np.bool_]:
+        misses = tally.missed.sum(axis=0)
+        return np.asarray(misses <= most_misses(tally.scope.sum(axis=0), target.allowed, delta))
+
+    return _chosen(targets, thresholds, judge, passes, delta, EXACT)
 
 
 def certify_anytime(
@@ -117,12 +119,11 @@ def certify_anytime(
         CertificateError: there is no target or threshold, a propensity is below floor, or delta is outside (0, 1).
     """
     _check(targets, thresholds, delta)
-    tallies = [target.tally(judge, thresholds) for target in targets]
-    passes = [
-        (_log_wealth(target, tally, judge, floor) >= -math.log(delta)).any(axis=0)
-        for target, tally in zip(targets, tallies, strict=True)
-    ]
-    return _chosen(targets, thresholds, tallies, passes, delta, BETTING)
+
+    def passes(target: Target, tally: Tally) -> NDArray[np.bool_]:
+        return np.asarray((_log_wealth(target, tally, judge, floor) >= -math.log(delta)).any(axis=0))
+
+    return _chosen(targets, thresholds, judge, passes, delta, BETTING)
 
 
 def proven(passed: ArrayLike) -> NDArray[np.intp]:
@@ -149,27 +150,48 @@ def _log_wealth(target: Target, tally: Tally, judge: Answers, floor: float | Non
 def _chosen(
     targets: Sequence[Target],
     thresholds: NDArray[np.float64],
-    tallies: Sequence[Tally],
-    passes: Sequence[ArrayLike],
+    judge: Answers,
+    passes: Callable[[Target, Tally], NDArray[np.bool_]],
     delta: float,
     method: str,
 ) -> Certificate | NotYet:
-    passed = np.asarray(passes)  # (targets, thresholds)
-    passing = int(proven(passed.all(axis=0)))
-    place = max(passing - 1, 0)
-    findings = tuple(
+    """Go down the sequence in blocks, up to the first threshold that fails: memory does not grow with its length."""
+    passing, first = 0, np.zeros(0, dtype=np.bool_)
+    findings: tuple[Finding, ...] = ()
+    size = max(1, MOST_CELLS // max(len(judge), 1))
+    for start in range(0, len(thresholds), size):
+        block = slice(start, start + size)
+        tallies = [_of_block(target, block).tally(judge, thresholds[block]) for target in targets]
+        passed = np.array([passes(target, tally) for target, tally in zip(targets, tallies, strict=True)])
+        more = int(proven(passed.all(axis=0)))
+        if more or not start:
+            findings = _findings(targets, tallies, max(more - 1, 0))
+        if not start:
+            first = passed[:, 0]
+        passing += more
+        if more < passed.shape[1]:
+            break
+    if passing:
+        return Certificate(float(thresholds[passing - 1]), delta, findings, method)
+    lacking = [
+        NotYet(finding, _missing(finding, len(judge), delta))
+        for finding, passed_first in zip(findings, first, strict=True)
+        if not passed_first
+    ]
+    return max(lacking, key=lambda one: one.missing)
+
+
+def _of_block(target: Target, block: slice) -> Target:
+    if isinstance(target, OfAll) and target.cuts is not None:
+        return replace(target, cuts=target.cuts[block])
+    return target
+
+
+def _findings(targets: Sequence[Target], tallies: Sequence[Tally], place: int) -> tuple[Finding, ...]:
+    return tuple(
         Finding(target, int(tally.scope[:, place].sum()), int(tally.missed[:, place].sum()))
         for target, tally in zip(targets, tallies, strict=True)
     )
-    if passing:
-        return Certificate(float(thresholds[place]), delta, findings, method)
-    audited = len(tallies[0].scope)
-    lacking = [
-        NotYet(finding, _missing(finding, audited, delta))
-        for finding, first in zip(findings, passed[:, 0], strict=True)
-        if not first
-    ]
-    return max(lacking, key=lambda one: one.missing)
 
 
 def _missing(finding: Finding, audited: int, delta: float) -> int:

@@ -1,12 +1,14 @@
 """The proofs: which bundle is on trial, what its judge answers say so far, and what follows from it.
 
 Judge answers are read in the order of their asks up to the first that still waits, so that neither what an answer says
-nor how long it takes decides when it counts. Theory: docs/certificates.md.
+nor how long it takes decides when it counts. What they prove is computed between two transactions: the first writes
+them down, the second what follows, if nothing has changed meanwhile. Theory: docs/certificates.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +16,48 @@ from numpy.typing import NDArray
 from datashunt import certificate, drift
 from datashunt.certificate import Certificate
 from datashunt.drift import Rung
-from datashunt.items import Role, readable
+from datashunt.items import Role
 from datashunt.pipeline import promise, proof, pruning, substitutes
 from datashunt.pipeline.models import Models
 from datashunt.policy import TargetPolicy
 from datashunt.settings import Settings
 from datashunt.store import Connection, Store, bundles, certificates, classifiers, distillations, guards, trials
+from datashunt.store.certificates import Granted
 from datashunt.store.classifiers import Bundle, Registered
 from datashunt.store.trials import Judged, Trial, TrialAnswer
 from datashunt.telemetry import event
 
-EVERY_ANSWER = 2**63 - 1
 MOST_READ = 2_000
 """Judge answers that one look reads; the next one goes on."""
 MOST_COUNTED = 100_000
 """Items that escalated, of which one look counts who answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a look is at: it counts only if both are still the same when it is over."""
+
+    trial: Trial
+    standing: Granted | None
+
+    @classmethod
+    def of(cls, tx: Connection, bundle: Bundle) -> _Taken | None:
+        """None without a trial under way."""
+        trial = trials.open_trial(tx, bundle.id)
+        return None if trial is None else cls(trial, certificates.standing(tx, bundle.id))
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What came of a look: what is proven, or in words what lacks, and the answers that say so.
+
+    `serving`: how sure the incumbent is of each ask, if it is another bundle.
+    """
+
+    found: Certificate | None
+    what: str | None
+    answers: Sequence[TrialAnswer]
+    serving: Mapping[int, float]
 
 
 class Certifier:
@@ -38,6 +67,8 @@ class Certifier:
         self._store = store
         self._models = models
         self._settings = settings
+        self._looked: dict[int, tuple[int, float]] = {}
+        """Of each trial, how many answers the last look had, and what share others than the LLM answered."""
 
     def run(self, name: str) -> None:
         """Begin the trials that are due, look at those under way, and calibrate pruning for the threshold in force.
@@ -69,26 +100,58 @@ class Certifier:
             return
         patience_s = self._settings.audit_deadline_s
         with self._store.begin() as tx:
-            characters = readable(known.spec.small_model.max_tokens)
-            new = trials.judged(tx, known.id, trial, patience_s=patience_s, most=MOST_READ, characters=characters)
+            new = trials.judged(tx, known, trial, patience_s=patience_s, most=MOST_READ)
         read = [proof.read(known.spec, policy, *one) for one in self._scored(bundle, new)]
         with self._store.begin() as tx:
+            taken = self._take(tx, known, bundle, trial, read)
+        if taken is None:
+            return
+        with self._store.begin() as tx:
+            answers = trials.answers(tx, taken.trial)
+            serves = known.incumbent is None or known.incumbent.id == bundle.id
+            serving = {} if serves or known.incumbent is None else trials.confidences(tx, known.incumbent.id)
+        found, missing, what = proof.look(known.spec, policy, taken.trial, answers)
+        with self._store.begin() as tx:
             trials.lock(tx, known.id)
-            if trials.open_trial(tx, bundle.id) != trial:
-                return  # it ended, or somebody else looked: tick comes again
-            trials.add(tx, trial, read)
-            if promise.others_stand_in(known.spec):
-                trial = trials.count_asked(tx, known.id, trial, patience_s=patience_s, most=MOST_COUNTED)
-            self._look(tx, known, policy, bundle, trial, trials.answers(tx, trial))
+            now = classifiers.current(tx, known.name)
+            if now.version != known.version or _Taken.of(tx, bundle) != taken:
+                return  # somebody else looked, or it ended: tick comes again
+            trials.note(tx, taken.trial, missing=missing, what=what)
+            self._conclude(tx, now, policy, bundle, taken, _Look(found, what, answers, serving))
+        self._looked[taken.trial.id] = len(answers), substitutes.share(known.spec, taken.trial)
+
+    def _take(
+        self, tx: Connection, known: Registered, bundle: Bundle, trial: Trial, read: Sequence[TrialAnswer]
+    ) -> _Taken | None:
+        """Write down what was read; returns what is to be looked at, None where there is nothing new, or no trial."""
+        trials.lock(tx, known.id)
+        if trials.open_trial(tx, bundle.id) != trial or classifiers.current(tx, known.name).version != known.version:
+            return None  # it ended, or somebody else looked: tick comes again
+        trials.add(tx, trial, read)
+        if promise.others_stand_in(known.spec):
+            patience_s = self._settings.audit_deadline_s
+            trials.count_asked(tx, known.id, trial, patience_s=patience_s, most=MOST_COUNTED)
+        taken = _Taken.of(tx, bundle)
+        if taken is None:
+            return None
+        if taken.standing is not None:
+            named = {one.llm for one in read if one.llm}  # none of another LLM joins a proof that stands
+            named |= trials.llms_since(tx, known, taken.standing.granted_at)
+            if others := named - set(taken.standing.fingerprints):
+                self._lose(tx, known, bundle, f"{trials.LLM_CHANGED}: responses name {', '.join(sorted(others))}")
+                return None
+        n, share = self._looked.get(trial.id, (-1, 1.0))
+        if proof.grown(taken.trial.n, n) or substitutes.share(known.spec, taken.trial) > share:
+            return taken
+        return None
 
     # beginning
 
     def _begin(self, known: Registered, policy: TargetPolicy, bundle: Bundle) -> Trial | None:
         with self._store.begin() as tx:
             spent = trials.renewals(tx, known.id)
-            stored = distillations.answers(tx, known, up_to=EVERY_ANSWER)
+            answers = distillations.answers(tx, known, role=Role.FIT)
         delta = certificate.Ledger(policy.delta, spent).next
-        answers = [one for one in stored if one.role is Role.FIT]
         plan = proof.plan(known, policy, self._probabilities(bundle, [one.text for one in answers]), answers, delta)
         if plan is None:
             return None
@@ -131,47 +194,33 @@ class Certifier:
 
     # looking
 
-    def _look(
-        self,
-        tx: Connection,
-        known: Registered,
-        policy: TargetPolicy,
-        bundle: Bundle,
-        trial: Trial,
-        read: Sequence[TrialAnswer],
+    def _conclude(
+        self, tx: Connection, known: Registered, policy: TargetPolicy, bundle: Bundle, taken: _Taken, look: _Look
     ) -> None:
-        standing = certificates.standing(tx, bundle.id)
-        others = set() if standing is None else trials.llms_since(tx, known.id, standing.granted_at)
-        if standing is not None and (others := others - set(standing.fingerprints)):
-            self._lose(tx, known, bundle, f"{trials.LLM_CHANGED}: responses name {', '.join(sorted(others))}")
-            return
-        found, missing, what = proof.look(known.spec, policy, trial, read)
-        trials.note(tx, trial, n=len(read), missing=missing, what=what)
+        trial, standing, found, what = taken.trial, taken.standing, look.found, look.what
         if standing is not None and (found is None or found.threshold > standing.threshold):
             self._retract(tx, known, bundle, f"other models answered {trial.stood_in} of {trial.asked} that escalated")
             standing = None
-        if found is not None:
-            serving = known.incumbent is not None and known.incumbent.id == bundle.id
-            if not serving and not self._takes_over(tx, known, bundle, found, read):
+        if found is not None and (known.incumbent is None or known.incumbent.id != bundle.id):
+            keeps, kept_now = proof.kept_by(found, look.answers, look.serving, promise.stand(known).threshold)
+            if keeps < kept_now:
+                found, what = None, f"it would keep {keeps:.1%}, and {kept_now:.1%} is kept now"
+            elif not self._takes_over(tx, known, bundle, keeps, kept_now):
                 return
+        if found is not None:
             if standing is None or found.threshold < standing.threshold:
-                self._grant(tx, known, policy, bundle, trial, found, read)
+                self._grant(tx, known, policy, bundle, trial, found, look.answers)
             first = found.findings[0]
             rate = promise.proven_rate(policy, first.k, first.n)
             watching = guards.rung(tx, trial.id) == Rung.WATCHING
             certificates.set_audit_rate(tx, known.id, drift.raised(policy.audit_rate) if watching else rate)
-        elif bundle.state == "challenger" and len(read) >= proof.PATIENCE * trial.planned:
-            trials.end_of(tx, bundle.id, f"nothing was proven with {len(read)} answers")
+        elif bundle.state == "challenger" and len(look.answers) >= proof.PATIENCE * trial.planned:
+            trials.end_of(tx, bundle.id, f"it does not serve after {len(look.answers)} answers: {what}")
             bundles.reject(tx, bundle.id)
             certificates.tell(tx, known.id, "trial", f"bundle {bundle.version} gets no certificate: {what}")
 
-    def _takes_over(
-        self, tx: Connection, known: Registered, bundle: Bundle, found: Certificate, read: Sequence[TrialAnswer]
-    ) -> bool:
-        """Whether a proven challenger would keep at least as much as is kept now; then it serves from now on."""
-        keeps, kept_now = proof.kept_by(found, read)
-        if keeps < kept_now:
-            return False
+    def _takes_over(self, tx: Connection, known: Registered, bundle: Bundle, keeps: float, kept_now: float) -> bool:
+        """A proven challenger that keeps at least as much as is kept now serves from now on."""
         against = known.incumbent.id if known.incumbent else None
         if not bundles.promote(tx, known.id, bundle.id, judged_against=against, cause="certificate"):
             return False

@@ -2,7 +2,7 @@
 
 The distil lane and the backtest share it. Training answers never evaluate: `fit` answers choose the recipe and
 calibrate, `judge` answers decide about promotion and the certificate, and neither is trained on, nor is any
-text equal to one of theirs.
+text equal to one of theirs, whatever its outer white space and its form of Unicode.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from datashunt.classifier import Spec
 from datashunt.errors import LessonError
 from datashunt.evaluate import Verdict
 from datashunt.items import Role
+from datashunt.prompts import plain
 from datashunt.settings import Settings
 from datashunt.store.distillations import StoredAnswer
 
@@ -54,9 +55,9 @@ class Answers:
     @classmethod
     def part(cls, answers: Sequence[StoredAnswer]) -> Answers:
         """Put each answer where its role belongs."""
-        held_out = {answer.text for answer in answers if answer.role is not Role.TRAIN}
+        held_out = {plain(answer.text) for answer in answers if answer.role is not Role.TRAIN}
         return cls(
-            train=[a for a in answers if a.role is Role.TRAIN and a.text not in held_out],
+            train=[a for a in answers if a.role is Role.TRAIN and plain(a.text) not in held_out],
             fit=[a for a in answers if a.role is Role.FIT],
             judge=[a for a in answers if a.role is Role.JUDGE],
         )
@@ -127,13 +128,13 @@ def prepare(
         parent: content hash of the incumbent.
     """
     parted = Answers.part(stored)
-    held_out = {answer.text for answer in (*parted.fit, *parted.judge)}
+    held_out = {plain(answer.text) for answer in (*parted.fit, *parted.judge)}
     warm = len(parted.train) > min(FRESH, spec.distil.max_answers) and _goes_on(incumbent, spec)
     train = increment(parted.train, learned_up_to if warm else 0, most=spec.distil.max_answers, seed=seed)
     return Lesson(
         spec=spec,
         answers=Answers(train, parted.fit, parted.judge),
-        replay=[text for text in replay if text not in held_out],
+        replay=[text for text in replay if plain(text) not in held_out],
         incumbent=incumbent,
         seed=seed,
         warm=warm,

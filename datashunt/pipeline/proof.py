@@ -5,7 +5,7 @@ Decisions only; whoever keeps the trial, the database or a backtest, calls them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from datashunt.store.trials import Judged, Trial, TrialAnswer
 LEAST_PLANNED, FEWEST, POWER = 300, 25, 0.9
 """Judge answers that a trial is given at least; the fewest that its thresholds are chosen for."""
 PATIENCE = 3
-"""A challenger that has no certificate after so many times the planned answers gets none."""
+"""A challenger that does not serve after so many times the planned answers gets no certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,30 @@ def answers_of(
     return Answers(np.minimum(np.nan_to_num(confidence), 1.0), said, np.array(truth, dtype=np.intp))
 
 
-def kept_by(found: Certificate, answers: Sequence[TrialAnswer]) -> tuple[float, float]:
-    """Shares of judged items that are kept at what is proven, and that were kept by the bundle that serves."""
-    then = float(np.mean([one.confidence >= found.threshold for one in answers]))
-    return then, float(np.mean([one.kept for one in answers]))
+def kept_by(
+    found: Certificate, answers: Sequence[TrialAnswer], serving: Mapping[int, float], threshold: float
+) -> tuple[float, float]:
+    """Shares of judged items that are kept at what is proven, and that the bundle which serves keeps as it stands now.
+
+    Both are of the items that both bundles scored. What was kept when these were judged is another matter: nothing was
+    proven then, or less.
+
+    Args:
+        found: what is proven.
+        answers: of its trial.
+        serving: how sure the bundle that serves is of each ask that its own trial has read; where it has none in
+            common with these answers, what it kept then must do.
+        threshold: from which on it keeps at present.
+    """
+    both = [one for one in answers if one.ask in serving]
+    then = float(np.mean([one.confidence >= found.threshold for one in both or answers]))
+    now = [serving[one.ask] >= threshold for one in both] or [one.kept for one in answers]
+    return then, float(np.mean(now))
+
+
+def grown(n: int, before: int) -> bool:
+    """Whether a trial with n answers is looked at again after a look at fewer: at each new one, later at 2 % more.
+
+    Whenever one looks, what is proven is; fewer looks only delay it, and each takes as long as there are answers.
+    """
+    return n - before >= max(1, before // 50)

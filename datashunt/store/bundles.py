@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from datashunt.errors import BundleError
+from datashunt.items import FEWEST_JUDGES
 from datashunt.store.classifiers import Bundle, Registered, bundle_of
 
 
@@ -67,10 +68,13 @@ def listed(tx: Connection, classifier_id: int) -> list[Bundle]:
 
 
 def ever_made(tx: Connection, classifier: Registered) -> bool:
-    """Whether a bundle of its current labels was ever made, whatever became of it."""
+    """Whether a bundle of its current labels was ever made and judged by enough answers, whatever became of it."""
     found: bool = tx.execute(
-        text("SELECT EXISTS (SELECT FROM bundles WHERE classifier_id = :id AND labels_hash = :labels)"),
-        {"id": classifier.id, "labels": classifier.spec.labels_hash},
+        text(
+            "SELECT EXISTS (SELECT FROM bundles b JOIN distillations d ON d.bundle_id = b.id"
+            " WHERE b.classifier_id = :id AND b.labels_hash = :labels AND CAST(d.verdict ->> 'n' AS int) >= :judges)"
+        ),
+        {"id": classifier.id, "labels": classifier.spec.labels_hash, "judges": FEWEST_JUDGES},
     ).scalar_one()
     return found
 
@@ -199,7 +203,7 @@ def history(tx: Connection, classifier_id: int) -> list[Served]:
 
 
 def spend(tx: Connection, classifier_id: int, kind: str, delta: float, bundle_id: int | None) -> None:
-    """Enter a verdict or certificate into the ledger of error probability."""
+    """Enter a verdict or certificate into the ledger of error probability, which people read and no decision does."""
     tx.execute(
         text(
             "INSERT INTO delta_ledger (classifier_id, kind, delta, bundle_id)"

@@ -125,13 +125,21 @@ def revoke(tx: Connection, classifier_id: int, why: str, *, bundle_id: int | Non
 
 def standing(tx: Connection, bundle_id: int) -> Granted | None:
     """What is proven of a bundle and not withdrawn."""
-    found = _certificates(tx, "c.bundle_id = :id AND c.trial_id IS NOT NULL AND c.revoked_at IS NULL", bundle_id)
-    return found[-1] if found else None
-
-
-def listed(tx: Connection, classifier_id: int) -> list[Granted]:
-    """All certificates of a classifier that a trial proved, oldest first."""
-    return _certificates(tx, "c.classifier_id = :id AND c.trial_id IS NOT NULL", classifier_id)
+    row = tx.execute(
+        text(
+            "SELECT c.*, b.version AS bundle FROM certificates c JOIN bundles b ON b.id = c.bundle_id"
+            " WHERE c.bundle_id = :id AND c.trial_id IS NOT NULL AND c.revoked_at IS NULL ORDER BY c.id DESC LIMIT 1"
+        ),
+        {"id": bundle_id},
+    ).one_or_none()
+    if row is None:
+        return None
+    lists = ("fingerprints", "findings")
+    return Granted(
+        **{name: getattr(row, name) for name in Granted.__slots__ if name not in lists},
+        fingerprints=tuple(row.fingerprints),
+        findings=tuple(row.findings or ()),
+    )
 
 
 def set_audit_rate(tx: Connection, classifier_id: int, rate: float | None) -> bool:
@@ -170,22 +178,3 @@ def events(tx: Connection, classifier_id: int, most: int = 20) -> list[Told]:
         {"id": classifier_id, "most": most},
     ).all()
     return [Told(*row) for row in reversed(rows)]
-
-
-def _certificates(tx: Connection, where: str, row_id: int) -> list[Granted]:
-    rows = tx.execute(
-        text(
-            "SELECT c.*, b.version AS bundle FROM certificates c JOIN bundles b ON b.id = c.bundle_id"  # noqa: S608
-            f" WHERE {where} ORDER BY c.id"
-        ),
-        {"id": row_id},
-    )
-    lists = ("fingerprints", "findings")
-    return [
-        Granted(
-            **{name: getattr(row, name) for name in Granted.__slots__ if name not in lists},
-            fingerprints=tuple(row.fingerprints),
-            findings=tuple(row.findings or ()),
-        )
-        for row in rows
-    ]

@@ -91,14 +91,28 @@ _SCORES = text("""
 """)
 
 
+SETTLED_S = 60.0
+"""A score this old is committed, or passed over: no batch takes so long to write."""
+_PASSED = text("""
+    SELECT id FROM scores WHERE id > :last AND created_at < now() - make_interval(secs => :settled_s)
+     ORDER BY id DESC LIMIT 1
+""")
+
+
 def scores_after(tx: Connection, bundle_id: int, last: int, most: int) -> Seen:
     """The scores of a bundle after this row; what commits late is passed over.
+
+    Where there are none, the last row is the newest of all bundles that is a minute old, so that the next look does not
+    read the same scores of others again. No younger one: others number their rows and commit them later.
 
     Of more than `most`, about so many, drawn by a hash of their rows: each has the same chance, whatever it says and
     wherever it stood in its batch, so that a sample of a stream that does not change does not change either.
     """
     rows = tx.execute(_SCORES, {"bundle": bundle_id, "last": last, "most": most}).all()
-    return Seen([row.confidence for row in rows], [row.label for row in rows], rows[-1].last if rows else last)
+    if rows:
+        return Seen([row.confidence for row in rows], [row.label for row in rows], rows[-1].last)
+    passed: int | None = tx.execute(_PASSED, {"last": last, "settled_s": SETTLED_S}).scalar_one_or_none()
+    return Seen([], [], last if passed is None else passed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from datashunt.items import Role, readable
 from datashunt.store.classifiers import Bundle, Registered, bundle_of
 
 DRIFT = "drift"
@@ -137,14 +138,23 @@ def begin(
     return _trial(row)
 
 
+# Scalar subqueries, which the planner does not turn into joins: each looks up one item by an index.
 _JUDGED = text("""
     WITH since AS (SELECT greatest(:after, coalesce(max(ask_id), 0)) AS ask FROM trial_answers WHERE trial_id = :trial),
     judges AS (
         SELECT asks.id, asks.item_id, asks.score_id, asks.reason, asks.propensity,
                asks.state IN ('waiting', 'calling') AND asks.created_at > now() - make_interval(secs => :patience_s)
                    AS open
-          FROM asks, since
+          FROM since, asks
          WHERE classifier_id = :classifier AND role = 'judge' AND id > since.ask AND state <> 'withdrawn'
+           AND coalesce((SELECT prompt_hash = :prompt AND requested_model = :model FROM answers
+                          WHERE ask_id = asks.id AND answers.item_id = asks.item_id), true)
+           AND (SELECT id FROM asks before
+                 WHERE before.item_id = asks.item_id AND before.id < asks.id AND before.state <> 'withdrawn'
+                 LIMIT 1) IS NULL
+           AND (SELECT id FROM scores
+                 WHERE scores.item_id = asks.item_id AND scores.id < coalesce(asks.score_id, 9223372036854775807)
+                 LIMIT 1) IS NULL
          ORDER BY id LIMIT :most),
     ready AS (SELECT * FROM judges WHERE id < coalesce((SELECT min(id) FROM judges WHERE open), 9223372036854775807))
     SELECT ready.id AS ask, left(texts.text, :characters) AS text, answers.label,
@@ -158,24 +168,29 @@ _JUDGED = text("""
 """)
 
 
-def judged(
-    tx: Connection, classifier_id: int, trial: Trial, *, patience_s: float, most: int, characters: int
-) -> list[Judged]:
+def judged(tx: Connection, classifier: Registered, trial: Trial, *, patience_s: float, most: int) -> list[Judged]:
     """The judge asks that a trial has not read yet, in their order, up to the first that still waits for its answer.
 
-    One that waits longer than `patience_s` counts as unanswered. What a person labelled meanwhile, or what was run
-    again, is nobody's failure and left out. So many characters of each text are read.
+    One that waits longer than `patience_s` counts as unanswered. What a person labelled meanwhile, what was run again,
+    or was answered under another prompt or by another model than those in force, is nobody's failure and left out.
+
+    An item counts the first time it is scored, never when it is run again: its earlier answer may have taught,
+    calibrated or judged the bundle, or it was kept, and the bundle was held to its text. Not only what was asked before
+    is left out: what an earlier bundle was sure of would remain, and that is no fair sample. Items that waited to be
+    scored when the trial began do count, since nothing was known of them.
     """
     rows = tx.execute(
         _JUDGED,
         {
-            "classifier": classifier_id,
+            "classifier": classifier.id,
+            "model": classifier.spec.llm.model,
+            "prompt": classifier.prompt_hash,
             "trial": trial.id,
             "bundle": trial.bundle_id,
             "after": trial.after_ask,
             "patience_s": patience_s,
             "most": most,
-            "characters": characters,
+            "characters": readable(classifier.spec.small_model.max_tokens),
         },
     )
     return [
@@ -192,27 +207,37 @@ def judged(
     ]
 
 
-def llms_since(tx: Connection, classifier_id: int, since: datetime, most: int = 500) -> set[str]:
-    """Models and fingerprints that the newest responses of the first LLM name, of those that came since a moment."""
-    rows = tx.execute(
-        text(
-            "SELECT DISTINCT llm FROM (SELECT concat_ws(' ', llm_model, nullif(fingerprint, '')) AS llm FROM answers"
-            "  WHERE classifier_id = :classifier AND NOT fallback AND reused_from IS NULL AND created_at > :since"
-            "  ORDER BY id DESC LIMIT :most) AS newest"
-        ),
-        {"classifier": classifier_id, "since": since, "most": most},
-    )
-    return set(rows.scalars())
+_LLMS = text("""
+    SELECT DISTINCT concat_ws(' ', llm_model, nullif(fingerprint, '')) AS llm
+      FROM unnest(CAST(:roles AS text[])) AS of (role), LATERAL (
+           SELECT llm_model, fingerprint, fallback, reused_from, created_at FROM answers
+            WHERE classifier_id = :classifier AND labels_hash = :labels AND answers.role = of.role
+            ORDER BY id DESC LIMIT :most) AS newest
+     WHERE NOT fallback AND reused_from IS NULL AND created_at > :since
+""")
+
+
+def llms_since(tx: Connection, classifier: Registered, since: datetime, most: int = 500) -> set[str]:
+    """Models and fingerprints that the newest responses of the first LLM name, of those that came since a moment.
+
+    So many answers of each role are read, whatever came since.
+    """
+    values = {"classifier": classifier.id, "labels": classifier.spec.labels_hash, "since": since, "most": most}
+    return set(tx.execute(_LLMS, {**values, "roles": list(Role)}).scalars())
 
 
 def add(tx: Connection, trial: Trial, answers: Sequence[TrialAnswer]) -> None:
-    """Write down what judge answers are to a trial; those that are there stay as they are."""
+    """Write down and count what judge answers are to a trial; those that are there stay as they are."""
+    if not answers:
+        return
     tx.execute(
         text(
-            "INSERT INTO trial_answers (trial_id, ask_id, confidence, said, truth, weight, kept, llm, reach)"
+            "WITH added AS ("
+            " INSERT INTO trial_answers (trial_id, ask_id, confidence, said, truth, weight, kept, llm, reach)"
             " SELECT :trial, v.* FROM unnest(CAST(:asks AS bigint[]), CAST(:confidences AS float8[]),"
             "   CAST(:said AS smallint[]), CAST(:truth AS smallint[]), CAST(:weights AS real[]), CAST(:kept AS bool[]),"
-            "   CAST(:llm AS text[]), CAST(:reach AS float8[])) AS v ON CONFLICT DO NOTHING"
+            "   CAST(:llm AS text[]), CAST(:reach AS float8[])) AS v ON CONFLICT DO NOTHING RETURNING ask_id)"
+            " UPDATE trials SET n = n + (SELECT count(*) FROM added) WHERE id = :trial"
         ),
         {
             "trial": trial.id,
@@ -267,11 +292,23 @@ def count_asked(tx: Connection, classifier_id: int, trial: Trial, *, patience_s:
     return _trial(tx.execute(_ASKED, values).one())
 
 
-def note(tx: Connection, trial: Trial, *, n: int, missing: int | None, what: str | None) -> None:
-    """Write down how far a trial has come."""
+def confidences(tx: Connection, bundle_id: int) -> dict[int, float]:
+    """How sure a bundle was of each judge ask that its trial under way has read, by the ask's row."""
+    rows = tx.execute(
+        text(
+            "SELECT ask_id, confidence FROM trial_answers JOIN trials ON trials.id = trial_id"
+            " WHERE bundle_id = :bundle AND ended_at IS NULL"
+        ),
+        {"bundle": bundle_id},
+    )
+    return {row.ask_id: row.confidence for row in rows}
+
+
+def note(tx: Connection, trial: Trial, *, missing: int | None, what: str | None) -> None:
+    """Write down what a trial lacks."""
     tx.execute(
-        text("UPDATE trials SET n = :n, missing = :missing, note = :what WHERE id = :trial"),
-        {"trial": trial.id, "n": n, "missing": missing, "what": what},
+        text("UPDATE trials SET missing = :missing, note = :what WHERE id = :trial"),
+        {"trial": trial.id, "missing": missing, "what": what},
     )
 
 

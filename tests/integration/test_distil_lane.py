@@ -267,6 +267,7 @@ def test_a_text_that_is_held_out_is_not_trained_on_under_another_id_either(due: 
 
 def test_answers_of_another_prompt_train_but_do_not_judge(due: World, training: Training) -> None:
     due.apply(distil={"min_new_answers": 1}, instruction="Say it in other words.")
+    due.change("UPDATE distillations SET spec_version = (SELECT max(version) FROM specs)")  # due under this file, too
     distil(due)
     assert (len(training.given["train"]), len(training.given["fit"])) == (60, 0)
     assert run_row(due).n_judge == 0
@@ -337,6 +338,43 @@ def test_what_the_incumbent_kept_is_replayed_unless_it_is_held_out(due: World, t
     assert training.given["incumbent"] is not None
 
 
+def test_labels_that_come_back_are_learned_at_once_from_the_answers_of_before(due: World, training: Training) -> None:
+    due.apply(distil={"min_new_answers": 50})
+    distil(due)
+    distil(due)
+    assert not due_again(due)
+    due.apply(labels=["bad", "good"], distil={"min_new_answers": 50})
+    assert not due_again(due)
+    due.change(
+        "INSERT INTO distillations (classifier_id, spec_version, state, up_to_answer, finished_at)"
+        " SELECT classifier_id, max(version), 'rejected', 1000000, now() FROM specs GROUP BY 1"
+    )
+    due.apply(distil={"min_new_answers": 50})
+    assert due.known().incumbent is None
+    assert due_again(due)
+    assert distil(due) == "promoted"
+    assert not due_again(due), "no answer is new"
+
+
+def test_kept_texts_are_looked_for_among_the_newest_scores_since_the_incumbent_was_made(
+    due: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = due.bundle()
+    due.submit(*[Item(f"k{n}", f"positive 0.95 kept {n}") for n in range(6)])
+    list(due.scorer().run(NAME, [row.id for row in due.rows("SELECT id FROM items WHERE state = 'queued'")]))
+    newest = due.one("SELECT max(id) FROM scores")
+
+    def found() -> list[str]:
+        with due.store.begin() as tx:
+            return [one[-1] for one in distillations.confident_texts(tx, due.known(), 100, up_to=newest)]
+
+    assert found() == ["5", "4", "3", "2", "1", "0"]
+    due.change("UPDATE distillations SET bundle_id = :id, up_to_score = :score", id=made.id, score=newest - 4)
+    assert found() == ["5", "4", "3", "2"]
+    monkeypatch.setattr(distillations, "MOST_LOOKED_THROUGH", 3)
+    assert found() == ["5", "4", "3"]
+
+
 def test_a_race_lost_to_another_promotion_leaves_that_one_serving(due: World, training: Training) -> None:
     training.meanwhile = lambda: due.bundle() and None
     assert distil(due) == "overtaken"
@@ -345,10 +383,55 @@ def test_a_race_lost_to_another_promotion_leaves_that_one_serving(due: World, tr
     assert due.one("SELECT count(*) FROM certificates") == 0
 
 
-def test_labels_that_change_meanwhile_keep_the_challenger_from_serving(due: World, training: Training) -> None:
+def test_labels_that_change_meanwhile_keep_the_challenger_from_serving(
+    due: World, training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane.Distiller, "_heartbeat", lambda *_: lambda *__: None)
     training.meanwhile = lambda: due.apply(labels=["bad", "good"]) and None
     assert distil(due) == "overtaken"
     assert due.known().incumbent is None
+
+
+def test_a_training_for_labels_that_are_no_longer_in_force_stops_at_its_next_sign_of_life(
+    due: World, training: Training
+) -> None:
+    training.meanwhile = lambda: due.apply(labels=["bad", "good"]) and None
+    assert distil(due) == "lease_lost"
+    assert (run_row(due).state, run_row(due).error) == ("failed", "the labels changed while it ran")
+    assert due.one("SELECT count(*) FROM bundles") == 0
+    due.apply(distil={"min_new_answers": 1})
+    assert due_again(due), "it failed under another version of the file"
+
+
+@pytest.mark.parametrize("change", [{"labels": ["positive", "neutral", "negative"]}, {"instruction": "Feel it."}])
+def test_a_distillation_that_was_due_under_other_labels_or_another_prompt_is_not_begun_with_too_few_answers(
+    due: World, training: Training, change: dict[str, Any]
+) -> None:
+    due.apply(**change, distil={"min_new_answers": 2})
+    for start, end in ((0, 3), (3, 60)):
+        assert distil(due) is None
+        assert not due_again(due)
+        due.submit(*[Item(f"n{n}", f"{LABELS[n % 3]} 0.95 new {n}") for n in range(start, end)])
+        list(due.scorer().run(NAME, [row.id for row in due.rows("SELECT id FROM items WHERE state = 'queued'")]))
+        due.change(
+            "UPDATE asks SET role = CASE WHEN item_id % 3 = 0 THEN 'train' ELSE 'judge' END,"
+            " propensity = CASE WHEN item_id % 3 > 0 THEN 0.5 END WHERE state = 'waiting'"
+        )
+        due.ask(FakeLLM([said]))
+    assert due.states("distillations") == {"failed": 1}
+    assert due_again(due)
+    assert distil(due) == "promoted"
+    assert training.given["plan"].recipes == ("head",), "the first lesson of these labels"
+
+
+def test_a_bundle_that_was_judged_by_too_few_is_no_first_lesson(due: World, training: Training) -> None:
+    due.change("UPDATE answers SET role = 'fit' WHERE role = 'judge' AND id % 8 > 0")
+    assert distil(due) == "rejected"
+    due.change("UPDATE answers SET role = 'judge' WHERE role = 'fit' AND propensity IS NOT NULL AND id % 2 = 0")
+    due.change("UPDATE distillations SET state = 'failed', finished_at = now() WHERE state = 'due'")
+    due.change("INSERT INTO distillations (classifier_id, spec_version, state) VALUES (1, 2, 'due')")
+    distil(due)
+    assert training.given["plan"].recipes == ("head",)
 
 
 @pytest.mark.parametrize("beats", [True, False])

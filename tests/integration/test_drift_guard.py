@@ -76,6 +76,30 @@ def test_a_sample_is_the_same_whoever_draws_it(watched: World) -> None:
     assert len(everything.labels) == 300
 
 
+def test_a_guard_without_news_goes_on_behind_what_others_scored_and_misses_nothing_that_commits_late(
+    watched: World,
+) -> None:
+    last = state(watched).last_score
+    others = (
+        "INSERT INTO scores (item_id, bundle_id, spec_version, probabilities, label, confidence, threshold, kept,"
+        " created_at) SELECT (SELECT max(id) FROM items), :bundle, 1, '{1,0,0}', 'negative', 1.0, 0.8, true,"
+        " now() - make_interval(secs => :age) FROM generate_series(1, 10)"
+    )
+    late = watched.one("SELECT nextval(pg_get_serial_sequence('scores', 'id'))")
+    watched.change(others, bundle=999, age=5)
+    watch(watched)
+    assert state(watched).last_score == last, "a batch of its own may still be under way"
+    own = others.replace("(item_id", "(id, item_id").replace("SELECT (", "OVERRIDING SYSTEM VALUE SELECT :late, (")
+    mine = watched.one("SELECT max(id) FROM bundles")
+    watched.change(own.replace("(1, 10)", "(1, 1)"), bundle=mine, age=0, late=late)
+    watch(watched)
+    assert (state(watched).scores["items"], state(watched).last_score) == (1, late)
+    watched.change("UPDATE scores SET created_at = now() - interval '2 minutes'")
+    watch(watched)
+    assert state(watched).scores["items"] == 1
+    assert state(watched).last_score == watched.one("SELECT max(id) FROM scores")
+
+
 def test_without_a_certificate_nothing_is_guarded(tried: World) -> None:
     assert watch(tried) is False
     assert tried.one("SELECT count(*) FROM guards") == 0

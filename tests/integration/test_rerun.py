@@ -13,7 +13,7 @@ from datashunt.errors import UsageError
 from datashunt.items import Item, Wake
 from datashunt.pipeline import people, rerun
 from datashunt.prompts import Prompt
-from datashunt.store import dead, scores
+from datashunt.store import dead, distillations, scores
 from datashunt.streams import Row
 
 KEEP, DOUBT = "positive 0.95", "negative 0.5"
@@ -61,6 +61,28 @@ def test_finished_items_are_classified_again_and_their_old_outcomes_stay_in_hist
         ("i1", 2, "neutral", "llm"),
     ]
     assert done.rows("SELECT label FROM items ORDER BY id") == [("positive",), ("neutral",)]
+
+
+def test_only_what_was_held_out_the_first_time_is_held_out_again_and_counts_once(world: World) -> None:
+    world.bundle()
+    asks = world.score("positive 0.5 was taught", "positive 0.5 was judged", KEEP)
+    world.change("UPDATE asks SET role = 'judge', propensity = 1.0 WHERE id = :ask", ask=asks[1])
+    world.ask(FakeLLM([reply("negative")]))
+    world.apply(policy={"threshold": 0.96})
+    list(world.scorer().run(NAME, [row for wake in again(world) for row in wake.ids]))
+    world.submit(Item("new", "positive 0.5 new"))
+    list(world.scorer().run(NAME, [row.id for row in world.rows("SELECT id FROM items WHERE state = 'queued'")]))
+    world.change("UPDATE asks SET role = 'judge', propensity = 1.0 WHERE state = 'waiting'")
+    world.ask(FakeLLM([reply("neutral")]))
+    assert world.one("SELECT count(*) FROM answers WHERE role = 'judge'") == 5
+    with world.store.begin() as tx:
+        found = distillations.answers(tx, world.known())
+    assert {(one.text, one.label, one.role) for one in found} == {
+        ("positive 0.5 was taught", "negative", "train"),
+        ("positive 0.5 was judged", "neutral", "judge"),
+        ("positive 0.5 new", "neutral", "judge"),
+    }
+    assert len(found) == 3
 
 
 def test_no_answer_of_the_old_version_is_used_again(done: World) -> None:

@@ -33,6 +33,12 @@ def unsure(text: str) -> tuple[str, float]:
     return honest(text)[0], 0.9
 
 
+def cautious(text: str) -> tuple[str, float]:
+    """Sure of three in ten only."""
+    label, confidence = honest(text)
+    return label, confidence if confidence >= 0.85 else 0.55
+
+
 def role(item: Recorded) -> Role:
     return shunt.role(KEY, item.id, shunt.audit(KEY, item.id, 0.5))
 
@@ -125,9 +131,9 @@ def test_later_answers_may_prove_a_lower_threshold(make: Make) -> None:
 
 
 def test_a_certified_bundle_serves_until_a_winner_has_its_own_certificate(make: Make) -> None:
-    student = make(honest, honest)
+    student = make(cautious, honest)
     distil(student)
-    go_on(student, 600)
+    go_on(student, 1_200)
     assert certified(student) is not None
     assert distil(student).state == "uncertified"
     assert student.bundle().version == 1  # type: ignore[union-attr]
@@ -137,6 +143,18 @@ def test_a_certified_bundle_serves_until_a_winner_has_its_own_certificate(make: 
     assert states(student) == ["promoted", "promoted"]
     go_on(student, 100)
     assert [one.ended is None for one in student._ledger.tried] == [False, True]
+
+
+def test_a_winner_that_is_proven_to_keep_less_than_is_kept_now_gives_up_in_the_end(make: Make) -> None:
+    student = make(honest, cautious)
+    distil(student)
+    go_on(student, 600)
+    distil(student)
+    go_on(student, 1_000)
+    assert states(student) == ["promoted", "uncertified"]
+    go_on(student, 3_200)
+    assert states(student) == ["promoted", "rejected"]
+    assert "it would keep" in student._ledger.trained[-1].verdict["reason"]
 
 
 def test_a_winner_of_which_nothing_is_proven_gives_up_and_a_newer_one_takes_its_place(make: Make) -> None:

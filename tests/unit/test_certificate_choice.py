@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from datashunt.certificate import (
     audits_needed,
     certify,
     certify_anytime,
+    choice,
     most_misses,
     thresholds,
 )
@@ -105,6 +108,23 @@ class TestACertificate:
         empty = answers((0.9, 0, 0))
         found = look([OfKept(0.05)], GRID, empty, delta=0.1)  # type: ignore[operator]
         assert found == NotYet(Finding(OfKept(0.05), 0, 0), 45)
+
+
+@pytest.mark.parametrize("cells", [1, 3 * 2_000, 5 * 2_000])
+@pytest.mark.parametrize("base", [0.0, 0.02, 0.3])
+def test_a_sequence_in_blocks_proves_what_it_proves_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch, cells: int, base: float
+) -> None:
+    rng = np.random.default_rng(7)
+    grid = np.linspace(0.8, 0.01, 16)
+    judge = replace(lives(rng, 2_000, base), reach=rng.random(2_000), propensity=rng.choice([0.1, 0.4], 2_000))
+    wanted = [OfAll(0.2, tuple(np.linspace(0.0, 0.02, 16))), OfKept(0.25), MinRecall(1, 0.2)]
+    whole = certify_anytime(wanted, grid, judge, delta=0.1, floor=0.1)
+    exact = certify(wanted, grid, replace(judge, propensity=None), delta=0.1)
+    monkeypatch.setattr(choice, "MOST_CELLS", cells)
+    assert certify_anytime(wanted, grid, judge, delta=0.1, floor=0.1) == whole
+    assert certify(wanted, grid, replace(judge, propensity=None), delta=0.1) == exact
+    assert isinstance(whole, NotYet if base == 0.3 else Certificate)
 
 
 def test_methods_are_named() -> None:

@@ -166,9 +166,19 @@ def test_the_lower_limit_lies_below_the_estimate_and_nears_it_with_more_answers(
     assert wide < narrow < 0.04
 
 
-@pytest.mark.parametrize(("better", "worse", "n"), [(0, 5, 5), (5, 0, 5), (0, 0, 5), (1, 0, 1)])
-def test_extreme_counts_have_a_limit(better: int, worse: int, n: int) -> None:
-    assert -1.0 <= difference_lower(better, worse, n, 0.1) <= (better - worse) / n
+@pytest.mark.parametrize(
+    ("better", "worse", "n", "limit"),
+    [
+        (0, 5, 5, -1.0),
+        (5, 0, 5, 2 * 0.1**0.2 - 1),  # a gain of d comes with at most (1 + d) / 2 items that only the first gets right
+        (0, 0, 5, 0.1**0.2 - 1),
+        (1, 0, 1, 2 * 0.1 - 1),
+    ],
+)
+def test_extreme_counts_have_the_limit_that_can_be_computed_by_hand(
+    better: int, worse: int, n: int, limit: float
+) -> None:
+    assert limit - 1e-4 <= difference_lower(better, worse, n, 0.1) <= limit
 
 
 def test_probabilities_of_another_shape_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -149,10 +150,13 @@ class TestJudging:
         assert model.chunks == [64]
 
 
-def test_no_training_text_and_no_replayed_one_equals_a_held_out_one() -> None:
+@pytest.mark.parametrize("twin", ["text 2", " text 2\n", "te\u0301xt 2"])
+def test_no_training_text_and_no_replayed_one_equals_a_held_out_one(twin: str) -> None:
     spec = classifier.parse({"name": "n", "labels": ["x", "y"], "instruction": "i"})
-    stored = [*answers(range(1, 5)), StoredAnswer(9, 9, "text 2", "y", None, Role.JUDGE, "")]
+    stored = [*answers(range(1, 5)), StoredAnswer(9, 9, twin, "y", None, Role.JUDGE, "")]
+    if "\u0301" in twin:
+        stored[1] = replace(stored[1], text="t\u00e9xt 2")
     stored.append(StoredAnswer(10, 10, "text 3", "y", None, Role.FIT, ""))
-    made = prepare(spec, stored, ["text 2", "text 3", "text 7"], None, learned_up_to=0, seed=1)
+    made = prepare(spec, stored, [stored[1].text + " ", "text 3", "text 7"], None, learned_up_to=0, seed=1)
     assert [answer.text for answer in made.answers.train] == ["text 1", "text 4"]
     assert made.replay == ["text 7"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datashunt import shunt
-from datashunt.certificate import LabelAlpha, MinRecall, NotYet, OfAll, OfKept, Target, share_bound
+from datashunt.certificate import Certificate, LabelAlpha, MinRecall, NotYet, OfAll, OfKept, Target, share_bound
 from datashunt.classifier import Spec, parse
 from datashunt.errors import SpecError
 from datashunt.pipeline import promise, proof, substitutes
@@ -202,3 +202,24 @@ def test_where_others_may_answer_as_many_as_may_miss_it_says_how_many_answers_ar
     assert f"at least {missing:,} more answers of the first model" in what
     delta = substitutes.PART * 0.1
     assert share_bound(10, 100 + missing, delta) < 0.05 <= share_bound(10, 99 + missing, delta)
+
+
+def test_what_is_kept_now_is_what_the_serving_bundle_keeps_as_it_stands_not_what_it_kept_during_the_trial() -> None:
+    read = [TrialAnswer(n, 0.95 if n % 10 < 3 else 0.5, 0, 0, 1.0, False, "") for n in range(100)]
+    read += [TrialAnswer(n, 0.95 if n % 10 < 3 else 0.5, 0, 0, 1.0, n % 10 < 6, "") for n in range(100, 150)]
+    serving = {n: 0.9 if n % 10 < 6 else 0.6 for n in range(50, 200)}  # its trial began later
+    found = Certificate(0.9, 0.1, (), "")
+    assert proof.kept_by(found, read, serving, 0.8) == (0.3, 0.6)
+    assert proof.kept_by(found, read, serving, 0.95) == (0.3, 0.0)
+    assert proof.kept_by(found, read, {}, 0.8) == (0.3, 0.2)
+
+
+def test_a_trial_is_looked_at_again_at_each_new_answer_and_later_at_two_in_a_hundred_more() -> None:
+    assert proof.grown(0, -1)
+    assert not proof.grown(0, 0)
+    looks, n = 0, 0
+    for answers_ in range(1, 10_001):
+        if proof.grown(answers_, n):
+            looks, n = looks + 1, answers_
+        assert answers_ - n <= max(0, 0.02 * n)
+    assert looks < 350

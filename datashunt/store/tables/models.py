@@ -213,7 +213,10 @@ class Certificate(Base):
 
 
 class DeltaSpent(Base):
-    """What each verdict and certificate spent of a classifier's error probability."""
+    """What each verdict and certificate spent of a classifier's error probability, for people to read.
+
+    What the next trial may spend follows from the number of trials (`trials.renewals`).
+    """
 
     __tablename__ = "delta_ledger"
     id: Mapped[int] = row_id()
