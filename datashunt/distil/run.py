@@ -99,6 +99,7 @@ def distil(
     Raises:
         LessonError: nothing to learn from, or training diverged.
         ModelError: other labels, or the base cannot be loaded.
+        BundleError: the incumbent's weights have to be read again, and its folder is gone or was altered.
         OSError: the bundle or the checkpoint cannot be written.
     """
     if plan.threads:
@@ -176,7 +177,7 @@ def _try_recipes(
     network = SequenceClassifier.of_base(plan.base, plan.labels).to(device)
     trainer = Trainer(network, device, precision, tokenizer.pad_token_id or 0)
     if plan.warm and incumbent is not None and _continues(incumbent, plan):
-        network.load_state_dict(incumbent.network.state_dict())
+        network.load_state_dict(incumbent.published())
         return [_full(plan, trainer, material, plan.warm_epochs, progress, kept)]
     of_base = cache(lambda: trainer.pooled(material.answers.rows, progress, "embed"))
     found = []

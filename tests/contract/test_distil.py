@@ -16,7 +16,7 @@ from tiny import CHECKS, LABELS, WORDS, example, texts, tiny_base
 from datashunt.classifier import digest
 from datashunt.distil import Challenger, Example, Plan, distil, full
 from datashunt.distil.run import choose
-from datashunt.errors import ModelError
+from datashunt.errors import BundleError, ModelError
 from datashunt.small import SequenceClassifier, SmallModel, read_info
 from datashunt.small.hardware import Hardware
 
@@ -281,6 +281,26 @@ def test_without_a_warm_pass_a_fine_tuned_incumbent_only_retains(bench: Bench) -
     stages = {stage for stage, _ in bench.stages}
     assert "retain" in stages
     assert not stages & {"absorb", "head"}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_training_goes_on_from_the_weights_that_were_published_not_from_those_that_serve(
+    bench: Bench, precision: str
+) -> None:
+    first = bench.distil("first", recipes=("full",), epochs=1).folder
+    incumbent = SmallModel.load(first, device="cpu", precision=precision)
+    second = bench.distil("second", incumbent=incumbent, warm=True, warm_epochs=0).folder
+    before, after = (load_file(folder / "model.safetensors") for folder in (first, second))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_training_does_not_go_on_from_weights_that_are_gone(bench: Bench) -> None:
+    first = bench.distil("first", recipes=("full",), epochs=1).folder
+    incumbent = SmallModel.load(first, device="cpu", precision="bf16")
+    (first / "model.safetensors").unlink()
+    with pytest.raises(BundleError, match="cannot be read again"):
+        bench.distil("second", incumbent=incumbent, warm=True)
 
 
 @pytest.mark.parametrize("recipe", ["head", "blend", "full"])
