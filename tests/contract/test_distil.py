@@ -16,7 +16,7 @@ from tiny import CHECKS, LABELS, WORDS, example, texts, tiny_base
 from datashunt.classifier import digest
 from datashunt.distil import Challenger, Example, Plan, distil, full
 from datashunt.distil.run import choose
-from datashunt.errors import BundleError, ModelError
+from datashunt.errors import BundleError, LessonError, ModelError
 from datashunt.small import SequenceClassifier, SmallModel, read_info
 from datashunt.small.hardware import Hardware
 
@@ -360,6 +360,23 @@ def test_an_incumbent_of_other_labels_is_refused(bench: Bench) -> None:
 def test_a_learning_rate_that_diverges_says_so(bench: Bench) -> None:
     with pytest.raises(ModelError, match="diverged"):
         bench.distil(recipes=("full",), encoder_lr=1e30, head_lr=1e30)
+
+
+@pytest.mark.parametrize("part", ["head", "encoder"])
+def test_a_recipe_whose_last_step_diverges_takes_no_other_with_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def diverge(trainer: full.Trainer, *_: Any, **__: Any) -> None:
+        with torch.no_grad():
+            for weight in getattr(trainer.network, part).parameters():
+                weight.fill_(torch.nan)
+
+    monkeypatch.setattr("datashunt.distil.run.fine_tune", diverge)
+    challenger = bench.distil()
+    assert list(challenger.evaluation["recipes"]) == ["head"]
+    assert agreement(challenger.folder) > 0.85
+    with pytest.raises(LessonError, match="diverged"):
+        bench.distil("alone", recipes=("full",))
 
 
 def test_few_fit_answers_neither_stop_a_training_nor_choose_its_pass(
