@@ -178,6 +178,7 @@ def _try_recipes(
     With `plan.warm` training goes on from an incumbent that was fine-tuned over the same base, and nothing else is
     tried: more answers only favour fine-tuning.
     """
+    progress("load", 0.5)
     device, precision = _hardware(plan.device, plan.precision)
     network = SequenceClassifier.of_base(plan.base, plan.labels).to(device)
     trainer = Trainer(network, device, precision, tokenizer.pad_token_id or 0)
