@@ -159,6 +159,8 @@ class Distiller:
             changes=lessons.OPENING if opening else None,
             parent=run.known.incumbent.content_hash if run.known.incumbent else None,
         )
+        if lesson.warm and run.known.incumbent:  # it goes on from the files, which nothing else has needed since
+            self._registry.fetch(run.known.incumbent.uri, run.known.incumbent.content_hash)
         challenger = lessons.teach(lesson, self._settings, run.bundle, beat, run.folder)
         model = self._load(challenger.folder)
         judgement = lessons.judge(lesson, challenger, model, beat)

@@ -6,6 +6,7 @@ Training itself is a stand-in here; its own tests are elsewhere.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -175,6 +176,23 @@ def test_the_first_lesson_is_a_linear_head_and_the_whole_one_is_due_at_once(due:
     assert training.given["incumbent"] is not None, "it is a challenger of the first"
     assert training.given["plan"].parent == due.one("SELECT content_hash FROM bundles WHERE version = 1")
     assert distil(due) is None, "and there is no third"
+
+
+def test_a_lesson_that_goes_on_from_the_incumbent_has_its_files(
+    due: World, training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache may have been emptied since a worker has loaded them."""
+    distil(due)
+    incumbent = due.known().incumbent
+    assert incumbent is not None
+    cached = due.runtime.registry.fetch(incumbent.uri, incumbent.content_hash)
+    shutil.rmtree(cached)
+    monkeypatch.setattr(lesson, "FRESH", 0)
+    monkeypatch.setattr(lesson, "_goes_on", lambda *_: True)
+    training.meanwhile = lambda: seen.append(cached.exists())
+    seen: list[bool] = []
+    distil(due)
+    assert (training.given["plan"].warm, seen) == (True, [True])
 
 
 def test_a_first_lesson_that_wins_nothing_is_followed_too_and_not_given_again(due: World, training: Training) -> None:
