@@ -12,7 +12,8 @@
     ├── BrokerError                 the broker cannot be reached
     ├── BundleError                 a bundle is missing, altered, or of other labels
     ├── ModelError                  a small model cannot be loaded or trained
-    │   └── LessonError             these answers teach nothing, or training on them diverged
+    │   ├── LessonError             these answers teach nothing, or training on them diverged
+    │   └── ModelBroken             one that scored scores nothing any more: a new process may
     ├── EmbeddedError               an embedded server does not start or stop
     └── LLMError                    a call brought no usable answer
         ├── LLMThrottled            429: wait, nothing was used up
@@ -94,6 +95,10 @@ class ModelError(DatashuntError):
 
 class LessonError(ModelError):
     """What there is to learn from does not do: other answers may."""
+
+
+class ModelBroken(ModelError):
+    """A small model that scored, or its device, scores nothing any more: a new process may."""
 
 
 class EmbeddedError(DatashuntError):

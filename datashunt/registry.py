@@ -6,20 +6,30 @@ content hash is the SHA-256 of the manifest, which holds the SHA-256 of every ot
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from filelock import FileLock
+from fsspec.implementations.local import LocalFileSystem
 
 from datashunt.errors import BundleError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+NOT_OF_FOLDERS = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP}
+"""What file systems say that do not sync directories, or not for us."""
+SCRATCH = "tmp"
+ABANDONED_S = 86_400.0
+"""A download that lies in the cache for so long, unfinished, is of a process that was killed."""
 
 
 class Registry:
@@ -38,6 +48,8 @@ class Registry:
     def publish(self, folder: Path, key: str) -> tuple[str, str]:
         """Copy a bundle's folder to `key` below the registry; returns its URI and content hash.
 
+        On this host's disks it is there to stay when this returns, also after a power cut.
+
         Raises:
             BundleError: it cannot be written.
         """
@@ -52,6 +64,8 @@ class Registry:
                 system.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
                 system.put_file(str(path), target)
             system.pipe_file(f"{root}/{MANIFEST}", document)
+            if isinstance(system, LocalFileSystem):
+                _keep(Path(root), Path(fsspec.core.url_to_fs(self._url)[1]))
         except (OSError, ImportError, ValueError) as error:
             raise BundleError(f"the bundle cannot be written to {uri}: {error}") from error
         return uri, hashlib.sha256(document).hexdigest()
@@ -104,8 +118,15 @@ class Registry:
         except OSError as error:
             raise BundleError(f"the bundle in {folder} cannot be read: {error}") from error
 
+    def _tidy(self) -> None:
+        for left in self._cache.glob(f"{SCRATCH}*"):
+            with suppress(OSError):  # another process removes it, too
+                if time.time() - left.stat().st_mtime > ABANDONED_S:
+                    shutil.rmtree(left, ignore_errors=True)
+
     def _download(self, uri: str, content_hash: str, target: Path) -> None:
-        scratch = Path(tempfile.mkdtemp(dir=self._cache))
+        self._tidy()
+        scratch = Path(tempfile.mkdtemp(dir=self._cache, prefix=SCRATCH))
         try:
             system, root = fsspec.core.url_to_fs(uri)
             document = system.cat_file(f"{root}/{MANIFEST}")
@@ -122,6 +143,25 @@ class Registry:
             raise BundleError(f"the bundle at {uri} cannot be read: {error}") from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _keep(folder: Path, above: Path) -> None:
+    """Have the disk hold a folder's files and directories, and their names in the directories up to the one above."""
+    names = [one for one in folder.parents if one == above or above in one.parents]
+    for path in [*folder.rglob("*"), folder, *names, above.parent]:
+        try:
+            _sync(path)
+        except OSError as error:
+            if not (path.is_dir() and error.errno in NOT_OF_FOLDERS):
+                raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _intact(folder: Path, content_hash: str) -> bool:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from celery.worker import state
 
 from datashunt import broker, settings, telemetry
 from datashunt.bootstrap import Runtime
-from datashunt.errors import BrokerError, DatashuntError, SettingsError, StoreError
+from datashunt.errors import BrokerError, DatashuntError, ModelBroken, SettingsError, StoreError
 from datashunt.items import Wake
 from datashunt.pipeline.pulse import Pulse
 from datashunt.store import schema
@@ -243,6 +244,33 @@ def stopping() -> bool:
     if _pulse.is_of_a_child:
         _pulse.report(runtime().store, runtime().settings)
     return _stopping.is_set()
+
+
+@contextlib.contextmanager
+def on_device() -> Iterator[None]:
+    """What runs inside uses the device: if that computes nothing afterwards, or a model broke, this worker ends.
+
+    A process never gets a broken CUDA context back: whoever supervises this one starts another.
+    """
+    try:
+        yield
+    except ModelBroken as error:
+        _give_up(str(error))
+        raise
+    finally:
+        if "torch" in sys.modules:
+            from datashunt import small
+
+            if not small.cuda_works(runtime().settings.device):
+                _give_up("CUDA computes nothing any more in this process")
+
+
+def _give_up(why: str) -> None:
+    """Take no more work, and have Celery end the worker with code 1. A forked child cannot: it only says why."""
+    event("worker_gives_up", level=logging.ERROR, why=why)
+    if not _pulse.is_of_a_child:
+        _stopping.set()
+        state.should_stop = 1
 
 
 def _tick_until_stopping() -> None:

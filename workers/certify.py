@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.app import app, runtime, stopping
+from workers.app import app, on_device, runtime, stopping
 from workers.wakes import wake_up
 
 
@@ -11,4 +11,5 @@ from workers.wakes import wake_up
 def certify(classifier: str, ids: list[int]) -> None:  # noqa: ARG001 - every wake-up has the same shape
     """A wake-up: what was looked at already is not looked at again."""
     if not stopping():
-        runtime().certifier.run(classifier)
+        with on_device():
+            runtime().certifier.run(classifier)

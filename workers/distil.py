@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datashunt.items import Wake
-from workers.app import app, publish, runtime, stopping
+from workers.app import app, on_device, publish, runtime, stopping
 from workers.wakes import wake_up
 
 
@@ -14,5 +14,7 @@ def distil(classifier: str, ids: list[int]) -> None:
 
     A first lesson leaves the whole one due. Its turn comes after those of other classifiers that wait already.
     """
-    if runtime().distiller.run(classifier, stop=stopping) and not stopping():
+    with on_device():
+        ended = runtime().distiller.run(classifier, stop=stopping)
+    if ended and not stopping():
         publish([Wake("distil", classifier, tuple(ids))])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.app import app, publish, runtime, stopping
+from workers.app import app, on_device, publish, runtime, stopping
 from workers.wakes import wake_up
 
 
@@ -10,5 +10,6 @@ from workers.wakes import wake_up
 @wake_up
 def score(classifier: str, ids: list[int]) -> None:
     """A wake-up: the rows are the truth, so a repeated one is a cheap no-op."""
-    for wake in runtime().scorer.run(classifier, ids, stop=stopping):
-        publish([wake])
+    with on_device():
+        for wake in runtime().scorer.run(classifier, ids, stop=stopping):
+            publish([wake])

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Progress = Callable[[str, float], None]
-"""Called with the stage and the share of it that is done, at least every second or so; may raise to abort."""
+"""Called with the stage and the share of it that is done, at least every second or so, but for the stage `load`, which
+may download a base; may raise to abort."""
 
 Recipe = str
 HEAD: Recipe = "head"

@@ -29,7 +29,7 @@ from datashunt.distil.full import Trainer, fine_tune
 from datashunt.distil.head import Features, Head, fit_head
 from datashunt.distil.plan import BLEND, FULL, HEAD, Challenger, Example, Plan, Progress, Recipe
 from datashunt.distil.prior import head_of_words
-from datashunt.errors import ModelError
+from datashunt.errors import LessonError, ModelError
 from datashunt.small import (
     BundleInfo,
     SequenceClassifier,
@@ -69,6 +69,11 @@ class _Trained:
     logits: Tensor
     seconds: float
 
+    @property
+    def finite(self) -> bool:
+        """Whether its weights and logits are numbers: a last step may go wrong that no loss shows any more."""
+        return all(bool(part.isfinite().all()) for part in (self.logits, *self.network.parameters()))
+
 
 def distil(
     plan: Plan,
@@ -99,6 +104,7 @@ def distil(
     Raises:
         LessonError: nothing to learn from, or training diverged.
         ModelError: other labels, or the base cannot be loaded.
+        BundleError: the incumbent's weights have to be read again, and its folder is gone or was altered.
         OSError: the bundle or the checkpoint cannot be written.
     """
     if plan.threads:
@@ -111,7 +117,7 @@ def distil(
         tokenizer = load_tokenizer(plan.base, plan.max_tokens)
         material = _material(plan, train, fit, replay, incumbent, tokenizer, progress)
         kept = Checkpoint(checkpoint, fingerprint(plan, train, fit, replay, incumbent)) if checkpoint else None
-        trained = _try_recipes(plan, material, incumbent, tokenizer, progress, kept)
+        trained = _sound(_try_recipes(plan, material, incumbent, tokenizer, progress, kept))
     return _finish(plan, trained, material, tokenizer, out, progress)
 
 
@@ -172,11 +178,12 @@ def _try_recipes(
     With `plan.warm` training goes on from an incumbent that was fine-tuned over the same base, and nothing else is
     tried: more answers only favour fine-tuning.
     """
+    progress("load", 0.5)
     device, precision = _hardware(plan.device, plan.precision)
     network = SequenceClassifier.of_base(plan.base, plan.labels).to(device)
     trainer = Trainer(network, device, precision, tokenizer.pad_token_id or 0)
     if plan.warm and incumbent is not None and _continues(incumbent, plan):
-        network.load_state_dict(incumbent.network.state_dict())
+        network.load_state_dict(incumbent.published())
         return [_full(plan, trainer, material, plan.warm_epochs, progress, kept)]
     of_base = cache(lambda: trainer.pooled(material.answers.rows, progress, "embed"))
     found = []
@@ -188,12 +195,24 @@ def _try_recipes(
         if material.meanings:
             _believed(apart, of_base(), material, progress).install(apart.network.head)
         tuned = _full(plan, apart, material, plan.epochs, progress, kept)
-        if BLEND in plan.recipes:
+        if BLEND in plan.recipes and tuned.finite:
             _move_encoder(network, tuned.network, BETWEEN)
             moved = partial(trainer.pooled, material.answers.rows, progress, "embed")
             found.append(_head(BLEND, plan, trainer, moved, material, progress))
         if FULL in plan.recipes:
             found.append(tuned)
+    return found
+
+
+def _sound(trained: Sequence[_Trained]) -> list[_Trained]:
+    """Those that did not diverge.
+
+    Raises:
+        LessonError: there is none.
+    """
+    found = [one for one in trained if one.finite]
+    if not found:
+        raise LessonError("training diverged (its weights or logits are not numbers): lower the learning rate")
     return found
 
 

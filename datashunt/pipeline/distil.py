@@ -7,7 +7,6 @@ in one folder of this host, `DATA_DIR/distil/CLASSIFIER-RUN`, until the run has 
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from datashunt.errors import BundleError, DatashuntError, StoreError
 from datashunt.items import FEWEST_JUDGES
 from datashunt.pipeline import lesson as lessons
 from datashunt.pipeline import promise, pruning
+from datashunt.pipeline.heartbeat import Heartbeat, LeaseLost, Stopped
 from datashunt.pipeline.lesson import DELTA, Judgement, Lesson
 from datashunt.pipeline.memory import give_back
 from datashunt.pipeline.models import Models
@@ -37,16 +37,6 @@ if TYPE_CHECKING:
 
 MOST_REPLAYED = 2_000
 """Texts on which the challenger is held to the incumbent: it bounds the cost of a distillation."""
-
-BEAT_S = 1.0
-
-
-class LeaseLost(DatashuntError):
-    """Another worker took this distillation over: stop, and touch nothing."""
-
-
-class Stopped(DatashuntError):
-    """This worker was asked to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +110,8 @@ class Distiller:
     def _attempt(self, run: _Run) -> str:
         try:
             self._clear(run)
-            return self._distil(run)
+            with self._heartbeat(run) as beat:
+                return self._distil(run, beat)
         except LeaseLost:
             return "lease_lost"
         except Stopped:
@@ -150,13 +141,13 @@ class Distiller:
         except BundleError as error:
             event("not_discarded", key=key, error=str(error))
 
-    def _distil(self, run: _Run) -> str:
-        beat = self._heartbeat(run)
+    def _distil(self, run: _Run, beat: Progress) -> str:
         with self._store.begin() as tx:
             opening = _opens(tx, run.known)
             stored = distillations.answers(tx, run.known, up_to=run.claim.up_to_answer)
             replay = distillations.confident_texts(tx, run.known, MOST_REPLAYED, up_to=run.claim.up_to_score)
             learned_up_to = distillations.learned_up_to(tx, run.known)
+        beat("fetch", 0.0)
         incumbent = self._models.serving(run.known)
         lesson = lessons.prepare(
             run.known.spec,
@@ -168,12 +159,15 @@ class Distiller:
             changes=lessons.OPENING if opening else None,
             parent=run.known.incumbent.content_hash if run.known.incumbent else None,
         )
+        if lesson.warm and run.known.incumbent:  # it goes on from the files, which nothing else has needed since
+            self._registry.fetch(run.known.incumbent.uri, run.known.incumbent.content_hash)
         challenger = lessons.teach(lesson, self._settings, run.bundle, beat, run.folder)
         model = self._load(challenger.folder)
         judgement = lessons.judge(lesson, challenger, model, beat)
         lessons.describe(challenger, judgement)
         cuts = self._cuts(run, lesson, model, judgement, beat)
         key = f"{run.key}{run.token.hex[:8]}"
+        beat("publish", 0.0)
         try:
             published = self._registry.publish(challenger.folder, key)
             newest = max(answer.id for answer in stored)
@@ -249,34 +243,13 @@ class Distiller:
         settings = self._settings
         return SmallModel.load(folder, device=settings.device, precision=settings.precision, threads=settings.threads)
 
-    def _heartbeat(self, run: _Run) -> Callable[[str, float], None]:
-        """A progress callback that renews the lease, and stops work that is not ours or has to end.
-
-        It writes once a second at most, and when another stage begins.
-        """
-        last, before = 0.0, ""
-
-        def beat(stage: str, progress: float) -> None:
-            nonlocal last, before
-            if run.stop():
-                raise Stopped(f"distillation {run.row} is left to another worker")
-            if stage == before and time.monotonic() - last < BEAT_S:
-                return
-            last, before = time.monotonic(), stage
+    def _heartbeat(self, run: _Run) -> Heartbeat:
+        def renew(stage: str, progress: float) -> bool:
+            lease_s = self._settings.distil_lease_s
             with self._store.begin() as tx:
-                ours = distillations.heartbeat(
-                    tx,
-                    run.row,
-                    run.token,
-                    lease_s=self._settings.distil_lease_s,
-                    stage=stage,
-                    progress=progress,
-                )
-            if not ours:
-                raise LeaseLost(f"distillation {run.row} was taken over")
-            event("distilling", run=run.row, stage=stage, progress=round(progress, 3))
+                return distillations.heartbeat(tx, run.row, run.token, lease_s=lease_s, stage=stage, progress=progress)
 
-        return beat
+        return Heartbeat(run.row, renew, run.stop, lease_s=self._settings.distil_lease_s)
 
     def _switch(self, tx: Connection, run: _Run, bundle: Bundle, lesson: Lesson, judgement: Judgement) -> str:
         """Promote a winner by compare-and-set, and say how it stands; returns the state of the distillation.

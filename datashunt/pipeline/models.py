@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from datashunt.errors import ModelError
 from datashunt.pipeline.memory import give_back
 from datashunt.registry import Registry
 from datashunt.settings import Settings
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from datashunt.small import Shared, SmallModel
 
     Part = tuple[SmallModel, Sequence[str], float | None]
+
+
+HARMLESS = "a text"
+"""What every model can score, or nothing."""
 
 
 class Directory:
@@ -82,7 +87,7 @@ class Models:
 
         Raises:
             BundleError: it is missing or altered.
-            ModelError: it cannot be loaded on this device.
+            ModelError: it cannot be loaded on this device, or scores nothing there.
         """
         if known.incumbent is None:
             return None
@@ -99,7 +104,7 @@ class Models:
 
         Raises:
             BundleError: it is missing or altered.
-            ModelError: it cannot be loaded on this device.
+            ModelError: it cannot be loaded on this device, or scores nothing there.
         """
         with self._lock:
             model = self._loaded.get(bundle.content_hash)
@@ -130,7 +135,7 @@ class Models:
         if self._shared is None:
             self._shared = Shared()
         folder = self._registry.fetch(bundle.uri, bundle.content_hash)
-        return SmallModel.load(
+        model = SmallModel.load(
             folder,
             device=self._settings.device,
             precision=self._settings.precision,
@@ -138,6 +143,14 @@ class Models:
             shared=self._shared,
             digests=self._registry.digests(folder, bundle.content_hash),
         )
+        try:
+            model.probabilities([HARMLESS])
+        except RuntimeError as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ModelError(
+                f"bundle {bundle.version} scores nothing on {model.device} ({reason}): look at it, or roll back"
+            ) from error
+        return model
 
     def _bytes(self) -> int:
         parts: dict[int, int] = {}

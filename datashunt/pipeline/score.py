@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -11,12 +12,12 @@ from uuid import UUID, uuid4
 
 import numpy as np
 
-from datashunt.errors import BundleError, DatashuntError, ModelError
+from datashunt.errors import BundleError, DatashuntError, ModelBroken, ModelError
 from datashunt.items import ClaimedItem, Wake, readable
 from datashunt.pipeline import budget, promise
 from datashunt.pipeline.budget import Clock
 from datashunt.pipeline.memory import give_back
-from datashunt.pipeline.models import Directory, Models
+from datashunt.pipeline.models import HARMLESS, Directory, Models
 from datashunt.pipeline.ruling import cold_start, decide
 from datashunt.policy import BudgetPolicy
 from datashunt.settings import Settings
@@ -120,6 +121,7 @@ class Scorer:
 
         Raises:
             UnknownClassifier, BundleError, ModelError, StoreError: nothing is lost; tick comes again.
+            ModelBroken: the same, in another process: this one has to end.
         """
         until = time.monotonic() + LINGER_S
         turn, last = until + TURN_S, False
@@ -131,7 +133,11 @@ class Scorer:
             while batch is not None:
                 quick = self._last_s < AHEAD_SHARE * self._settings.score_lease_s and time.monotonic() < until
                 ahead = self._beside.submit(self._claim, classifier, None, held) if batch.full and quick else None
-                verdicts = self._score(classifier, batch)
+                try:
+                    verdicts = self._score(classifier, batch)
+                except ModelBroken:
+                    self._hand_back_counted(batch, held)
+                    raise
                 if writing is not None:
                     yield from writing.result()
                 writing = self._beside.submit(self._write, verdicts, batch.token, held)
@@ -206,6 +212,16 @@ class Scorer:
             with self._store.begin() as tx:
                 scores.release(tx, token)
 
+    def _hand_back_counted(self, batch: _Batch, held: set[UUID]) -> None:
+        """What broke a model may be one of these, which comes to be claimed alone, and last.
+
+        An item that was alone is left to its lease, as if this process had died over it.
+        """
+        held.discard(batch.token)
+        if len(batch.items) > 1:
+            with self._store.begin() as tx:
+                scores.release(tx, batch.token, counted=True)
+
     def _score(self, classifier: str, batch: _Batch) -> list[_Verdict]:
         started = time.perf_counter()
         shares = self._shares(classifier, batch)
@@ -272,7 +288,11 @@ class Scorer:
     def _probabilities(
         self, shares: Sequence[_Share], token: UUID
     ) -> list[tuple[list[ClaimedItem], NDArray[np.float32]]]:
-        """Items and probabilities of each share, less the items that its model cannot score: those are buried."""
+        """Items and probabilities of each share, less the items that its model cannot score: those are buried.
+
+        Raises:
+            ModelBroken: a model scores no other text either.
+        """
         try:
             return [
                 (share.items, found)
@@ -286,18 +306,40 @@ class Scorer:
         return [self._one_by_one(share, token) for share in shares]
 
     def _one_by_one(self, share: _Share, token: UUID) -> tuple[list[ClaimedItem], NDArray[np.float32]]:
+        """As above. Items for which there was no memory are left to their lease: others may leave it some by then."""
+        from datashunt import small
+
         scored: list[tuple[ClaimedItem, NDArray[np.float32]]] = []
+        starved = 0
         for item in share.items:
             try:
                 scored.append((item, self._forward([replace(share, items=[item])])[0][0]))
             except Exception as error:  # noqa: BLE001 - as above
                 _unless_of_the_text(error)
+                self._unless_of_the_model(share)
+                if small.lacks_memory(error):
+                    starved += 1
+                    continue
                 with self._store.begin() as tx:
                     detail = f"the small model cannot score it: {type(error).__name__}"
                     dead.bury_item(tx, item.row, token, reason="model_error", detail=detail)
+        if starved:
+            event("no_memory_for", level=logging.WARNING, classifier=share.known.name, items=starved)
+        if starved == len(share.items) > 1:
+            raise ModelBroken(
+                f"there is no memory for any of {starved} items of {share.known.name}: what else uses it?"
+            )
         if not scored:
             return [], np.zeros((0, len(share.known.spec.label_names)), dtype=np.float32)
         return [item for item, _ in scored], np.stack([vector for _, vector in scored])
+
+    def _unless_of_the_model(self, share: _Share) -> None:
+        """A model that cannot score a harmless text either is broken, or its device: no text is to blame."""
+        try:
+            self._forward([replace(share, items=[ClaimedItem(0, "", HARMLESS)])])
+        except Exception as error:
+            kind = type(error).__name__
+            raise ModelBroken(f"the small model of {share.known.name} scores nothing any more ({kind})") from error
 
     def _passes(self, shares: Sequence[_Share]) -> list[list[_Share]]:
         """Which go through an encoder together, in their order: all, unless a bundle was exchanged meanwhile."""

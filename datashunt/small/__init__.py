@@ -6,7 +6,14 @@ process that never scores or trains imports it not at all.
 
 from datashunt.small.bundle import BundleInfo, describe, read_info, save
 from datashunt.small.checked import checked
-from datashunt.small.hardware import choose_device, choose_precision, probe, training_precision
+from datashunt.small.hardware import (
+    choose_device,
+    choose_precision,
+    cuda_works,
+    lacks_memory,
+    probe,
+    training_precision,
+)
 from datashunt.small.model import SmallModel
 from datashunt.small.network import Encoded, SequenceClassifier, load_encoder, resolve_base
 from datashunt.small.sharing import Shared
@@ -21,7 +28,9 @@ __all__ = [
     "checked",
     "choose_device",
     "choose_precision",
+    "cuda_works",
     "describe",
+    "lacks_memory",
     "load_encoder",
     "probe",
     "read_info",

@@ -26,6 +26,26 @@ def probe() -> Hardware:
     return Hardware(cuda, cuda and torch.cuda.is_bf16_supported(including_emulation=False), _cpu_bf16())
 
 
+def cuda_works(device: str) -> bool:
+    """Whether CUDA still computes in this process; after some errors it never does again. True where it is not in use.
+
+    Args:
+        device: auto, cpu, cuda or cuda:N.
+    """
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return True
+    try:
+        torch.cuda.synchronize(device if device.startswith("cuda") else None)
+    except RuntimeError:
+        return False
+    return True
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether a device had no memory left for what was asked of it."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def choose_device(requested: str, hardware: Hardware) -> str:
     """A torch device name for `auto`, `cpu`, `cuda` or `cuda:N`.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class SmallModel:
         device: str,
         precision: str,
         exact: nn.Module | None = None,
+        source: Callable[[], SequenceClassifier] | None = None,
     ) -> None:
         network.encoder.to(DTYPES[precision])
         self.network = network.to(device).eval()
@@ -53,6 +55,7 @@ class SmallModel:
         self.info = info
         self.device = device
         self.precision = precision
+        self._source = source
 
     @classmethod
     def load(
@@ -95,7 +98,8 @@ class SmallModel:
             network, *exact = parts.networks(folder, kinds, digests)
             tokenizer = parts.tokenizer(folder, info.max_tokens)
             exactly = exact[0].encoder if exact else None
-            model = cls(network, tokenizer, info, device=chosen, precision=dtype, exact=exactly)
+            source = partial(_published, folder, digests)
+            model = cls(network, tokenizer, info, device=chosen, precision=dtype, exact=exactly, source=source)
             if chosen == "cpu" and dtype != "fp32":
                 _compile(model.network.encoder, token_counts(_CPU_TOKENS, info.max_tokens))
         except (
@@ -127,6 +131,16 @@ class SmallModel:
     def shares(self) -> tuple[int, ...]:
         """What models have in common that can be `together` in a pass: tokenizer and encoders, by their identity."""
         return id(self.tokenizer), id(self.network.encoder), id(self.exact)
+
+    def published(self) -> dict[str, torch.Tensor]:
+        """The weights in fp32 as they were published, whatever precision this serves in: what training goes on from.
+
+        Raises:
+            BundleError: they have to be read again, and the folder is gone or was altered.
+        """
+        network = self.network if self._source is None or self.precision == "fp32" else self._source()
+        weights: dict[str, torch.Tensor] = network.state_dict()
+        return weights
 
     def memory(self) -> dict[int, int]:
         """Bytes of the encoders, by their identity, and of the head: two models may have the same encoder."""
@@ -174,6 +188,14 @@ class SmallModel:
             with _onednn(rounded):
                 out[batch] = mean_pooled(encoder, mask, input_ids=ids)[: len(rows)].float().cpu().numpy()
         return out
+
+
+def _published(folder: Path, digests: Mapping[str, str] | None) -> SequenceClassifier:
+    try:
+        (network,) = Shared().networks(folder, ["fp32"], digests)
+    except (OSError, ValueError, LookupError, RuntimeError, SafetensorError) as error:
+        raise BundleError(f"the weights in {folder} cannot be read again: {error}") from error
+    return network
 
 
 _compiled: set[tuple[int, int, int, bool, torch.dtype]] = set()

@@ -297,19 +297,21 @@ def _vector(probabilities: Sequence[float] | None) -> str | None:
     return "{" + ",".join(f"{p:.6g}" for p in probabilities) + "}"
 
 
-def release(tx: Connection, token: UUID, *, classifier_id: int | None = None) -> int:
+def release(tx: Connection, token: UUID, *, classifier_id: int | None = None, counted: bool = False) -> int:
     """Hand unfinished items back, as if they had never been claimed; returns how many.
 
     Args:
         tx: a transaction.
         token: the lease.
         classifier_id: only its items; None: all that are under the lease.
+        counted: the claim counts, since one of them may be what brought its worker down.
     """
     return tx.execute(
         text(
-            "UPDATE items SET state = 'queued', attempts = attempts - 1, lease_token = NULL, lease_until = NULL,"
+            "UPDATE items SET state = 'queued', attempts = attempts - CASE WHEN :counted THEN 0 ELSE 1 END,"
+            " lease_token = NULL, lease_until = NULL,"
             " announced_at = '-infinity' WHERE lease_token = :token AND state = 'scoring'"
             " AND (CAST(:classifier AS bigint) IS NULL OR classifier_id = :classifier)"
         ),
-        {"token": token, "classifier": classifier_id},
+        {"token": token, "classifier": classifier_id, "counted": counted},
     ).rowcount

@@ -122,7 +122,7 @@ def test_an_interrupted_training_goes_on_to_the_very_same_weights(
 ) -> None:
     """It went on from a fine-tuned incumbent, was killed after its first pass, its second, and stage 2."""
     interrupted(lesson, tmp_path, saved)
-    assert seen_in(lesson, tmp_path / "out", tmp_path) == ["load", "read", "replay", *rest, *CHECKS]
+    assert seen_in(lesson, tmp_path / "out", tmp_path) == ["load", "read", "replay", "load", *rest, *CHECKS]
     assert same(weights(tmp_path / "out"), whole)
 
 

@@ -16,7 +16,7 @@ from tiny import CHECKS, LABELS, WORDS, example, texts, tiny_base
 from datashunt.classifier import digest
 from datashunt.distil import Challenger, Example, Plan, distil, full
 from datashunt.distil.run import choose
-from datashunt.errors import ModelError
+from datashunt.errors import BundleError, LessonError, ModelError
 from datashunt.small import SequenceClassifier, SmallModel, read_info
 from datashunt.small.hardware import Hardware
 
@@ -283,6 +283,26 @@ def test_without_a_warm_pass_a_fine_tuned_incumbent_only_retains(bench: Bench) -
     assert not stages & {"absorb", "head"}
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_training_goes_on_from_the_weights_that_were_published_not_from_those_that_serve(
+    bench: Bench, precision: str
+) -> None:
+    first = bench.distil("first", recipes=("full",), epochs=1).folder
+    incumbent = SmallModel.load(first, device="cpu", precision=precision)
+    second = bench.distil("second", incumbent=incumbent, warm=True, warm_epochs=0).folder
+    before, after = (load_file(folder / "model.safetensors") for folder in (first, second))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_training_does_not_go_on_from_weights_that_are_gone(bench: Bench) -> None:
+    first = bench.distil("first", recipes=("full",), epochs=1).folder
+    incumbent = SmallModel.load(first, device="cpu", precision="bf16")
+    (first / "model.safetensors").unlink()
+    with pytest.raises(BundleError, match="cannot be read again"):
+        bench.distil("second", incumbent=incumbent, warm=True)
+
+
 @pytest.mark.parametrize("recipe", ["head", "blend", "full"])
 def test_each_recipe_is_taught_by_the_reverse_cross_entropy_if_told(bench: Bench, recipe: str) -> None:
     plain = bench.distil("plain", recipes=(recipe,), smoothing=0.0)
@@ -340,6 +360,23 @@ def test_an_incumbent_of_other_labels_is_refused(bench: Bench) -> None:
 def test_a_learning_rate_that_diverges_says_so(bench: Bench) -> None:
     with pytest.raises(ModelError, match="diverged"):
         bench.distil(recipes=("full",), encoder_lr=1e30, head_lr=1e30)
+
+
+@pytest.mark.parametrize("part", ["head", "encoder"])
+def test_a_recipe_whose_last_step_diverges_takes_no_other_with_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def diverge(trainer: full.Trainer, *_: Any, **__: Any) -> None:
+        with torch.no_grad():
+            for weight in getattr(trainer.network, part).parameters():
+                weight.fill_(torch.nan)
+
+    monkeypatch.setattr("datashunt.distil.run.fine_tune", diverge)
+    challenger = bench.distil()
+    assert list(challenger.evaluation["recipes"]) == ["head"]
+    assert agreement(challenger.folder) > 0.85
+    with pytest.raises(LessonError, match="diverged"):
+        bench.distil("alone", recipes=("full",))
 
 
 def test_few_fit_answers_neither_stop_a_training_nor_choose_its_pass(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import fsspec
@@ -107,6 +112,46 @@ def test_the_digests_of_a_bundle_are_those_of_its_files_and_the_hash_vouches_for
     manifest.unlink()
     with pytest.raises(BundleError, match="cannot be read"):
         registry.digests(fetched, content_hash)
+
+
+def test_what_is_published_in_a_folder_is_on_its_disk_before_anybody_names_it(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: synced.add(os.fstat(number).st_ino) or fsync(number))
+    models = tmp_path / "models"
+    Registry(str(models), tmp_path / "cache").publish(folder, "sentiment/1")
+    assert (models / "sentiment/1/manifest.json").exists()
+    paths = [tmp_path, models, *models.rglob("*")]
+    assert [path for path in paths if path.stat().st_ino not in synced] == []
+
+
+@pytest.mark.parametrize(
+    ("number", "of_folders", "refused"),
+    [(errno.EINVAL, True, False), (errno.EIO, True, True), (errno.EIO, False, True)],
+)
+def test_a_disk_that_does_not_hold_a_bundle_is_an_error_and_one_that_syncs_no_folders_is_none(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, of_folders: bool, refused: bool
+) -> None:
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == of_folders:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    registry = Registry(f"file://{tmp_path}/models", tmp_path / "cache")
+    with pytest.raises(BundleError, match="cannot be written") if refused else nullcontext():
+        registry.publish(folder, "sentiment/1")
+
+
+def test_what_a_killed_download_left_is_removed_after_a_day(registry: Registry, folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache" / "bundles"
+    for name, age_s in (("tmp_old", 90_000), ("tmp_now", 3_600)):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "bundle.json").write_text("{")
+        os.utime(cache / name, (time.time() - age_s,) * 2)
+    fetched = registry.fetch(*registry.publish(folder, "sentiment/1"))
+    assert sorted(path.name for path in cache.iterdir() if path.is_dir()) == sorted([fetched.name, "tmp_now"])
 
 
 def test_a_fetched_bundle_is_served_without_the_registry(registry: Registry, folder: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import LABELS, texts, tiny_base
 
 from datashunt import small
-from datashunt.errors import BundleError
+from datashunt.errors import BundleError, ModelError
 from datashunt.pipeline.models import Models
 from datashunt.registry import Registry
 from datashunt.settings import Settings
@@ -139,6 +139,22 @@ def test_the_bundle_that_served_before_is_let_go_unless_it_serves_another(base: 
     models.serving(registered(2, new))
     assert models.get(old) is not of_old
     assert models.serving(registered(3, None)) is None
+
+
+def test_a_bundle_that_scores_nothing_here_does_not_serve(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available\nfor execution on the device")
+
+    registry = Registry(str(tmp_path / "models"), tmp_path / "cache")
+    models = Models(registry, Settings(device="cpu", precision="fp32", threads=1))
+    one = bundle(registry, written(tmp_path / "h", base, 1), 1)
+    monkeypatch.setattr(small.SmallModel, "pooled", fail)
+    with pytest.raises(ModelError, match=r"scores nothing on cpu \(CUDA error: no kernel image is available\)"):
+        models.get(one)
+    monkeypatch.undo()
+    assert models.get(one).labels
 
 
 def registered(row: int, serving: Bundle | None) -> Registered:

@@ -21,7 +21,7 @@ from datashunt.errors import LLMError, LLMRejected, LLMThrottled, LLMUnavailable
 from datashunt.items import Item, Receipt, Reply, Usage, Wake
 from datashunt.pipeline import pruning
 from datashunt.pipeline.ask import Asker
-from datashunt.pipeline.models import Directory
+from datashunt.pipeline.models import HARMLESS, Directory
 from datashunt.pipeline.pruning import Calibration
 from datashunt.pipeline.score import Scorer
 from datashunt.prompts import Prompt
@@ -57,7 +57,7 @@ class FakeModel:
         return np.stack(vectors) if vectors else np.zeros((0, len(LABELS)), dtype=np.float32)
 
     def _one(self, text: str) -> NDArray[np.float32]:
-        label, confidence, *_ = text.split()
+        label, confidence, *_ = f"{LABELS[0]} 0.5".split() if text == HARMLESS else text.split()
         vector = np.full(len(LABELS), (1 - float(confidence)) / (len(LABELS) - 1), dtype=np.float32)
         vector[LABELS.index(label)] = float(confidence)
         return vector
@@ -80,6 +80,12 @@ class FakeModels:
 
     def probabilities(self, parts: Any, *, batch_tokens: int = 0) -> list[NDArray[np.float32]]:
         return [model.probabilities(texts, batch_tokens=batch_tokens) for model, texts, _ in parts]
+
+
+def choke_on_all(texts: Sequence[str]) -> None:
+    """What a model does that can score nothing but the harmless text."""
+    if list(texts) != [HARMLESS]:
+        raise ValueError("too many tokens")
 
 
 def reply(label: str = "positive", *, probabilities: dict[str, float] | None = None, **other: Any) -> Reply:

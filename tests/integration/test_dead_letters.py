@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from lanes import NAME, FakeLLM, FakeModel, FakeModels, World, reply
+from lanes import NAME, FakeLLM, FakeModel, FakeModels, World, choke_on_all, reply
 
 from datashunt.errors import LLMRejected
 from datashunt.items import Wake
@@ -26,12 +24,8 @@ def replay(world: World, *keys: str) -> list[Wake]:
 
 def poison(world: World, *texts: str) -> None:
     """Items that no model can score."""
-
-    def choke(_: Sequence[str]) -> None:
-        raise RuntimeError("out of memory")
-
     world.bundle()
-    world.score(*texts, models=FakeModels(FakeModel(before=choke)))
+    world.score(*texts, models=FakeModels(FakeModel(before=choke_on_all)))
 
 
 def test_letters_are_listed_oldest_first_with_their_reasons(world: World) -> None:
@@ -41,7 +35,7 @@ def test_letters_are_listed_oldest_first_with_their_reasons(world: World) -> Non
         ("i0", "item", "model_error"),
         ("i1", "item", "model_error"),
     ]
-    assert found[0].detail == "the small model cannot score it: RuntimeError"
+    assert found[0].detail == "the small model cannot score it: ValueError"
 
 
 def test_a_replayed_item_is_scored_as_if_it_were_new(world: World) -> None:

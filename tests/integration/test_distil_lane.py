@@ -6,6 +6,8 @@ Training itself is a stand-in here; its own tests are elsewhere.
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +23,10 @@ from datashunt.distil import Challenger
 from datashunt.errors import ModelError, StoreError
 from datashunt.items import Item
 from datashunt.pipeline import distil as lane
-from datashunt.pipeline import lesson
+from datashunt.pipeline import heartbeat, lesson
 from datashunt.pipeline.distil import Distiller
 from datashunt.prompts import Prompt
+from datashunt.registry import Registry
 from datashunt.small import BundleInfo
 from datashunt.store import distillations, forget
 
@@ -46,6 +49,7 @@ class Training:
     def __init__(self) -> None:
         self.given: dict[str, Any] = {}
         self.model: FakeModel = FakeModel()
+        self.opening: Callable[[], None] = lambda: None
         self.meanwhile: Callable[[], None] = lambda: None
 
     def __call__(
@@ -63,6 +67,8 @@ class Training:
         (checkpoint / "state").write_text("kept")
         self.checkpoint = checkpoint
         self.given = {"plan": plan, "train": train, "fit": fit, "replay": replay, "incumbent": incumbent}
+        progress("load", 0.0)
+        self.opening()
         self.meanwhile()
         progress("absorb", 0.5)
         out.mkdir(parents=True)
@@ -170,6 +176,23 @@ def test_the_first_lesson_is_a_linear_head_and_the_whole_one_is_due_at_once(due:
     assert training.given["incumbent"] is not None, "it is a challenger of the first"
     assert training.given["plan"].parent == due.one("SELECT content_hash FROM bundles WHERE version = 1")
     assert distil(due) is None, "and there is no third"
+
+
+def test_a_lesson_that_goes_on_from_the_incumbent_has_its_files(
+    due: World, training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache may have been emptied since a worker has loaded them."""
+    distil(due)
+    incumbent = due.known().incumbent
+    assert incumbent is not None
+    cached = due.runtime.registry.fetch(incumbent.uri, incumbent.content_hash)
+    shutil.rmtree(cached)
+    monkeypatch.setattr(lesson, "FRESH", 0)
+    monkeypatch.setattr(lesson, "_goes_on", lambda *_: True)
+    training.meanwhile = lambda: seen.append(cached.exists())
+    seen: list[bool] = []
+    distil(due)
+    assert (training.given["plan"].warm, seen) == (True, [True])
 
 
 def test_a_first_lesson_that_wins_nothing_is_followed_too_and_not_given_again(due: World, training: Training) -> None:
@@ -440,7 +463,7 @@ def test_a_lost_lease_writes_nothing(
 ) -> None:
     """Whether a heartbeat finds out, or only the end of the work does."""
     if not beats:
-        monkeypatch.setattr(lane.Distiller, "_heartbeat", lambda *_: lambda *__: None)
+        monkeypatch.setattr(distillations, "heartbeat", lambda *_, **__: True)
     training.meanwhile = lambda: due.change("UPDATE distillations SET lease_token = gen_random_uuid()")
     assert distil(due) == "lease_lost"
     assert due.states("distillations") == {"running": 1}
@@ -490,9 +513,14 @@ def test_a_run_that_is_stopped_is_due_again_at_once_and_keeps_its_state(due: Wor
 
 
 def test_a_run_that_is_stopped_after_it_lost_its_lease_changes_nothing(due: World, training: Training) -> None:
-    training.meanwhile = lambda: due.change("UPDATE distillations SET lease_token = gen_random_uuid()")
-    calls: list[None] = []
-    assert distil(due, stop=lambda: len(calls) == 1 or bool(calls.append(None))) == "lease_lost"
+    lost: list[None] = []
+
+    def lose() -> None:
+        due.change("UPDATE distillations SET lease_token = gen_random_uuid()")
+        lost.append(None)
+
+    training.meanwhile = lose
+    assert distil(due, stop=lambda: bool(lost)) == "lease_lost"
     assert due.states("distillations") == {"running": 1}
 
 
@@ -533,7 +561,7 @@ def test_judging_many_answers_keeps_the_lease(due: World, training: Training, mo
     due.apply(distil={"min_new_answers": 1}, prompt={"pruning": "hard"})
     due.bundle()
     monkeypatch.setattr(lesson, "CHUNK", 10)
-    monkeypatch.setattr(lane, "BEAT_S", 0.0)
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.0)
     beats: list[str] = []
     beat = distillations.heartbeat
 
@@ -545,8 +573,60 @@ def test_judging_many_answers_keeps_the_lease(due: World, training: Training, mo
     incumbent = FakeModel()
     training.model = Wrong()
     assert distil(due, incumbent) == "rejected"
-    assert beats == ["absorb", *["judge"] * 3, *["judge incumbent"] * 3, *["prune"] * 6]
+    assert beats == ["fetch", "load", "absorb", *["judge"] * 3, *["judge incumbent"] * 3, *["prune"] * 6, "publish"]
     assert max(map(len, incumbent.batches)) == 10
+
+
+@pytest.mark.parametrize("step", ["fetch", "load", "publish"])
+def test_a_step_that_reports_nothing_for_longer_than_the_lease_keeps_it(
+    due: World, training: Training, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    due.settings = due.settings.model_copy(update={"distil_lease_s": 0.4})
+    due.bundle()
+
+    def until_it_would_have_ended() -> None:
+        ends = due.one("SELECT lease_until FROM distillations WHERE state = 'running'")
+        end = time.monotonic() + 20
+        while due.one("SELECT now() < :ends FROM distillations WHERE state = 'running'", ends=ends):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert due.one("SELECT stage FROM distillations WHERE state = 'running'") == step
+        assert due.one("SELECT lease_until > now() FROM distillations WHERE state = 'running'")
+
+    def slow(real: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*given: Any, **more: Any) -> Any:
+            until_it_would_have_ended()
+            return real(*given, **more)
+
+        return wrapped
+
+    if step == "fetch":
+        monkeypatch.setattr(FakeModels, "serving", slow(FakeModels.serving))
+    elif step == "load":
+        training.opening = until_it_would_have_ended
+    else:
+        monkeypatch.setattr(Registry, "publish", slow(Registry.publish))
+    assert distil(due) == "promoted"
+
+
+def test_a_lease_that_is_lost_while_a_step_reports_nothing_ends_the_run(due: World, training: Training) -> None:
+    due.settings = due.settings.model_copy(update={"distil_lease_s": 0.4})
+    training.opening = lambda: due.change("UPDATE distillations SET lease_token = gen_random_uuid()")
+    assert distil(due) == "lease_lost"
+
+
+def test_a_heartbeat_that_fails_once_ends_no_run(
+    due: World, training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beat, failures = distillations.heartbeat, iter([StoreError("the server restarts")])
+
+    def failing(*given: Any, **more: Any) -> bool:
+        for failure in failures:
+            raise failure
+        return beat(*given, **more)
+
+    monkeypatch.setattr(distillations, "heartbeat", failing)
+    assert distil(due) == "promoted"
 
 
 @pytest.mark.parametrize("error", [ModelError("the base is gone"), RuntimeError("CUDA out of memory"), OSError("full")])

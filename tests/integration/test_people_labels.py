@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from lanes import NAME, OUTSIDE, PRICE, FakeLLM, FakeModel, FakeModels, World, reply
+from lanes import NAME, OUTSIDE, PRICE, FakeLLM, FakeModel, FakeModels, World, choke_on_all, reply
 
 from datashunt import Client
 from datashunt.items import Role
@@ -319,10 +319,7 @@ def test_what_a_person_has_labelled_is_not_shown_again(reviewable: World) -> Non
 
 
 def test_an_item_that_no_model_could_be_asked_about_is_replayed_not_reviewed(world: World) -> None:
-    def choke(_: object) -> None:
-        raise RuntimeError("out of memory")
-
     world.bundle()
-    world.score(KEEP, models=FakeModels(FakeModel(before=choke)))
+    world.score(KEEP, models=FakeModels(FakeModel(before=choke_on_all)))
     assert world.states() == {"dead": 1}
     assert looked(world) == []

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
-from lanes import NAME, FakeModel, FakeModels, World
+import torch
+from lanes import NAME, FakeModel, FakeModels, World, choke_on_all
 
-from datashunt.errors import BundleError, ModelError
+from datashunt.errors import BundleError, ModelBroken, ModelError
 from datashunt.items import Item, Wake, readable
 from datashunt.pipeline import models as remembered
 from datashunt.pipeline import score as lane
@@ -304,6 +305,70 @@ def test_what_is_no_text_s_fault_buries_nothing(world: World, error: type[Except
     assert world.rows("SELECT state, attempts FROM items") == [("queued", 0)]
 
 
+class Breaking(FakeModel):
+    """Scores nothing any more once it was given a text that breaks it, or from the beginning."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        super().__init__(before=self._look)
+        self.broken = broken
+
+    def _look(self, texts: Sequence[str]) -> None:
+        self.broken |= any("breaks" in text for text in texts)
+        if self.broken:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+def test_a_broken_device_buries_nothing(world: World) -> None:
+    """Those in hand are handed back with their attempt counted, those claimed ahead without."""
+    world.bundle()
+    _, wakes = world.submit(*[KEEP] * 600)
+    with pytest.raises(ModelBroken, match="scores nothing any more"):
+        list(world.scorer(FakeModels(Breaking(broken=True))).run(NAME, wakes[0].ids))
+    assert world.states() == {"queued": 600}
+    assert dict(world.rows("SELECT attempts, count(*) FROM items GROUP BY 1")) == {0: 344, 1: 256}
+    assert world.one("SELECT count(*) FROM items WHERE lease_token IS NOT NULL") == 0
+    list(world.scorer().run(NAME, wakes[0].ids))
+    assert world.states() == {"done": 600}
+
+
+def test_a_text_that_breaks_the_device_is_found_and_buried_alone(world: World) -> None:
+    """As one over which workers die: each new process goes a step further."""
+    world.bundle()
+    world.submit(KEEP, f"{KEEP} breaks", *[KEEP] * 10)
+    rows = [row.id for row in world.rows("SELECT id FROM items")]
+    for _ in range(world.settings.score_max_attempts):
+        with pytest.raises(ModelBroken):
+            list(world.scorer(FakeModels(Breaking())).run(NAME, rows))
+        world.change("UPDATE items SET lease_until = now() - interval '1 s' WHERE lease_token IS NOT NULL")
+        world.change("UPDATE due SET due_at = now()")
+        world.runtime.ticker.run()
+    list(world.scorer(FakeModels(Breaking())).run(NAME, rows))
+    assert world.rows("SELECT state, count(*) FROM items GROUP BY 1 ORDER BY 1") == [("dead", 1), ("done", 11)]
+    assert world.rows("SELECT key, reason FROM items JOIN dead_letters ON item_id = items.id") == [
+        ("i1", "never_scored")
+    ]
+
+
+def test_an_item_that_finds_no_memory_is_left_to_its_lease_and_keeps_no_other_waiting(world: World) -> None:
+    world.bundle()
+
+    def starve(texts: Sequence[str]) -> None:
+        if any("huge" in text for text in texts):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    models = FakeModels(FakeModel(before=starve))
+    world.score(KEEP, f"{KEEP} huge", DOUBT, models=models)
+    assert world.rows("SELECT key, state FROM items ORDER BY key") == [
+        ("i0", "done"),
+        ("i1", "scoring"),
+        ("i2", "asked"),
+    ]
+    assert world.one("SELECT count(*) FROM dead_letters") == 0
+    with pytest.raises(ModelBroken, match="no memory for any of 2 items"):
+        world.score(Item("j0", f"{KEEP} huge"), Item("j1", f"{KEEP} huge"), models=models)
+    assert world.states() == {"asked": 1, "done": 1, "queued": 2, "scoring": 1}
+
+
 def test_only_what_is_readable_of_a_text_is_claimed_unless_its_price_has_to_be_known(world: World) -> None:
     text = "positive 0.95 " + "ä" * 100_000
     world.submit(text)
@@ -328,11 +393,7 @@ def test_only_what_is_readable_of_a_text_is_claimed_unless_its_price_has_to_be_k
 
 def test_a_batch_of_nothing_but_poison_is_buried_whole(world: World) -> None:
     world.bundle()
-
-    def choke(_: Sequence[str]) -> None:
-        raise ValueError("too many tokens")
-
-    assert world.score(KEEP, DOUBT, models=FakeModels(FakeModel(before=choke))) == []
+    assert world.score(KEEP, DOUBT, models=FakeModels(FakeModel(before=choke_on_all))) == []
     assert world.states() == {"dead": 2}
     assert world.one("SELECT count(*) FROM dead_letters") == 2
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from datashunt.errors import ModelError
-from datashunt.small.hardware import Hardware, choose_device, choose_precision, training_precision
+from datashunt.small.hardware import Hardware, choose_device, choose_precision, cuda_works, training_precision
 
 PLAIN_CPU = Hardware(cuda=False, cuda_bf16=False, cpu_bf16=False)
 FAST_CPU = Hardware(cuda=False, cuda_bf16=False, cpu_bf16=True)
@@ -77,3 +78,25 @@ def test_an_unknown_precision_is_named() -> None:
 )
 def test_training_never_runs_in_fp16(device: str, hardware: Hardware, chosen: str) -> None:
     assert training_precision(device, hardware) == chosen
+
+
+def test_cuda_that_is_not_in_use_is_not_broken() -> None:
+    assert not torch.cuda.is_initialized()
+    assert cuda_works("auto")
+
+
+@pytest.mark.parametrize(("device", "asked"), [("auto", None), ("cuda:1", "cuda:1")])
+def test_cuda_that_fails_whatever_is_asked_of_it_is_broken(
+    monkeypatch: pytest.MonkeyPatch, device: str, asked: str | None
+) -> None:
+    seen: list[str | None] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", seen.append)
+    assert cuda_works(device)
+    assert seen == [asked]
+
+    def fail(_: str | None) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    assert not cuda_works(device)

@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,7 +21,7 @@ from celery.worker.consumer import consumer
 from pydantic import SecretStr
 
 from datashunt import broker
-from datashunt.errors import BrokerError, StoreError, UsageError
+from datashunt.errors import BrokerError, ModelBroken, StoreError, UsageError
 from datashunt.items import Wake
 from datashunt.settings import Settings
 from datashunt.telemetry import JsonLines
@@ -301,6 +302,51 @@ def test_a_worker_that_is_asked_to_stop_wakes_nobody_for_what_it_handed_back(
     app.app.tasks["datashunt.distil"]("mood", [7])
     assert made.published == []
     assert next(made.ended, None) is None
+
+
+@pytest.fixture
+def ends(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What a worker that ends sets, for the whole process."""
+    monkeypatch.setattr(app, "_stopping", threading.Event())
+    monkeypatch.setattr(app, "_pulse", SimpleNamespace(is_of_a_child=False, step=lambda: None))
+    ended = SimpleNamespace(should_stop=None)
+    monkeypatch.setattr(app, "state", ended)
+    return ended
+
+
+def test_a_model_that_broke_ends_the_worker_and_nothing_more_is_begun(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, ends: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    use(app, monkeypatch, FakeRuntime(ModelBroken("the small model of mood scores nothing any more")))
+    with pytest.raises(ModelBroken):
+        app.app.tasks["datashunt.score"]("mood", [1])
+    assert (ends.should_stop, app.stopping()) == (1, True)
+    (record,) = [one for one in caplog.records if one.msg == "worker_gives_up"]
+    assert (record.levelname, record.__dict__["fields"]["why"]) == (
+        "ERROR",
+        "the small model of mood scores nothing any more",
+    )
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_worker_ends_after_a_distillation_that_left_its_device_broken(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, ends: SimpleNamespace, works: bool
+) -> None:
+    made = use(app, monkeypatch, FakeRuntime())
+    made.ended = iter(["failed"])
+    monkeypatch.setattr("datashunt.small.cuda_works", lambda device: works)
+    app.app.tasks["datashunt.distil"]("mood", [7])
+    assert (ends.should_stop, app.stopping()) == ((None, False) if works else (1, True))
+    assert made.published == ([Wake("distil", "mood", (7,))] if works else [])
+
+
+def test_a_forked_child_that_meets_a_broken_model_goes_on(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, ends: SimpleNamespace
+) -> None:
+    """It cannot end its worker, and would take messages and do nothing."""
+    app._pulse.is_of_a_child = True
+    app._give_up("it scores nothing any more")
+    assert (ends.should_stop, app._stopping.is_set()) == (None, False)
 
 
 @pytest.mark.parametrize("task", ["score", "ask", "batch", "distil", "certify"])
