@@ -30,6 +30,8 @@ NOT_OF_FOLDERS = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP}
 SCRATCH = "tmp"
 ABANDONED_S = 86_400.0
 """A download that lies in the cache for so long, unfinished, is of a process that was killed."""
+COPIES = 20
+"""Fetched bundles that stay in the cache whenever they were used last; another is fetched again when it is needed."""
 
 
 class Registry:
@@ -88,6 +90,21 @@ class Registry:
             raise BundleError(f"what was begun at {place} cannot be removed: {error}") from error
         return len(found)
 
+    def remove(self, uri: str) -> bool:
+        """Remove the files of a bundle; whether there were any.
+
+        Raises:
+            BundleError: they cannot be removed.
+        """
+        try:
+            system, root = fsspec.core.url_to_fs(uri)
+            there = bool(system.exists(root))
+            if there:
+                system.rm(root, recursive=True)
+        except (OSError, ImportError, ValueError) as error:
+            raise BundleError(f"the bundle at {uri} cannot be removed: {error}") from error
+        return there
+
     def fetch(self, uri: str, content_hash: str) -> Path:
         """A local folder with the files that were published, their hashes verified at every call.
 
@@ -101,6 +118,7 @@ class Registry:
         with FileLock(f"{target}.lock"):
             if not _intact(target, content_hash):
                 self._download(uri, content_hash, target)
+            os.utime(target)
         return target
 
     def digests(self, folder: Path, content_hash: str) -> dict[str, str]:
@@ -119,10 +137,17 @@ class Registry:
             raise BundleError(f"the bundle in {folder} cannot be read: {error}") from error
 
     def _tidy(self) -> None:
-        for left in self._cache.glob(f"{SCRATCH}*"):
+        """Remove what killed processes left, and copies that nobody has fetched for a day, but for the newest ones."""
+        used: list[tuple[float, Path]] = []
+        for place in self._cache.iterdir():
             with suppress(OSError):  # another process removes it, too
-                if time.time() - left.stat().st_mtime > ABANDONED_S:
-                    shutil.rmtree(left, ignore_errors=True)
+                if place.is_dir():
+                    used.append((place.stat().st_mtime, place))
+        used.sort(reverse=True)
+        copies = [place for _, place in used if not place.name.startswith(SCRATCH)]
+        for at, place in used:
+            if time.time() - at > ABANDONED_S and place not in copies[:COPIES]:
+                shutil.rmtree(place, ignore_errors=True)
 
     def _download(self, uri: str, content_hash: str, target: Path) -> None:
         self._tidy()

@@ -1,4 +1,4 @@
-"""`datashunt models list | promote | rollback`."""
+"""`datashunt models list | promote | rollback | prune`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def list_(name: str, as_json: bool = typer.Option(False, "--json", help="For pro
         table.add_row(
             str(one.version),
             "●" if one.id == serving else "",
-            one.state,
+            f"{one.state}, files removed" if bundles.REMOVED in one.evaluation else one.state,
             one.recipe,
             _share(judged.get("agreement")),
             _share(judged.get("coverage")),
@@ -68,6 +68,30 @@ def rollback(name: str) -> None:
     with runtime() as made, made.store.begin() as tx:
         bundle = bundles.rollback(tx, classifiers.current(tx, name))
     print(f"{name}: bundle {bundle.version} serves again")
+
+
+@app.command()
+def prune(
+    name: str,
+    keep: int = typer.Option(10, "--keep", min=1, help="So many of those that served last stay."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Only say which would go."),
+) -> None:
+    """Remove the files of bundles that nobody needs; what is written down of them stays.
+
+    What serves, is on trial or waits for one stays, and whatever is younger than a day. This cannot be undone.
+    """
+    with runtime() as made:
+        with made.store.begin() as tx:
+            unneeded = bundles.unneeded(tx, classifiers.current(tx, name), keep)
+            if not dry_run:
+                bundles.note_removal(tx, unneeded)
+        if dry_run:
+            gone = [one for one in unneeded if bundles.REMOVED not in one.evaluation]
+        else:  # those of a run that was killed, too
+            gone = [one for one in unneeded if made.registry.remove(one.uri)]
+    versions = ", ".join(str(one.version) for one in gone)
+    would = "would be removed" if dry_run else "removed"
+    print(f"{name}: the files of bundles {versions} {would}" if gone else f"{name}: every bundle's files are needed")
 
 
 def _share(value: float | None) -> str:

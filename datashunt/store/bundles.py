@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,9 @@ from sqlalchemy import Connection, text
 from datashunt.errors import BundleError
 from datashunt.items import FEWEST_JUDGES
 from datashunt.store.classifiers import Bundle, Registered, bundle_of
+
+REMOVED = "files_removed_at"
+"""Key of a bundle's evaluation, where its files are gone."""
 
 
 def add(
@@ -140,18 +143,56 @@ def reject_waiting(tx: Connection, classifier_id: int, *, but: int) -> None:
     )
 
 
+def unneeded(tx: Connection, classifier: Registered, keep: int) -> list[Bundle]:
+    """Bundles whose files nobody needs, oldest first; who serves does not change before the transaction ends.
+
+    Needed are the one that serves, those on trial or waiting for one, the `keep` that served last, and all that are
+    younger than a day.
+    """
+    _lock(tx, classifier.id)
+    rows = tx.execute(
+        text(
+            "SELECT b.* FROM bundles b JOIN classifiers c ON c.id = b.classifier_id"
+            " WHERE c.id = :classifier AND b.id IS DISTINCT FROM c.incumbent_id"
+            " AND b.created_at < now() - interval '1 day'"
+            " AND NOT EXISTS (SELECT FROM trials WHERE trials.bundle_id = b.id AND ended_at IS NULL)"
+            " AND NOT (b.state = 'challenger' AND EXISTS ("
+            "   SELECT FROM distillations d WHERE d.bundle_id = b.id AND d.state = 'uncertified'))"
+            " AND b.id NOT IN (SELECT bundle_id FROM promotions WHERE classifier_id = :classifier"
+            "   AND bundle_id IS NOT NULL GROUP BY bundle_id ORDER BY max(id) DESC LIMIT :keep)"
+            " ORDER BY b.version"
+        ),
+        {"classifier": classifier.id, "keep": keep},
+    )
+    return [bundle_of(row) for row in rows]
+
+
+def note_removal(tx: Connection, removed: Sequence[Bundle]) -> None:
+    """Write down that the files of these bundles go: none of them can serve any more."""
+    tx.execute(
+        text(
+            "UPDATE bundles SET evaluation = evaluation || jsonb_build_object(:removed, to_jsonb(now()))"
+            " WHERE id = ANY(:ids) AND NOT jsonb_exists(evaluation, :removed)"
+        ),
+        {"ids": [one.id for one in removed], "removed": REMOVED},
+    )
+
+
 def promote_by_hand(tx: Connection, classifier: Registered, version: int, *, cause: str = "person") -> Bundle:
     """Serve this version from now on.
 
     Raises:
-        BundleError: there is no such version, or it was trained for other labels.
+        BundleError: there is no such version, it was trained for other labels, or its files were removed.
     """
+    _lock(tx, classifier.id)
     found = [bundle for bundle in listed(tx, classifier.id) if bundle.version == version]
     if not found:
         raise BundleError(f"{classifier.name} has no bundle {version}: `datashunt models list {classifier.name}`")
     bundle = found[0]
     if bundle.labels_hash != classifier.spec.labels_hash:
         raise BundleError(f"bundle {version} of {classifier.name} was trained for other labels: it cannot serve")
+    if REMOVED in bundle.evaluation:
+        raise BundleError(f"the files of bundle {version} of {classifier.name} were removed: it cannot serve")
     against = classifier.incumbent.id if classifier.incumbent else None
     if bundle.id != against and not promote(tx, classifier.id, bundle.id, judged_against=against, cause=cause):
         raise BundleError(f"the serving bundle of {classifier.name} changed meanwhile: look again and repeat")
@@ -179,6 +220,11 @@ def rollback(tx: Connection, classifier: Registered) -> Bundle:
             f"nothing served before bundle {classifier.incumbent.version} of {classifier.name}: nothing to roll back to"
         )
     return promote_by_hand(tx, classifier, previous, cause="rollback")
+
+
+def _lock(tx: Connection, classifier_id: int) -> None:
+    """Nobody else changes who serves before the transaction ends."""
+    tx.execute(text("SELECT FROM classifiers WHERE id = :id FOR NO KEY UPDATE"), {"id": classifier_id})
 
 
 @dataclass(frozen=True, slots=True)

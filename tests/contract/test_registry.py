@@ -206,3 +206,32 @@ def test_what_was_published_under_a_key_is_discarded_and_its_neighbours_stay(reg
     for uri, _ in gone:
         system, root = fsspec.core.url_to_fs(uri)
         assert not system.exists(root)
+
+
+def test_removed_files_are_gone_and_removing_them_again_removes_nothing(registry: Registry, folder: Path) -> None:
+    one, other = registry.publish(folder, "a/1"), registry.publish(folder, "a/11")
+    assert registry.remove(one[0])
+    assert not registry.remove(one[0])
+    with pytest.raises(BundleError, match="cannot be read"):
+        registry.fetch(*one)
+    assert registry.fetch(*other)
+
+
+def test_the_cache_keeps_the_copies_used_last_and_those_of_a_day(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datashunt.registry.COPIES", 2)
+    registry = Registry(str(tmp_path / "models"), tmp_path / "cache")
+
+    def published(n: int) -> tuple[str, str]:
+        (folder / "bundle.json").write_text(f'{{"n": {n}}}')
+        return registry.publish(folder, f"a/{n}")
+
+    made = [published(n) for n in range(5)]
+    places = [registry.fetch(*one) for one in made[:4]]
+    for age, place in zip((5, 4, 3, 0), places, strict=True):
+        days_ago = time.time() - age * 86_400
+        os.utime(place, (days_ago, days_ago))
+    registry.fetch(*made[4])
+    assert [place.exists() for place in places] == [False, False, True, True]
+    assert registry.fetch(*made[0]).exists()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from lanes import World
+from sqlalchemy import text
 
 from datashunt.errors import BundleError
 from datashunt.store import bundles, certificates, classifiers
@@ -233,3 +234,59 @@ def test_a_stored_classifier_is_read_back_as_it_was_declared(world: World) -> No
     assert world.known().spec == spec
     assert world.known().spec.spec_hash == spec.spec_hash
     assert list(world.known().spec.labels.items()) == list(labels.items())
+
+
+def aged(world: World, days: int = 2) -> None:
+    with world.admin.begin() as tx:
+        tx.execute(text("UPDATE bundles SET created_at = created_at - make_interval(days => :days)"), {"days": days})
+
+
+def unneeded(world: World, keep: int) -> list[int]:
+    with world.admin.begin() as tx:
+        return [one.version for one in bundles.unneeded(tx, classifiers.current(tx, "sentiment"), keep)]
+
+
+class TestFilesNobodyNeeds:
+    def test_are_of_those_that_lost_and_of_those_that_served_long_ago(self, world: World) -> None:
+        for serve in (True, False, True, True):
+            world.bundle(serve=serve)
+        with world.admin.begin() as tx:
+            bundles.reject(tx, bundles.listed(tx, world.known().id)[1].id)
+        assert unneeded(world, 1) == []
+        aged(world)
+        assert unneeded(world, 1) == [1, 2, 3]
+        assert unneeded(world, 2) == [1, 2]
+        assert unneeded(world, 9) == [2]
+
+    def test_are_not_of_one_that_serves_again(self, world: World) -> None:
+        for _ in range(3):
+            world.bundle()
+        aged(world)
+        roll_back(world)
+        assert unneeded(world, 1) == [1, 3]
+
+    def test_are_not_of_one_on_trial_or_that_waits_for_one(self, world: World) -> None:
+        world.bundle()
+        waits, tried = world.bundle(serve=False), world.bundle(serve=False)
+        with world.admin.begin() as tx:
+            tx.execute(
+                text(
+                    "INSERT INTO distillations (classifier_id, spec_version, state, bundle_id)"
+                    " VALUES (:id, 1, 'uncertified', :bundle)"
+                ),
+                {"id": world.known().id, "bundle": waits.id},
+            )
+        aged(world)
+        assert unneeded(world, 1) == [tried.version]
+
+    def test_cannot_serve_once_they_are_removed(self, world: World) -> None:
+        for _ in range(2):
+            world.bundle()
+        aged(world)
+        with world.admin.begin() as tx:
+            bundles.note_removal(tx, bundles.unneeded(tx, classifiers.current(tx, "sentiment"), 1))
+        for serve in (lambda: by_hand(world, 1), lambda: roll_back(world)):
+            with pytest.raises(BundleError, match="the files of bundle 1 of sentiment were removed"):
+                serve()
+        assert serving(world) == 2
+        assert by_hand(world, 2).version == 2

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from lanes import NAME, FakeLLM, World, reply
+from sqlalchemy import text
 
 from datashunt.cli import items, main
 from datashunt.errors import LLMRejected
@@ -359,6 +360,28 @@ def test_bundles_are_listed_promoted_and_rolled_back(run: Run, world: World) -> 
     assert run("models", "rollback", NAME).out == "sentiment: bundle 1 serves again\n"
     assert is_one_sentence(run("models", "rollback", NAME), 1, "nothing served before bundle 1")
     assert is_one_sentence(run("models", "promote", NAME, "9"), 1, "sentiment has no bundle 9")
+
+
+def test_files_of_bundles_that_nobody_needs_are_removed(run: Run, world: World, tmp_path: Path) -> None:
+    for number in range(1, 4):
+        world.bundle()
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / "manifest.json").write_text("{}")
+    with world.admin.begin() as tx:
+        tx.execute(
+            text("UPDATE bundles SET uri = :folder || version, created_at = created_at - interval '2 days'"),
+            {"folder": f"{tmp_path}/"},
+        )
+    assert run("models", "prune", NAME).out == "sentiment: every bundle's files are needed\n"
+    assert run("models", "prune", NAME, "--keep", "1", "--dry-run").out == (
+        "sentiment: the files of bundles 1, 2 would be removed\n"
+    )
+    assert (tmp_path / "1").exists()
+    assert run("models", "prune", NAME, "--keep", "1").out == "sentiment: the files of bundles 1, 2 removed\n"
+    assert [path.name for path in tmp_path.iterdir() if path.name.isdigit()] == ["3"]
+    assert run("models", "prune", NAME, "--keep", "1").out == "sentiment: every bundle's files are needed\n"
+    assert run("models", "list", NAME).out.count("files removed") == 2
+    assert is_one_sentence(run("models", "rollback", NAME), 1, "the files of bundle 2 of sentiment were removed")
 
 
 def test_nothing_is_replayed_where_its_messages_could_not_go(
