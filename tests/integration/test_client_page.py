@@ -13,6 +13,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from django import conf
+from django.test import RequestFactory
+from fastapi.testclient import TestClient
 from lanes import World
 
 from datashunt import Client
@@ -116,9 +119,7 @@ def test_unknown_ids_are_left_out_of_a_wait_and_an_unfinished_item_is_a_timeout(
 
 @pytest.mark.usefixtures("modules")
 def test_the_api_answers(world: World) -> None:
-    pytest.importorskip("fastapi")
-    testing = pytest.importorskip("fastapi.testclient")
-    web = testing.TestClient(load("api").app)
+    web = TestClient(load("api").app)
     assert web.put("/tickets/a", json={"text": "my invoice is wrong"}).status_code == 202
     refused = web.put("/tickets/a", json={"text": "something else"})
     assert (refused.status_code, refused.json()["detail"]) == (422, "id 'a' is taken by another text")
@@ -129,11 +130,9 @@ def test_the_api_answers(world: World) -> None:
 
 @pytest.mark.usefixtures("modules")
 def test_the_view_answers() -> None:
-    conf = pytest.importorskip("django.conf")
-    testing = pytest.importorskip("django.test")
     if not conf.settings.configured:
         conf.settings.configure(ALLOWED_HOSTS=["*"])
-    requests, views = testing.RequestFactory(), load("views")
+    requests, views = RequestFactory(), load("views")
     assert views.ticket(requests.post("/a", {"text": "my invoice is wrong"}), "a").status_code == 202
     assert views.ticket(requests.post("/a", {"text": "something else"}), "a").status_code == 422
     assert views.ticket(requests.get("/a"), "a").content == b'{"id": "a", "team": null}'

@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -409,7 +410,7 @@ def test_a_race_lost_to_another_promotion_leaves_that_one_serving(due: World, tr
 def test_labels_that_change_meanwhile_keep_the_challenger_from_serving(
     due: World, training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane.Distiller, "_heartbeat", lambda *_: lambda *__: None)
+    monkeypatch.setattr(lane.Distiller, "_heartbeat", lambda *_: nullcontext(lambda *__: None))
     training.meanwhile = lambda: due.apply(labels=["bad", "good"]) and None
     assert distil(due) == "overtaken"
     assert due.known().incumbent is None

@@ -156,7 +156,7 @@ def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UsageError, match=r"datashunt\[redact\]"):
+    with pytest.raises(UsageError, match=r"install the extra redact"):
         redact("", ["card"])
     assert redact("x@y.z", []) == "x@y.z"
 
