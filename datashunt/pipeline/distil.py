@@ -284,7 +284,7 @@ class Distiller:
             delta=DELTA,
             n=n,
             k=k,
-            method="clopper-pearson",
+            method="clopper-pearson, of the very answers that promoted it",
             fingerprints=[answer.fingerprint for answer in lesson.answers.judge],
         )
         bundles.spend(tx, known.id, "certificate", DELTA, bundle.id)
