@@ -242,3 +242,10 @@ class TestProgress:
     def test_says_how_to_go_on_after_ctrl_c(self) -> None:
         shown = self.shown(terminal=False, error=KeyboardInterrupt)
         assert shown.endswith("stopped after 100 of 400 items: the same command goes on from there\n")
+
+
+def test_names_of_any_length_and_bytes_can_be_shown() -> None:
+    assert command._shown("logs.csv") == "logs.csv"
+    shown = command._shown("a" * 100 + ".csv")
+    assert (len(shown), shown[18:22], shown[-4:]) == (command.NAME, "a…aa", ".csv")
+    assert command._shown(b"x\xff.csv".decode("utf-8", "surrogateescape")) == "x?.csv"
