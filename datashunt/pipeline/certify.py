@@ -112,7 +112,7 @@ class Certifier:
             serving = {} if serves or known.incumbent is None else trials.confidences(tx, known.incumbent.id)
         found, missing, what = proof.look(known.spec, policy, taken.trial, answers)
         with self._store.begin() as tx:
-            trials.lock(tx, known.id)
+            classifiers.lock(tx, known.id)
             now = classifiers.current(tx, known.name)
             if now.version != known.version or _Taken.of(tx, bundle) != taken:
                 return  # somebody else looked, or it ended: tick comes again
@@ -124,7 +124,7 @@ class Certifier:
         self, tx: Connection, known: Registered, bundle: Bundle, trial: Trial, read: Sequence[TrialAnswer]
     ) -> _Taken | None:
         """Write down what was read; returns what is to be looked at, None where there is nothing new, or no trial."""
-        trials.lock(tx, known.id)
+        classifiers.lock(tx, known.id)
         if trials.open_trial(tx, bundle.id) != trial or classifiers.current(tx, known.name).version != known.version:
             return None  # it ended, or somebody else looked: tick comes again
         trials.add(tx, trial, read)
@@ -156,7 +156,7 @@ class Certifier:
         if plan is None:
             return None
         with self._store.begin() as tx:
-            trials.lock(tx, known.id)
+            classifiers.lock(tx, known.id)
             if trials.renewals(tx, known.id) != spent:
                 return None  # another trial began meanwhile: this one has less to spend, and begins next time
             if classifiers.current(tx, known.name).version != known.version:

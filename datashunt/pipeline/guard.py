@@ -12,7 +12,7 @@ from datashunt.drift import AuditGuard, Evidence, Rung, ScoreGuard
 from datashunt.drift.ladder import EventKind, Step
 from datashunt.pipeline import promise, pruning
 from datashunt.policy import TargetPolicy
-from datashunt.store import Connection, certificates, guards, trials
+from datashunt.store import Connection, certificates, classifiers, guards, trials
 from datashunt.store.classifiers import Registered
 from datashunt.store.guards import Stored
 from datashunt.store.trials import Trial
@@ -32,7 +32,7 @@ def watch(tx: Connection, known: Registered, policy: TargetPolicy) -> bool:
     """
     if known.incumbent is None or known.certified is None:
         return False
-    trials.lock(tx, known.id)
+    classifiers.lock(tx, known.id)
     trial = trials.open_trial(tx, known.incumbent.id)
     if trial is None or certificates.standing(tx, known.incumbent.id) is None:
         return False

@@ -111,7 +111,7 @@ def sample(store: Store, name: str, size: int, seed: int) -> Sample:
     """
     with store.begin() as tx:
         known = classifiers.current(tx, name)
-        samples.lock(tx, known.id)
+        classifiers.lock(tx, known.id)
         found = samples.find(tx, known.id, seed)
         if found is None:
             rate = known.spec.policy.audit_rate

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from datashunt.errors import BundleError
 from datashunt.items import FEWEST_JUDGES
-from datashunt.store.classifiers import Bundle, Registered, bundle_of
+from datashunt.store.classifiers import Bundle, Registered, bundle_of, lock
 
 REMOVED = "files_removed_at"
 """Key of a bundle's evaluation, where its files are gone."""
@@ -149,7 +149,7 @@ def unneeded(tx: Connection, classifier: Registered, keep: int) -> list[Bundle]:
     Needed are the one that serves, those on trial or waiting for one, the `keep` that served last, and all that are
     younger than a day.
     """
-    _lock(tx, classifier.id)
+    lock(tx, classifier.id)
     rows = tx.execute(
         text(
             "SELECT b.* FROM bundles b JOIN classifiers c ON c.id = b.classifier_id"
@@ -184,7 +184,7 @@ def promote_by_hand(tx: Connection, classifier: Registered, version: int, *, cau
     Raises:
         BundleError: there is no such version, it was trained for other labels, or its files were removed.
     """
-    _lock(tx, classifier.id)
+    lock(tx, classifier.id)
     found = [bundle for bundle in listed(tx, classifier.id) if bundle.version == version]
     if not found:
         raise BundleError(f"{classifier.name} has no bundle {version}: `datashunt models list {classifier.name}`")
@@ -220,11 +220,6 @@ def rollback(tx: Connection, classifier: Registered) -> Bundle:
             f"nothing served before bundle {classifier.incumbent.version} of {classifier.name}: nothing to roll back to"
         )
     return promote_by_hand(tx, classifier, previous, cause="rollback")
-
-
-def _lock(tx: Connection, classifier_id: int) -> None:
-    """Nobody else changes who serves before the transaction ends."""
-    tx.execute(text("SELECT FROM classifiers WHERE id = :id FOR NO KEY UPDATE"), {"id": classifier_id})
 
 
 @dataclass(frozen=True, slots=True)

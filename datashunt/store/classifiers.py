@@ -216,6 +216,11 @@ def current(tx: Connection, name: str) -> Registered:
     return _registered(row)
 
 
+def lock(tx: Connection, row_id: int) -> None:
+    """Nobody else changes who serves, tries a bundle or draws a sample before the transaction ends."""
+    tx.execute(text("SELECT FROM classifiers WHERE id = :id FOR NO KEY UPDATE"), {"id": row_id})
+
+
 def id_of(tx: Connection, name: str) -> int:
     """The row of the classifier of this name: all that a producer may know of it.
 

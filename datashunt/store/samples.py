@@ -109,11 +109,6 @@ def _sample(row: Row[Any]) -> Sample:
     )
 
 
-def lock(tx: Connection, classifier_id: int) -> None:
-    """Let two draws of one classifier wait in line."""
-    tx.execute(text("SELECT FROM classifiers WHERE id = :id FOR NO KEY UPDATE"), {"id": classifier_id})
-
-
 _JUDGED = text("""
     SELECT o.source = 'small' AS kept, o.label = said.label AS right, s.audited,
            coalesce(a.label = o.label, false) AS agreed, o.label, said.label AS said

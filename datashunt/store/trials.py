@@ -99,11 +99,6 @@ def renewals(tx: Connection, classifier_id: int) -> int:
     )
 
 
-def lock(tx: Connection, classifier_id: int) -> None:
-    """Nobody else begins, judges or ends a trial of this classifier before the transaction ends."""
-    tx.execute(text("SELECT FROM classifiers WHERE id = :id FOR NO KEY UPDATE"), {"id": classifier_id})
-
-
 def begin(
     tx: Connection,
     classifier: Registered,
