@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -91,11 +90,9 @@ def test_the_thread_leaves_alone_what_reports_by_itself_and_what_hangs(
 
 
 def test_the_thread_ends_at_once(lease: Lease) -> None:
-    started = time.monotonic()
     with beating(lease, lease_s=3_600.0) as beat:
         pass
     assert not beat._thread.is_alive()
-    assert time.monotonic() - started < 60
 
 
 class _Looked(frozenset[str]):
