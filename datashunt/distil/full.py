@@ -161,6 +161,11 @@ def fine_tune(
         keeper.keep(epochs + 1)
 
 
+def slower(width: int) -> float:
+    """The share of the encoder's learning rate at which one with hidden states of so many values learns."""
+    return min(1.0, WIDTH / width)
+
+
 def held_out_nll(trainer: Trainer, held_out: HeldOut, progress: Progress) -> float:
     """Mean nats of the fit answers, at the temperature that suits them best."""
     logits = trainer.logits(held_out.rows, progress, "fit").numpy()
@@ -207,8 +212,7 @@ class _Loop:
         # Most of a small encoder's weights are its embeddings; the words that happen to occur need no tuning.
         network.encoder.get_input_embeddings().requires_grad_(False)
         encoder = [p for p in network.encoder.parameters() if p.requires_grad]
-        slower = min(1.0, WIDTH / network.head.in_features)
-        self._rates = (plan.encoder_lr * slower, plan.head_lr)
+        self._rates = (plan.encoder_lr * slower(network.head.in_features), plan.head_lr)
         groups = [{"params": encoder}, {"params": list(network.head.parameters())}]
         self.optimiser = torch.optim.AdamW(groups, lr=0.0, weight_decay=_WEIGHT_DECAY, fused=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from datashunt.distil.full import slower
 from datashunt.distil.losses import absorb_loss, retain_loss, worst_shift
 
 ALL = torch.ones(1, 3, dtype=torch.bool)
@@ -122,3 +123,8 @@ def test_a_moved_text_has_a_greater_loss() -> None:
     before = loss(words)
     (gradient,) = torch.autograd.grad(before, words)
     assert loss(words.detach() + worst_shift(gradient, words.detach(), mask, 0.05)) > before
+
+
+@pytest.mark.parametrize(("width", "share"), [(64, 1.0), (384, 1.0), (768, 0.5), (1_024, 0.375)])
+def test_wider_encoders_learn_slower(width: int, share: float) -> None:
+    assert slower(width) == share
