@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 HEAD_ONLY: dict[str, Any] = {"recipes": ("head",), "replay_share": 0.0, "meanings": ()}
@@ -57,7 +58,8 @@ def larger(base: str, seeds: range) -> Iterator[Case]:
     """ISEAR with another encoder, of the size of the one that the published figures were made with."""
     for seed in seeds:
         for calls in PUBLISHED:
-            yield Case("larger encoder", f"{calls} calls", "isear", seed, base=base, options={"max_calls": calls})
+            encoder = f"encoder {Path(base).name}"
+            yield Case(encoder, f"{calls} calls", "isear", seed, base=base, options={"max_calls": calls})
 
 
 def _limited(stream: str, calls: int, seed: int) -> Case:

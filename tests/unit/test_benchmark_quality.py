@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import quality
-from benchmarks.cases import ABLATION_CALLS, CHANGES, Case, ablations, agreements, defaults
+from benchmarks.cases import ABLATION_CALLS, CHANGES, Case, ablations, agreements, defaults, larger
 from benchmarks.figures import END
 from benchmarks.limit import asked_least_sure
 from benchmarks.recorded import STREAMS, beginning
@@ -177,7 +177,7 @@ class TestTheTable:
 
     def test_replaces_that_of_the_page(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         page = tmp_path / "method.md"
-        page.write_text(f"# Method\n{quality.BEGIN}\nold\n{END}\n")
+        page.write_text(f"# Method\n{quality.BEGIN}\nold\n{END}\n{quality.BEGIN_CASCADES}\nold\n{END}\n")
         monkeypatch.setattr(quality, "run", lambda case, out: row(case))
         quality.main(
             [
@@ -194,6 +194,29 @@ class TestTheTable:
         assert "| defaults | isear | 1200 calls | 1 | 400 | 0.5000 |" in page.read_text()
         assert "headlines" not in page.read_text()
         assert "old" not in page.read_text()
+
+
+def test_what_the_cascade_costs_is_read_off_between_its_runs() -> None:
+    done = {
+        "plain-cascade.headlines.0.7.0": {"agreement": 0.94, "calls": 1_000},
+        "plain-cascade.headlines.0.9.0": {"agreement": 0.99, "calls": 2_000},
+        "plain-cascade.headlines.0.9.1": {"agreement": 0.99, "calls": 2_000},
+        "plain-cascade.isear.0.9.0": {"agreement": 0.5, "calls": 1},
+        "defaults.headlines.600-calls.0": {"agreement": 0.965, "calls": 600},
+    }
+    assert quality.cascades(done).splitlines()[2:] == [
+        "| 0 | 1,000: 94.00, 2,000: 99.00 | 1,200 | 1,800 | 600: 96.50 (40 %) |"
+    ]
+
+
+def test_rows_of_other_encoders_stand_in_the_table_each_under_its_name(tmp_path: Path) -> None:
+    cases = [case for base in ("org/wide-1", "/models/wide-2") for case in larger(base, range(1))]
+    results = tmp_path / "results.jsonl"
+    lines = [json.dumps(row(case, base=Path(case.base).name)) for case in cases]
+    results.write_text("\n".join(lines) + "\n")
+    assert len({case.key for case in cases}) == 6
+    known = quality._known(results)
+    assert [case.group for case, _ in known] == ["encoder wide-1"] * 3 + ["encoder wide-2"] * 3
 
 
 def test_a_run_that_other_code_began_begins_anew(tmp_path: Path) -> None:
