@@ -14,6 +14,7 @@
     ├── ModelError                  a small model cannot be loaded or trained
     │   ├── LessonError             these answers teach nothing, or training on them diverged
     │   └── ModelBroken             one that scored scores nothing any more: a new process may
+    │       └── ModelStarved        there is no memory for any text
     ├── EmbeddedError               an embedded server does not start or stop
     └── LLMError                    a call brought no usable answer
         ├── LLMThrottled            429: wait, nothing was used up
@@ -99,6 +100,10 @@ class LessonError(ModelError):
 
 class ModelBroken(ModelError):
     """A small model that scored, or its device, scores nothing any more: a new process may."""
+
+
+class ModelStarved(ModelBroken):
+    """There is no memory for any of several texts: none of them is to blame."""
 
 
 class EmbeddedError(DatashuntError):

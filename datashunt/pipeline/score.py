@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import numpy as np
 
-from datashunt.errors import BundleError, DatashuntError, ModelBroken, ModelError
+from datashunt.errors import BundleError, DatashuntError, ModelBroken, ModelError, ModelStarved
 from datashunt.items import ClaimedItem, Wake, readable
 from datashunt.pipeline import budget, promise
 from datashunt.pipeline.budget import Clock
@@ -135,6 +135,8 @@ class Scorer:
                 ahead = self._beside.submit(self._claim, classifier, None, held) if batch.full and quick else None
                 try:
                     verdicts = self._score(classifier, batch)
+                except ModelStarved:
+                    raise  # what is held is handed back below, and none of it is to blame
                 except ModelBroken:
                     self._hand_back_counted(batch, held)
                     raise
@@ -326,7 +328,7 @@ class Scorer:
         if starved:
             event("no_memory_for", level=logging.WARNING, classifier=share.known.name, items=starved)
         if starved == len(share.items) > 1:
-            raise ModelBroken(
+            raise ModelStarved(
                 f"there is no memory for any of {starved} items of {share.known.name}: what else uses it?"
             )
         if not scored:

@@ -367,6 +367,7 @@ def test_an_item_that_finds_no_memory_is_left_to_its_lease_and_keeps_no_other_wa
     with pytest.raises(ModelBroken, match="no memory for any of 2 items"):
         world.score(Item("j0", f"{KEEP} huge"), Item("j1", f"{KEEP} huge"), models=models)
     assert world.states() == {"asked": 1, "done": 1, "queued": 2, "scoring": 1}
+    assert world.one("SELECT max(attempts) FROM items WHERE state = 'queued'") == 0, "none of them is to blame"
 
 
 def test_only_what_is_readable_of_a_text_is_claimed_unless_its_price_has_to_be_known(world: World) -> None:
