@@ -194,7 +194,12 @@ def _try_recipes(
         apart = replace(trainer, network=copy.deepcopy(network))
         if material.meanings:
             _believed(apart, of_base(), material, progress).install(apart.network.head)
-        tuned = _full(plan, apart, material, plan.epochs, progress, kept)
+        try:
+            tuned = _full(plan, apart, material, plan.epochs, progress, kept)
+        except LessonError:  # it diverged: a head of the base's features may be sound
+            if not found:
+                raise
+            return found
         if BLEND in plan.recipes and tuned.finite:
             _move_encoder(network, tuned.network, BETWEEN)
             moved = partial(trainer.pooled, material.answers.rows, progress, "embed")

@@ -362,6 +362,12 @@ def test_a_learning_rate_that_diverges_says_so(bench: Bench) -> None:
         bench.distil(recipes=("full",), encoder_lr=1e30, head_lr=1e30)
 
 
+def test_a_training_that_diverges_leaves_the_head_of_the_base(bench: Bench) -> None:
+    challenger = bench.distil(encoder_lr=1e30, head_lr=1e30)
+    assert list(challenger.evaluation["recipes"]) == ["head"]
+    assert agreement(challenger.folder) > 0.85
+
+
 @pytest.mark.parametrize("part", ["head", "encoder"])
 def test_a_recipe_whose_last_step_diverges_takes_no_other_with_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, part: str
