@@ -195,6 +195,7 @@ class ClaimedAsk:
         attempts: calls that failed before this one. misses: paid replies that named no offered label.
         fallback: which of the classifier's models is asked, 0 the first. keep_chars: how many characters of the
             text are shown, None for all.
+        text: of the item; empty if it was removed.
         reserved: whether its next call has its place in a day's budget.
     """
 

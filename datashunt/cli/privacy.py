@@ -6,10 +6,21 @@ import typer
 
 from datashunt.cli.context import runtime
 from datashunt.errors import UsageError
-from datashunt.store import classifiers
+from datashunt.store import Store, classifiers, texts
 from datashunt.store import forget as forgetting
 
 DAY_S = 86_400.0
+
+
+def _remove_old(store: Store, name: str, older_s: float) -> int:
+    count, after = 0, 0
+    while True:
+        with store.begin() as tx:
+            removed, last = texts.remove_old(tx, classifiers.id_of(tx, name), older_s, after=after)
+        count += removed
+        if last is None:
+            return count
+        after = last
 
 
 def register(app: typer.Typer) -> None:
@@ -31,16 +42,12 @@ def forget(
     """Remove what items said and what was said of them; keep what they cost. This cannot be undone."""
     if (older_than is None) == (not ids):
         raise UsageError("forget: expected either ids of items, or --older-than DAYS")
-    with runtime() as made, made.store.begin() as tx:
-        known = classifiers.id_of(tx, name)
+    with runtime() as made:
         if older_than is not None:
-            count = forgetting.old_texts(tx, known, older_than * DAY_S)
-            found = None
-        else:
-            found = forgetting.forget(tx, known, name, ids)
-    if found is None:
-        print(f"{count} texts removed")
-        return
+            print(f"{_remove_old(made.store, name, older_than * DAY_S)} texts removed")
+            return
+        with made.store.begin() as tx:
+            found = forgetting.forget(tx, classifiers.id_of(tx, name), name, ids)
     print(f"{found.items} forgotten")
     if found.in_flight:
         print(f"{found.in_flight} of them were being worked on: run this again in a minute, for what a call left")

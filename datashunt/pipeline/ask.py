@@ -121,6 +121,8 @@ class Asker:
         served = {row: place.known.spec for row, place in places.items()}
         with self._store.single() as tx:
             while (ask := claims.claim(tx, served, token, lease_s=self._settings.ask_lease_s)) is not None:
+                if settle.lacks_text(tx, ask, token):
+                    continue
                 try:
                     call = put_to(places[ask.classifier_row], ask, token, 0)
                 except UsageError as error:  # nor any other of its classifier, by this worker: the next one's turn

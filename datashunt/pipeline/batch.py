@@ -9,10 +9,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import islice
 from uuid import uuid4
 
-from datashunt.errors import LLMError, LLMNotFound, LLMRejected, LLMStopped
+from datashunt.errors import LLMError, LLMNotFound, LLMRejected, LLMStopped, LLMUnavailable
 from datashunt.items import BatchState, Reply
 from datashunt.llm import Batches
 from datashunt.llm.batches import ENDED, TRANSFER_S, Line
@@ -34,6 +35,11 @@ SPARED = 0.04
 """What part of `llm.batch_window_s` is left for asking live what a batch did not bring: an hour of 25."""
 NOTHING_WAIT_S = 900.0
 """How long asks wait that made no batch, since other calls are bringing their answers."""
+UNHEARD_S = 300.0
+"""How long a batch waits that may have been created unheard: an endpoint lists it only when it is done with that."""
+PATIENCE = 60
+"""Looks at a running batch or at its results that the endpoint may refuse in a row, `DATASHUNT_BATCH_POLL_S` apart: a
+gateway or another key says for a while that there is no such batch, and what runs is paid for."""
 
 _REFUSALS = (LLMRejected, LLMNotFound)
 _ROW = re.compile(r"[0-9]{1,18}")
@@ -83,11 +89,23 @@ class Batcher:
             self._steps[batch.state](batch, known)
         except LLMError as error:
             event("batch_trouble", batch=batch.row, classifier=known.name, state=batch.state, kind=error.kind)
-            with self._store.begin() as tx:
-                if isinstance(error, _REFUSALS):
-                    self._end(tx, batch, LOST if batch.state is BatchState.SUBMITTED else REFUSED, str(error))
-                else:
-                    batches.postpone(tx, batch, wait_s=_wait_s(batch, error), done=False, error=str(error)[:500])
+            if not isinstance(error, _REFUSALS):
+                self._postpone(batch, error, _wait_s(batch, error))
+            elif _runs(batch) and batch.tries < PATIENCE:
+                self._postpone(batch, error, self._settings.batch_poll_s)
+            else:
+                self._give_up(batch, known, error)
+
+    def _postpone(self, batch: ClaimedBatch, error: LLMError, wait_s: float) -> None:
+        with self._store.begin() as tx:
+            batches.postpone(tx, batch, wait_s=wait_s, done=False, error=str(error)[:500])
+
+    def _give_up(self, batch: ClaimedBatch, known: Registered, error: LLMError) -> None:
+        if batch.state is BatchState.SUBMITTED:
+            with suppress(LLMError):  # it is not there, as far as the endpoint says
+                self._api.cancel(str(batch.remote_id), known.spec.llm.model)
+        with self._store.begin() as tx:
+            self._end(tx, batch, LOST if _runs(batch) else REFUSED, str(error))
 
     # the steps
 
@@ -152,6 +170,8 @@ class Batcher:
                     if not self._settle_lines(batch, known, some, stale=stale):
                         return
             except _REFUSALS as error:
+                if batch.tries < PATIENCE:
+                    raise
                 lost = True
                 event("batch_file_lost", batch=batch.row, file=file_id, error=str(error))
         if self._settle_rest(batch, known, lost=lost):
@@ -252,8 +272,15 @@ class Batcher:
         return batch.age_s > known.spec.llm.batch_window_s * SPARED
 
 
+def _runs(batch: ClaimedBatch) -> bool:
+    """Whether the endpoint has it."""
+    return batch.state not in {BatchState.BUILDING, BatchState.UPLOADED}
+
+
 def _wait_s(batch: ClaimedBatch, error: LLMError) -> float:
     """Seconds before a step that failed is begun again."""
     if isinstance(error, LLMStopped):
         return STOPPED_S
+    if batch.state is BatchState.UPLOADED and isinstance(error, LLMUnavailable) and error.may_be_billed:
+        return UNHEARD_S
     return max(pause_of(error), backoff(batch.tries, random.random()))  # noqa: S311 - not a secret

@@ -56,7 +56,7 @@ class Filler:
                 if not batches.renew(tx, batch, lease_s=lease_s):
                     return
                 taken = batches.take(tx, batch, known, most=min(CHUNK, MAX_REQUESTS - count))
-                calls = self._to_pay(tx, [call_of(tx, known, batch, ask) for ask in taken])
+                calls = self._to_pay(tx, self._questions(tx, known, batch, taken))
                 fitting: list[Call] = []
                 for call in calls:
                     size += len(self._line(call))
@@ -67,6 +67,10 @@ class Filler:
                 batches.book(tx, batch, known, [_booking(call) for call in fitting])
                 count += len(fitting)
                 more = bool(taken) and size <= MAX_BYTES
+
+    @staticmethod
+    def _questions(tx: Connection, known: Registered, batch: ClaimedBatch, taken: Sequence[ClaimedAsk]) -> list[Call]:
+        return [call_of(tx, known, batch, ask) for ask in taken if not settle.lacks_text(tx, ask, batch.key)]
 
     def _secured(self, tx: Connection, call: Call) -> bool:
         """Whether the day's budget has a place for the call; without one its ask waits for the next day."""

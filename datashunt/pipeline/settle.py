@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from uuid import UUID
 
 from datashunt import llm
 from datashunt.classifier import NONE_OF_THESE
 from datashunt.errors import LLMError
-from datashunt.items import Reply
+from datashunt.items import ClaimedAsk, Reply
 from datashunt.pipeline.call import Call
 from datashunt.pipeline.trouble import Dead, Retry, bill_of
 from datashunt.store import Connection, asks
@@ -61,6 +62,14 @@ def write_error(tx: Connection, call: Call, row: int, error: LLMError, step: Ret
         asks.bury(tx, call.ask, call.token, reason=step.reason, detail=step.detail)
     else:
         asks.put_back(tx, call.ask, call.token, **asdict(step))
+
+
+def lacks_text(tx: Connection, ask: ClaimedAsk, token: UUID) -> bool:
+    """Give the ask up, and say so, if the text of its item was removed: nobody can put the question any more."""
+    if ask.text:
+        return False
+    asks.bury(tx, ask, token, reason="text_removed", detail="the text of its item was removed before it was asked")
+    return True
 
 
 def answer_again(tx: Connection, call: Call, stored: Stored) -> None:

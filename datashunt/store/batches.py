@@ -164,10 +164,10 @@ _TAKE = text(f"""
         UPDATE asks SET state = 'calling', lease_token = :key, lease_until = NULL
           FROM picked WHERE asks.id = picked.id
      RETURNING asks.*)
-    SELECT {columns_of("taken")}, items.key, texts.text, specs.labels_hash
+    SELECT {columns_of("taken")}, items.key, coalesce(texts.text, '') AS text, specs.labels_hash
       FROM taken
       JOIN items ON items.id = taken.item_id
-      JOIN texts ON texts.item_id = taken.item_id
+      LEFT JOIN texts ON texts.item_id = taken.item_id
       JOIN specs ON specs.classifier_id = taken.classifier_id AND specs.version = taken.spec_version
      ORDER BY taken.priority, taken.reason DESC, taken.deadline, taken.id
 """)  # noqa: S608 - our own words

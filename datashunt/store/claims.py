@@ -62,11 +62,11 @@ _CLAIM = text(f"""
           FROM picked WHERE asks.id = picked.id
      RETURNING asks.*)
     -- Not waiting for the disk: a claim that PostgreSQL forgets as it dies is no lease, and books no call.
-    SELECT {columns_of("claimed")}, items.key, texts.text, specs.labels_hash,
+    SELECT {columns_of("claimed")}, items.key, coalesce(texts.text, '') AS text, specs.labels_hash,
            set_config('synchronous_commit', 'off', true)
       FROM claimed
       JOIN items ON items.id = claimed.item_id
-      JOIN texts ON texts.item_id = claimed.item_id
+      LEFT JOIN texts ON texts.item_id = claimed.item_id
       JOIN specs ON specs.classifier_id = claimed.classifier_id AND specs.version = claimed.spec_version
 """)  # noqa: S608 - our own words
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from datashunt.items import Wake
+from datashunt.store import texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,19 @@ def bury_item(tx: Connection, row: int, token: UUID, *, reason: str, detail: str
     return buried.rowcount == 1
 
 
+_FIND = text("""
+    SELECT d.item_id FROM dead_letters d JOIN items i ON i.id = d.item_id
+     WHERE d.classifier_id = :classifier AND d.replayed_at IS NULL
+       AND (CAST(:keys AS text[]) IS NULL OR i.key = ANY(CAST(:keys AS text[])))
+""")
+_LOCK = (
+    text("SELECT FROM asks WHERE item_id = ANY(:rows) AND state = 'dead' ORDER BY id FOR UPDATE"),
+    text("SELECT FROM items WHERE id = ANY(:rows) ORDER BY id FOR UPDATE"),
+)
 _REPLAY = text("""
     WITH letters AS (
-        UPDATE dead_letters d SET replayed_at = now() FROM items i
-         WHERE i.id = d.item_id AND d.classifier_id = :classifier AND d.replayed_at IS NULL
-           AND EXISTS (SELECT FROM texts WHERE item_id = i.id)
-           AND (CAST(:keys AS text[]) IS NULL OR i.key = ANY(CAST(:keys AS text[])))
-     RETURNING d.item_id, d.ask_id),
+        UPDATE dead_letters SET replayed_at = now() WHERE item_id = ANY(:rows) AND replayed_at IS NULL
+     RETURNING item_id, ask_id),
     asks_back AS (
         UPDATE asks SET state = 'waiting', attempts = 0, misses = 0, fallback = 0, keep_chars = NULL,
                         not_before = now(), announced_at = now()
@@ -75,6 +82,10 @@ _REPLAY = text("""
 
 def replay(tx: Connection, classifier_id: int, name: str, keys: Sequence[str] | None) -> list[Wake]:
     """Give dead letters another life, all of them or those of these item ids; returns what to publish."""
-    row = tx.execute(_REPLAY, {"classifier": classifier_id, "keys": None if keys is None else list(keys)}).one()
+    which = {"classifier": classifier_id, "keys": None if keys is None else list(keys)}
+    found = list(tx.execute(_FIND, which).scalars())
+    for statement in _LOCK:
+        tx.execute(statement, {"rows": found})
+    row = tx.execute(_REPLAY, {"rows": texts.hold(tx, found)}).one()
     wakes = [Wake("llm", name, tuple(row.asks)), Wake("score", name, tuple(row.items))]
     return [wake for wake in wakes if wake.ids]

@@ -154,17 +154,3 @@ def list_bundle(tx: Connection, run: int, version: int) -> None:
     rows = list(tx.execute(_MEANWHILE, {"run": run, "version": version}).scalars())
     if rows:
         tx.execute(_LIST, {"version": version, "rows": rows})
-
-
-_OLD_TEXTS = text("""
-    DELETE FROM texts USING items
-     WHERE texts.item_id = items.id AND items.classifier_id = :classifier AND items.state IN ('done', 'dead')
-       AND coalesce(items.done_at, (SELECT max(created_at) FROM dead_letters WHERE item_id = items.id))
-           < now() - make_interval(secs => :older_s)
-       AND NOT EXISTS (SELECT FROM asks WHERE item_id = items.id AND asks.state IN ('waiting', 'calling'))
-""")
-
-
-def old_texts(tx: Connection, classifier_id: int, older_s: float) -> int:
-    """Remove the texts of items that ended so many seconds ago; returns how many. Their outcomes stay."""
-    return tx.execute(_OLD_TEXTS, {"classifier": classifier_id, "older_s": older_s}).rowcount

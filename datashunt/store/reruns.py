@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from datashunt.store import asks
+from datashunt.store import asks, texts
 from datashunt.store.classifiers import Registered
 
 BEHIND = 1
@@ -41,17 +41,16 @@ class Requeued:
 _LOCK_ASKS = text("""
     SELECT FROM asks WHERE item_id = ANY(:rows) AND state <> 'answered' ORDER BY id FOR UPDATE
 """)
+_LOCK_ITEMS = text("""
+    SELECT i.id
+      FROM items i JOIN outcomes o ON o.id = i.outcome_id AND o.item_id = i.id
+     WHERE i.id = ANY(:rows) AND i.state = 'done' AND i.source <> 'human' AND o.spec_version < :before
+     ORDER BY i.id FOR UPDATE OF i
+""")
 _REQUEUE = text("""
-    WITH old AS (
-        SELECT i.id
-          FROM items i JOIN outcomes o ON o.id = i.outcome_id AND o.item_id = i.id
-         WHERE i.id = ANY(:rows) AND i.state = 'done' AND i.source <> 'human' AND o.spec_version < :before
-           AND EXISTS (SELECT FROM texts WHERE item_id = i.id)
-         ORDER BY i.id FOR UPDATE OF i)
     UPDATE items SET state = 'queued', label = NULL, source = NULL, outcome_id = NULL, done_at = NULL, attempts = 0,
                      priority = greatest(priority, :behind), announced_at = now()
-      FROM old WHERE items.id = old.id
- RETURNING items.id
+     WHERE id = ANY(:rows)
 """)
 _REPLAYED = text("UPDATE dead_letters SET replayed_at = now() WHERE item_id = ANY(:rows) AND replayed_at IS NULL")
 
@@ -76,7 +75,9 @@ def requeue(tx: Connection, known: Registered, before: int, *, after: int, most:
     if not rows:
         return Requeued((), None)
     tx.execute(_LOCK_ASKS, {"rows": rows})  # before items, as whoever stores an answer does
-    moved = sorted(tx.execute(_REQUEUE, {"rows": rows, "before": before, "behind": BEHIND}).scalars())
+    old = list(tx.execute(_LOCK_ITEMS, {"rows": rows, "before": before}).scalars())
+    moved = texts.hold(tx, old)
+    tx.execute(_REQUEUE, {"rows": moved, "behind": BEHIND})
     asks.withdraw(tx, moved)
     tx.execute(_REPLAYED, {"rows": moved})
     return Requeued(tuple(moved), rows[-1])

@@ -157,13 +157,13 @@ _DELETE = {table: _OF_CLASSIFIERS.format(table=table) for table in TABLES}
 
 
 def hold(tx: Connection, month: Month) -> None:
-    """Nobody writes into a month's partitions until the transaction ends; others are not touched.
+    """Nobody writes into a month's partitions, or holds a row there, until the transaction ends; others are untouched.
 
     Raises:
         StoreError: somebody is writing for too long; try again.
     """
     tx.execute(text("SET LOCAL lock_timeout = '500ms'"))
-    tx.execute(text(f"LOCK TABLE {', '.join(month.parts)} IN SHARE ROW EXCLUSIVE MODE"))
+    tx.execute(text(f"LOCK TABLE {', '.join(month.parts)} IN EXCLUSIVE MODE"))
 
 
 _GONE = """

@@ -248,6 +248,14 @@ def test_an_ask_is_dead_after_its_last_attempt(world: World) -> None:
     assert detail.count("Z teacher-1 server_error") == 3
 
 
+def test_an_ask_whose_text_was_removed_is_dead_and_others_are_asked(world: World) -> None:
+    made = world.score("negative 0.4 first", "negative 0.4 second")
+    world.change("DELETE FROM texts WHERE item_id = (SELECT item_id FROM asks WHERE id = :ask)", ask=made[0])
+    assert world.ask(FakeLLM([reply("negative")]), made) == 1
+    assert world.rows("SELECT key, state FROM items ORDER BY id") == [("i0", "dead"), ("i1", "done")]
+    assert world.rows("SELECT reason FROM dead_letters") == [("text_removed",)]
+
+
 def test_a_rejected_request_is_dead_at_once(world: World) -> None:
     world.score(DOUBT)
     assert world.ask(FakeLLM([REJECTED])) == 1

@@ -15,6 +15,7 @@ from batching import OPEN, TWO_DAYS_S, Bench
 from lanes import NAME, FakeLLM, World
 from sqlalchemy import text
 
+from datashunt.errors import LLMNotFound, LLMUnavailable
 from datashunt.items import Item
 from datashunt.llm import batches as api_of_batches
 from datashunt.pipeline import batch as lane
@@ -456,7 +457,64 @@ def test_an_endpoint_that_is_away_is_tried_until_it_is_too_late_to_begin(start: 
     assert bench.live() == 6
 
 
-def test_a_batch_that_the_endpoint_has_forgotten_is_booked_as_unknown(start: Start, world: World) -> None:
+@pytest.mark.parametrize("step", ["look_at", "results"])
+def test_an_endpoint_that_once_knows_nothing_of_a_running_batch_is_asked_again(
+    start: Start, world: World, step: str
+) -> None:
+    bench = start()
+    bench.ask(*DOUBT)
+    whole = getattr(bench.api, step)
+
+    def once(*given: Any) -> Any:
+        setattr(bench.api, step, whole)
+        raise LLMNotFound("no such batch (404)", kind="not_found", http_status=404)
+
+    setattr(bench.api, step, once)
+    bench.harvest()
+    assert ended(bench) == [("harvested", "completed")]
+    assert world.states() == {"done": 6}
+    assert len(bench.remote()) == 1
+    bench.check_ledger()
+
+
+def test_a_batch_that_may_have_been_created_unheard_is_looked_for_later_and_not_created_again(
+    start: Start, world: World
+) -> None:
+    bench = start()
+    bench.ask(*DOUBT)
+    whole, given = bench.api.create, []
+
+    def unheard(*arguments: Any) -> str:
+        given.extend(arguments)
+        raise LLMUnavailable("the LLM endpoint was silent for too long", kind="timeout", may_be_billed=True)
+
+    bench.api.create = unheard  # type: ignore[method-assign]
+    bench.tick()
+    bench.api.create = whole  # type: ignore[method-assign]
+    assert bench.tick() == []
+    assert world.one("SELECT extract(epoch FROM due_at - now()) FROM batches") > 120
+    whole(*given)  # the endpoint was slow, no more
+    world.change("UPDATE batches SET due_at = now()")
+    bench.harvest()
+    assert ended(bench) == [("harvested", "completed")]
+    assert len(bench.remote()) == 1
+    bench.check_ledger()
+
+
+def test_an_ask_whose_text_was_removed_goes_into_no_batch(start: Start, world: World) -> None:
+    bench = start()
+    bench.ask(*DOUBT)
+    world.change("DELETE FROM texts WHERE item_id = (SELECT min(item_id) FROM asks)")
+    bench.harvest()
+    assert world.states() == {"done": 5, "dead": 1}
+    assert world.rows("SELECT reason FROM dead_letters") == [("text_removed",)]
+    bench.check_ledger()
+
+
+def test_a_batch_that_the_endpoint_has_forgotten_is_booked_as_unknown(
+    start: Start, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "PATIENCE", 2)
     bench = start(batch_delay_s=3600.0)
     bench.ask(DOUBT[0])
     bench.tick()

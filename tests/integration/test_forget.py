@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from datashunt import Client
 from datashunt.errors import UsageError
 from datashunt.items import Item
 from datashunt.settings import Settings
-from datashunt.store import classifiers, forget, invariants, results
+from datashunt.store import classifiers, dead, forget, invariants, reruns, results, texts
 from datashunt.store.forget import Forgotten
 from datashunt.store.tables import Base
 
@@ -170,9 +172,9 @@ def test_by_age_only_texts_of_ended_items_go_and_outcomes_stay(used: World) -> N
     used.submit(Item("queued", SURE))
     used.change("UPDATE items SET done_at = now() - interval '31 days' WHERE key <> 'again' AND state = 'done'")
     used.change("UPDATE items SET created_at = now() - interval '90 days'")
-    with used.store.begin() as tx:
-        assert forget.old_texts(tx, used.known().id, 30 * 86_400.0) == 2
-        assert forget.old_texts(tx, used.known().id, 30 * 86_400.0) == 0
+    removed, last = older_than_a_month(used)
+    assert (removed, last is not None) == (2, True)
+    assert older_than_a_month(used, after=last or 0) == older_than_a_month(used) == (0, None)
     assert used.states() == {"done": 3, "queued": 1}
     assert used.one("SELECT count(*) FROM outcomes") == 3
     assert used.one("SELECT count(*) FROM texts") == 2
@@ -181,14 +183,66 @@ def test_by_age_only_texts_of_ended_items_go_and_outcomes_stay(used: World) -> N
 
 def test_what_has_no_text_is_not_run_again(used: World) -> None:
     used.change("UPDATE items SET done_at = now() - interval '31 days'")
-    with used.store.begin() as tx:
-        forget.old_texts(tx, used.known().id, 30 * 86_400.0)
+    older_than_a_month(used)
     used.apply(instruction="Another question.")
-    from datashunt.store import reruns
+    assert run_again(used) == ()
 
-    with used.store.begin() as tx:
+
+def older_than_a_month(world: World, *, after: int = 0) -> tuple[int, int | None]:
+    with world.store.begin() as tx:
+        return texts.remove_old(tx, world.known().id, 30 * 86_400.0, after=after)
+
+
+def run_again(world: World) -> tuple[int, ...]:
+    with world.store.begin() as tx:
         known = classifiers.current(tx, NAME)
-        assert reruns.requeue(tx, known, known.version, after=0, most=10).rows == ()
+        return reruns.requeue(tx, known, known.version, after=0, most=10).rows
+
+
+def revive(world: World) -> tuple[int, ...]:
+    with world.store.begin() as tx:
+        return tuple(row for wake in dead.replay(tx, world.known().id, NAME, None) for row in wake.ids)
+
+
+@pytest.fixture
+def ended(used: World) -> World:
+    """Items that ended long ago, one of them dead, under an older version of the file."""
+    used.change("UPDATE items SET done_at = now() - interval '31 days'")
+    used.change(
+        "UPDATE items SET state = 'dead', label = NULL, source = NULL, outcome_id = NULL, done_at = NULL"
+        " WHERE key = 'kept'"
+    )
+    used.change(
+        "INSERT INTO dead_letters (classifier_id, item_id, reason, detail, created_at)"
+        " SELECT classifier_id, id, 'never_scored', '', now() - interval '31 days' FROM items WHERE state = 'dead'"
+    )
+    used.apply(instruction="Another question.")
+    return used
+
+
+@pytest.mark.parametrize("back", [run_again, revive])
+def test_whoever_comes_back_while_its_text_is_removed_stays_as_it_is(
+    ended: World, back: Callable[[World], tuple[int, ...]]
+) -> None:
+    before = ended.states()
+    with ThreadPoolExecutor(1) as pool:
+        with ended.store.begin() as tx:
+            texts.remove_old(tx, ended.known().id, 30 * 86_400.0, after=0)
+            found = pool.submit(back, ended)
+            ended.until_somebody_waits()
+        assert found.result() == ()
+    assert ended.states() == before
+
+
+def test_whoever_came_back_keeps_its_text_whoever_was_about_to_remove_it(ended: World) -> None:
+    with ThreadPoolExecutor(1) as pool, ended.store.begin() as tx:
+        known = classifiers.current(tx, NAME)
+        back = reruns.requeue(tx, known, known.version, after=0, most=10).rows
+        assert back
+        pool.submit(older_than_a_month, ended).result()
+    assert ended.rows("SELECT item_id FROM texts WHERE item_id = ANY(:rows) ORDER BY 1", rows=list(back)) == [
+        (row,) for row in back
+    ]
 
 
 def test_the_client_forgets(used: World, settings: Settings) -> None:

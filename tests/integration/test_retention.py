@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from lanes import LABELS, NAME, FakeLLM, World, reply
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
 from datashunt import doctor
@@ -17,7 +18,8 @@ from datashunt.errors import SpecError, StoreError, UsageError
 from datashunt.items import Item
 from datashunt.pipeline.retention import Removed, Retention, fate
 from datashunt.settings import Settings
-from datashunt.store import classifiers, forget, invariants, partitions, people, results, spend
+from datashunt.store import classifiers, forget, invariants, partitions, people, results, spend, texts
+from datashunt.store import retention as removal
 from datashunt.store.partitions import A_MONTH, TABLES, Month
 from datashunt.store.people import PersonLabel
 from datashunt.store.retention import Share
@@ -260,6 +262,17 @@ def test_a_month_in_use_is_left_alone_and_said_so(used: World) -> None:
         with pytest.raises(StoreError, match="lock timeout"):
             retention(used).run(tries=1)
     assert retention(used).run().months[0].dropped
+
+
+def test_nobody_holds_a_text_of_a_month_that_is_being_looked_at(used: World) -> None:
+    rows = [row.item_id for row in used.rows("SELECT item_id FROM texts")]
+    with used.store.begin() as looking, used.store.begin() as tx:
+        month = next(one for one in partitions.months(looking) if one.first <= rows[0] < one.end)
+        removal.hold(looking, month)
+        tx.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        with pytest.raises(OperationalError, match="lock timeout"):
+            texts.hold(tx, rows)
+        tx.rollback()
 
 
 def test_without_an_age_nothing_goes_and_it_says_what_to_set(used: World) -> None:
