@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -32,6 +33,10 @@ AMQPS_FILES = {"ssl_ca_certs": "ca_certs", "ssl_certfile": "certfile", "ssl_keyf
 """Options of an amqps URL, and what RabbitMQ's client calls them."""
 MOST_WAITING = 1_000
 """Messages in a lane's queue from which on its workers, if there are any, need no more to find their rows."""
+LOOK_AFTER = 100
+"""Messages of the LLM lane after which a publisher looks how many wait."""
+LOOK_S = 1.0
+"""How long it sends none before it looks again."""
 CONFIRM_S = 10
 """How long RabbitMQ may take to confirm a message, in seconds. One that is out of memory or of disk reads none."""
 RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.4, "interval_max": 1.0}
@@ -141,9 +146,13 @@ class Publisher:
     def __init__(self, url: SecretStr, key: SecretStr | None = None, *, quorum: bool = False) -> None:
         self._app = configure(Celery("datashunt", set_as_current=False), url, key, quorum=quorum)
         self._signer = None if key is None else Signer(key)
+        self._filling = _Filling()
 
     def publish(self, wakes: Iterable[Wake]) -> int:
         """Publish wake-ups in messages of bounded size; returns how many messages.
+
+        While `MOST_WAITING` wait for the LLM lane, it gets no more: whichever message a thread has, it takes what is
+        due, and tens of millions of asks would fill the broker.
 
         Raises:
             BrokerError: some were not published. Nothing is lost: tick finds their rows standing still.
@@ -153,6 +162,8 @@ class Publisher:
             with self._app.producer_or_acquire() as producer:
                 for wake in wakes:
                     for ids in chunks(wake.ids, IDS_PER_MESSAGE[wake.lane]):
+                        if wake.lane == "llm" and self._filling.full(lambda: self.waiting(self._queue("llm"))):
+                            break
                         self._app.send_task(
                             TASKS[wake.lane],
                             args=[wake.classifier, list(ids)],
@@ -176,10 +187,14 @@ class Publisher:
         """
         queues: dict[str, list[Wake]] = {}
         for wake in wakes:
-            queues.setdefault(self._app.conf.task_routes[TASKS[wake.lane]]["queue"], []).append(wake)
+            queues.setdefault(self._queue(wake.lane), []).append(wake)
         full = [queue for queue in queues if self.waiting(queue) >= MOST_WAITING]
         self.publish(wake for queue, found in queues.items() if queue not in full for wake in found)
         return full
+
+    def _queue(self, lane: str) -> str:
+        queue: str = self._app.conf.task_routes[TASKS[lane]]["queue"]
+        return queue
 
     def reply(self, queue: str, correlation_id: str | None, body: Mapping[str, Any], *, verified: bool = True) -> None:
         """Send a receipt to the queue that a producer waits on.
@@ -242,6 +257,23 @@ class Publisher:
     def close(self) -> None:
         """Give all connections back."""
         self._app.close()
+
+
+class _Filling:
+    """Whether a queue is full, as of some messages or a moment ago."""
+
+    def __init__(self) -> None:
+        self._sent = 0
+        self._full = False
+        self._looked = 0.0
+
+    def full(self, waiting: Callable[[], int]) -> bool:
+        """Whether the next message is one too many; if not, it counts as sent."""
+        if self._sent >= LOOK_AFTER or (self._full and time.monotonic() >= self._looked + LOOK_S):
+            self._full = waiting() >= MOST_WAITING
+            self._sent, self._looked = 0, time.monotonic()
+        self._sent += not self._full
+        return self._full
 
 
 def _bytes(body: Any) -> bytes:

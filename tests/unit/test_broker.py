@@ -145,3 +145,16 @@ def test_what_stands_still_is_not_published_to_a_queue_that_nobody_empties(
         assert publisher.publish_again(wakes) == ["llm"]
     assert [publisher.waiting(queue) for queue in ("llm", "score")] == [3, 3]
     assert publisher.publish_again([]) == []
+
+
+def test_the_llm_lane_has_a_bounded_queue_however_many_asks_there_are(
+    publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker, "MOST_WAITING", 20)
+    monkeypatch.setattr(broker, "LOOK_AFTER", 10)
+    monkeypatch.setattr(broker, "LOOK_S", 0.0)
+    asks = Wake("llm", "mood", tuple(range(4_000)))
+    assert publisher.publish([asks, Wake("score", "mood", (1,))]) == 21
+    assert publisher.publish([asks]) == 0
+    drain("llm")
+    assert publisher.publish([Wake("llm", "mood", (1, 2, 3))]) == 1
