@@ -12,7 +12,7 @@ from datashunt.bootstrap import Runtime
 from datashunt.classifier import Spec
 from datashunt.errors import DatashuntError
 from datashunt.settings import Settings
-from datashunt.store import classifiers, invariants, migrate, partitions, schema
+from datashunt.store import classifiers, cursors, invariants, migrate, partitions, schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,15 @@ def _migrations(runtime: Runtime) -> str:
     newest = str(migrate.head())
     with runtime.store.begin() as tx:
         found = schema.revision(tx)
+        restored = cursors.foreign(tx) is not None
     why = schema.unfit(found)
     if why is not None:
         raise DatashuntError(why)
+    if restored:
+        raise DatashuntError(
+            "its outcomes were written on another server (a dump was restored), and whoever reads `results` would miss"
+            " new ones: run `datashunt db upgrade` before workers go on"
+        )
     if str(found) < newest:
         raise DatashuntError(
             f"the database is at {found}, this release brings {newest}: its workers run already, and some of what is"

@@ -13,6 +13,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
 from datashunt.errors import StoreError, UsageError
+from datashunt.store import cursors
 from datashunt.store.engine import Store, is_locked
 
 Moved = tuple[str | None, str | None]
@@ -28,6 +29,8 @@ PAUSE_S = 0.2
 def upgrade(store: Store, revision: str = "head") -> Moved:
     """Bring the schema to a revision; returns the revisions before and after. Two at a time wait in line.
 
+    On a server where a dump was restored, outcomes go on after those of the dump (see `cursors`).
+
     Raises:
         UsageError: there is no such revision here, or the database is at one of a newer release.
         StoreError: PostgreSQL cannot be used, or others held locks all the time; nothing is changed.
@@ -42,9 +45,11 @@ def catch_up(store: Store) -> None:
         StoreError: as `upgrade`.
     """
     with store.begin() as tx:
-        found = current(tx)
+        found, restored = current(tx), cursors.foreign(tx) is not None
     if found is None or found < (head() or ""):
         upgrade(store)
+    elif restored:
+        _run(store, _stay, found)
 
 
 def downgrade(store: Store, revision: str) -> Moved:
@@ -54,6 +59,10 @@ def downgrade(store: Store, revision: str) -> Moved:
         UsageError, StoreError: as `upgrade`.
     """
     return _run(store, command.downgrade, revision)
+
+
+def _stay(_config: Config, _revision: str) -> None:
+    """No migration."""
 
 
 def _run(store: Store, step: object, revision: str) -> Moved:
@@ -87,6 +96,7 @@ def _attempt(store: Store, step: object, revision: str) -> Moved:
                 f"the database, at {before or 'nothing'}, cannot be brought to {revision!r}: {error};"
                 f" this release goes up to {head()}"
             ) from None
+        cursors.go_on(tx)
         return before, current(tx)
 
 

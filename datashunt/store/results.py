@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from datashunt.errors import UsageError
 from datashunt.items import Result, Source
 from datashunt.store import partitions
+from datashunt.store.cursors import SETTLED
 
 _COLUMNS = """
     SELECT i.key, o.label, o.confidence, o.source, o.probabilities, s.labels, b.version AS bundle, a.llm_model,
@@ -29,9 +30,8 @@ _STREAM = text(
     _COLUMNS
     + "  FROM outcomes o JOIN items i ON i.id = o.item_id"
     + _JOINS
-    + """
-     WHERE o.classifier_id = :classifier AND (o.xact, o.id) > (:xact, :row)
-       AND o.xact < (pg_snapshot_xmin(pg_current_snapshot())::text)::bigint
+    + f"""
+     WHERE o.classifier_id = :classifier AND (o.xact, o.id) > (:xact, :row) AND o.xact < {SETTLED}
      ORDER BY o.xact, o.id LIMIT :most
 """
 )
@@ -139,7 +139,7 @@ def all_readable(tx: Connection, classifier_id: int) -> bool:
     return bool(
         tx.execute(
             text(
-                "SELECT coalesce(max(xact) < (pg_snapshot_xmin(pg_current_snapshot())::text)::bigint, true)"
+                f"SELECT coalesce(max(xact) < {SETTLED}, true)"  # noqa: S608 - our own words
                 " FROM outcomes WHERE classifier_id = :classifier"
             ),
             {"classifier": classifier_id},

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lanes import World
+from lanes import NAME, World
 from pydantic import SecretStr
 from sqlalchemy import text
 
 from datashunt import doctor
+from datashunt.items import Item
 from datashunt.settings import Settings
 from datashunt.store import bundles, migrate, schema
 
@@ -137,6 +138,16 @@ def at(world: World, revision: str) -> None:
     """Let the database say that it is at this revision."""
     with world.store.begin() as tx:
         tx.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+
+def test_a_dump_of_another_server_is_named_before_a_consumer_misses_anything(world: World, examine: Examine) -> None:
+    world.bundle()
+    world.submit(Item("a", "positive 0.95"))
+    list(world.scorer().run(NAME, [row.id for row in world.rows("SELECT id FROM items")]))
+    world.change("UPDATE outcomes SET xact = xact + 5000000")
+    assert "a dump was restored" in examine()["migrations"]
+    migrate.catch_up(world.admin)
+    assert "migrations" not in examine()
 
 
 def test_a_limit_without_a_place_for_the_allowance_is_told(examine: Examine, world: World) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from datashunt import Client
 from datashunt.errors import UnknownClassifier, UsageError
 from datashunt.items import Item, Result
-from datashunt.store import results
+from datashunt.store import cursors, migrate, results
 
 KEEP, DOUBT = "positive 0.95", "negative 0.5"
 PATIENCE_S = 30.0
@@ -241,3 +241,43 @@ def until_true(condition: Callable[[], bool]) -> bool:
     while not (held := condition()) and time.monotonic() < give_up:
         pass
     return held
+
+
+def restored_elsewhere(world: World) -> None:
+    """As a dump leaves it on a server that has given fewer numbers to transactions."""
+    world.change("UPDATE outcomes SET xact = xact + 5000000000")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_outcomes_go_on_behind_those_of_a_restored_dump(world: World, client: Client, times: int) -> None:
+    world.bundle()
+    world.submit(Item("a", KEEP), Item("b", KEEP))
+    score_all(world)
+    for _ in range(times):
+        restored_elsewhere(world)
+        migrate.catch_up(world.admin)
+    old = until(lambda: list(client.results(NAME)), 2)
+    assert [one.id for one in old] == ["a", "b"]
+    world.submit(Item("c", KEEP))
+    score_all(world)
+    new = until(lambda: list(client.results(NAME, after=old[-1].cursor)), 1)
+    assert [one.id for one in new] == ["c"]
+    assert [one.id for one in client.results(NAME)] == ["a", "b", "c"]
+    assert old[-1].cursor != new[-1].cursor
+
+
+def test_the_own_outcomes_of_a_server_are_none_of_another(world: World) -> None:
+    with world.admin.begin() as tx:
+        assert cursors.foreign(tx) is None
+    world.bundle()
+    world.submit(Item("a", KEEP))
+    score_all(world)
+    with world.admin.begin() as tx:
+        assert cursors.foreign(tx) is None
+        before = tx.execute(text(f"SELECT {cursors.ADDED}")).scalar_one()
+        cursors.go_on(tx)
+        assert tx.execute(text(f"SELECT {cursors.ADDED}")).scalar_one() == before == 0
+
+
+def score_all(world: World) -> None:
+    list(world.scorer().run(NAME, [row.id for row in world.rows("SELECT id FROM items WHERE state = 'queued'")]))
