@@ -36,6 +36,7 @@ def rerun(
         )
         if not yes:
             typer.confirm("Go on?", abort=True)
+        again.until_known(made.store, name, made.settings.reload_every_s)
         queued, lost = 0, None
         try:
             for wake in again.rerun(made.store, name, plan):

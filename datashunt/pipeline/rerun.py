@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from datashunt.store import Store, classifiers, reruns
 
 BATCH = 1_000
 """Most items of one transaction."""
+IN_HAND_S = 1.0
+"""How much longer than a worker remembers a file it may be deciding by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,22 @@ def cost(spec: Spec, asked: Counter[Usage]) -> Decimal | None:
             return None
         total += price * times
     return total
+
+
+def until_known(store: Store, name: str, reload_every_s: float) -> None:
+    """Wait until no worker decides by an older version of the file than the current one.
+
+    Args:
+        store: the database.
+        name: of the classifier.
+        reload_every_s: how long a worker remembers a file.
+    """
+    while True:
+        with store.begin() as tx:
+            age_s = classifiers.age_s(tx, classifiers.current(tx, name))
+        if age_s >= reload_every_s + IN_HAND_S:
+            return
+        time.sleep(reload_every_s + IN_HAND_S - age_s)
 
 
 def rerun(store: Store, name: str, made: Plan) -> Iterator[Wake]:

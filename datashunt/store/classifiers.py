@@ -56,6 +56,13 @@ class Registered:
     audit_rate: float | None = None
 
 
+def age_s(tx: Connection, known: Registered) -> float:
+    """Seconds since this version of the file was applied, by the database's clock."""
+    applied = "SELECT extract(epoch FROM clock_timestamp() - created_at) FROM specs"
+    which = {"id": known.id, "version": known.version}
+    return float(tx.execute(text(f"{applied} WHERE classifier_id = :id AND version = :version"), which).scalar_one())
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What `apply` did: nothing, a first version, or another one."""

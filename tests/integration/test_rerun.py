@@ -112,6 +112,21 @@ def test_a_run_that_breaks_off_is_gone_on_with(done: World, monkeypatch: pytest.
     assert list(steps) == []
 
 
+def test_a_run_waits_until_no_worker_decides_by_the_older_file(done: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        done.change("UPDATE specs SET created_at = created_at - make_interval(secs => :s)", s=seconds)
+
+    monkeypatch.setattr(rerun.time, "sleep", sleep)
+    rerun.until_known(done.store, NAME, 1000.0)
+    assert sum(pauses) == pytest.approx(1000.0 + rerun.IN_HAND_S, abs=60)
+    pauses.clear()
+    rerun.until_known(done.store, NAME, 1000.0)
+    assert pauses == []
+
+
 def test_two_runs_at_once_queue_each_item_once(done: World) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: again(done), range(4)))
