@@ -13,8 +13,27 @@ local function number(field, default)
   return tonumber(redis.call('HGET', state, field) or default)
 end
 
+-- Times are stored with the time at which they were.
 local function put(field, value)
-  redis.call('HSET', state, field, string.format('%.3f', value))
+  redis.call('HSET', state, field, string.format('%.3f', value), 'seen', string.format('%.3f', now))
+end
+
+-- The clock was set back, or is another server's after a failover: it was later when something was last stored. What
+-- lies ahead goes back with it, as if no time had passed since. So nothing holds longer than it was to, and what was
+-- used counts for at least as long as it should.
+local back = number('seen', 0) - now
+if back > 1 then
+  for _, field in ipairs({'last', 'paused', 'open_till', 'changed', 'requests_arrival', 'tokens_arrival'}) do
+    local time = number(field, 0)
+    if time > now then put(field, time - back) end
+  end
+  for _, times in ipairs({log, in_use}) do
+    local ahead = redis.call('ZRANGEBYSCORE', times, string.format('(%.3f', now), '+inf', 'WITHSCORES')
+    for i = 1, #ahead, 2 do
+      redis.call('ZADD', times, string.format('%.3f', ahead[i + 1] - back), ahead[i])
+    end
+  end
+  redis.call('HSET', state, 'seen', string.format('%.3f', now))
 end
 
 -- Another number of tokens in place of those that a slot stands for.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import pytest
@@ -55,6 +55,23 @@ def quota(valkey_url: str) -> Iterator[Quota]:
 def key() -> str:
     """Whose limits are counted: nobody's so far."""
     return uuid4().hex
+
+
+@pytest.fixture
+def set_back(valkey_url: str, key: str) -> Callable[[float], None]:
+    """As if the store's clock had been set back by so many seconds: whatever time it holds lies further ahead."""
+
+    def move(seconds: float) -> None:
+        with redis.Redis.from_url(valkey_url) as store:
+            state = f"datashunt:quota:{{{key}}}"
+            for field, value in store.hgetall(state).items():
+                if float(value) > 1e12:  # milliseconds since 1970
+                    store.hset(state, field, float(value) + 1000 * seconds)
+            for times in (f"{state}:log", f"{state}:in_use"):
+                for slot in store.zrange(times, 0, -1):
+                    store.zincrby(times, 1000 * seconds, slot)
+
+    return move
 
 
 def _free_port() -> int:

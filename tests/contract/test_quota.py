@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from bisect import bisect_right
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
@@ -189,6 +190,40 @@ def test_a_store_that_was_emptied_is_used_again(quota: Quota, key: str, valkey_u
             store.delete(name)
     quota.settle(key, slot, 1)
     assert slot_of(quota, key, 1, limits).wait_s == pytest.approx(WINDOW_S / 60, abs=0.2)
+
+
+@pytest.mark.parametrize("limits", [Limits(rpm=300), Limits(tpm=30_000), Limits(rpm=300, tpm=30_000)])
+@pytest.mark.parametrize("back_s", [5.0, 600.0])
+def test_the_limit_is_used_and_never_exceeded_while_the_clock_is_set_back(
+    quota: Quota, key: str, limits: Limits, back_s: float, set_back: Callable[[float], None]
+) -> None:
+    sent = plan(quota, key, [100] * 250, limits)
+    set_back(back_s)
+    sent += plan(quota, key, [100] * 250, limits)
+    set_back(back_s)
+    sent += plan(quota, key, [100] * 250, limits)
+    requests, tokens = heaviest_minute(sent)
+    assert requests <= 300
+    assert tokens <= 30_000
+    lasted_s = sent[-1][0] - sent[0][0]
+    assert 749 / (lasted_s / 60.0) >= 0.98 * 300
+
+
+def test_a_pause_is_no_longer_than_it_was_when_the_clock_is_set_back(
+    quota: Quota, key: str, set_back: Callable[[float], None]
+) -> None:
+    quota.pause(key, 40)
+    set_back(600)
+    assert quota.acquire(key, 1, Limits(), max_wait_s=5) == Refused(pytest.approx(40, abs=1))
+
+
+def test_a_slot_that_was_granted_may_be_used_after_the_clock_was_set_back(
+    quota: Quota, key: str, set_back: Callable[[float], None]
+) -> None:
+    slot = slot_of(quota, key, 1, Limits(rpm=60))
+    set_back(600)
+    slot_of(quota, key, 1, Limits(rpm=60))
+    assert quota.begin(key, slot) is None
 
 
 def test_nothing_is_kept_for_ever(quota: Quota, key: str, valkey_url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
@@ -114,6 +115,17 @@ def test_what_was_sent_before_a_change_says_nothing_of_it(quota: Quota, key: str
     assert call(quota, key, "alive") == CLOSED
     assert {quota.settle(key, slot, 10, verdict) for slot in early} == {STILL_CLOSED}
     assert call(quota, key, "failed") == STILL_CLOSED
+
+
+@pytest.mark.usefixtures("soon")
+def test_an_endpoint_is_tried_again_and_believed_though_the_clock_was_set_back(
+    quota: Quota, key: str, set_back: Callable[[float], None]
+) -> None:
+    fail(quota, key)
+    set_back(600)
+    assert call(quota, key, "alive") == CLOSED
+    set_back(600)
+    fail(quota, key)
 
 
 def test_slots_granted_ahead_are_not_used_once_it_is_open(quota: Quota, key: str) -> None:

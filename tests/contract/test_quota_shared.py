@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
@@ -53,6 +54,19 @@ def test_the_slot_of_a_dead_worker_is_free_again_after_its_time(quota: Quota, ke
     dead = quota.acquire(key, 1, limits, max_wait_s=0, hold_s=-1.0)  # as if that time were over
     assert isinstance(dead, Slot)
     assert isinstance(quota.acquire(key, 1, limits, max_wait_s=0), Slot)
+
+
+def test_the_slot_of_a_dead_worker_is_free_again_though_the_clock_was_set_back(
+    quota: Quota, key: str, set_back: Callable[[float], None]
+) -> None:
+    limits = Limits(concurrency=1)
+    assert isinstance(quota.acquire(key, 1, limits, max_wait_s=0, hold_s=0.2), Slot)
+    set_back(600)
+    assert quota.acquire(key, 1, limits, max_wait_s=0) == Busy()
+    deadline = time.monotonic() + 10
+    while quota.acquire(key, 1, limits, max_wait_s=0) == Busy():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 # the line
