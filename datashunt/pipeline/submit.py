@@ -205,9 +205,17 @@ def fault_of_meta(meta: object, max_bytes: int) -> tuple[str, str] | None:
 def fault_of_priority(value: object) -> tuple[str, str] | None:
     """Reason and detail if this cannot be a priority, else None."""
     if isinstance(value, bool) or not isinstance(value, int) or not -MOST_PRIORITY <= value <= MOST_PRIORITY:
-        found = f"{value!r:.40}"
+        found = _beginning(value)
         return "bad_priority", f"expected a priority of -{MOST_PRIORITY} (first) to {MOST_PRIORITY}, found {found}"
     return None
+
+
+def _beginning(value: object) -> str:
+    """What a refusal shows of a value that may be anything."""
+    try:
+        return f"{value!r:.40}"
+    except (ValueError, RecursionError):  # Python writes no number of thousands of digits, and nothing nested as deep
+        return f"something too long to be shown ({type(value).__name__})"
 
 
 def fault_of_deadline(value: object) -> tuple[str, str] | None:

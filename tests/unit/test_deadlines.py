@@ -66,7 +66,14 @@ def test_a_priority_is_a_small_number(written: int) -> None:
     assert checked.item.priority == written
 
 
-@pytest.mark.parametrize("written", [101, -101, 1.0, True, "1", None, [1]])
+LONGEST = 10**5000
+"""Python writes no number of so many digits."""
+
+
+@pytest.mark.parametrize(
+    "written",
+    [101, -101, 1.0, True, "1", None, [1], *(pytest.param(n, id="long") for n in (LONGEST, -LONGEST, [LONGEST]))],
+)
 def test_what_is_no_priority_is_refused_with_the_reason(written: Any) -> None:
     refused = check(3, {"id": "a", "text": "x", "priority": written}, 10)
     assert isinstance(refused, Refusal)
