@@ -26,6 +26,10 @@ CALL = 20_000
 """Lines of one submission; each is one transaction."""
 SHOWN = 20
 TIMED_OUT = 3
+REST_S = 0.2
+"""How long `wait` rests at least between two looks."""
+RESTS = 10
+"""And how many times as long as the last look took: it counts all open items, of which there may be millions."""
 READABLE_S = 5.0
 """How long `wait` waits for other transactions of the server, so that `results` then gives every outcome."""
 
@@ -136,15 +140,18 @@ def wait(
     done_at = None
     with runtime() as made:
         while True:
+            began = time.monotonic()
             found, readable = _open(made, name)
+            now = time.monotonic()
             left = found.moving + (found.audits if audits else 0)
-            done_at = done_at or (time.monotonic() if left == 0 else None)
-            if left == 0 and (readable or (done_at and time.monotonic() - done_at > READABLE_S)):
+            done_at = done_at or (now if left == 0 else None)
+            if left == 0 and (readable or (done_at and now - done_at > READABLE_S)):
                 break
-            if deadline is not None and time.monotonic() > deadline:
+            if deadline is not None and now >= deadline:
                 err.print(f"datashunt: {left} items of {name} are still on their way after {timeout_s:g} s")
                 raise typer.Exit(TIMED_OUT)
-            time.sleep(0.2)
+            rest_s = max(REST_S, RESTS * (now - began))
+            time.sleep(rest_s if deadline is None else min(rest_s, deadline - now))
         with made.store.begin() as tx:
             state = results.status(tx, classifiers.current(tx, name).id)
     dead, held = state["states"].get("dead", 0), found.held

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from datashunt.cli.items import _calls
 from datashunt.embedded import Urls
 from datashunt.errors import StoreError, UsageError
 from datashunt.items import Item, Refusal
+from datashunt.store.results import Open
 from datashunt.streams import BadRow, Row
 
 Run = Callable[..., tuple[int, str, str]]
@@ -158,3 +161,27 @@ def test_a_file_is_submitted_in_calls_of_bounded_size_with_the_line_of_each_entr
         ([1, 3], [Item("a", "x", None), Refusal(1, None, "not_json", "line 3 is no JSON")]),
         ([4], [Item("b", "y", {"n": 1})]),
     ]
+
+
+@pytest.mark.parametrize(("took_s", "pause_s"), [(0.0, 0.2), (0.015, 0.2), (0.5, 5.0), (3.0, 30.0)])
+def test_the_longer_a_look_at_the_backlog_takes_the_rarer_it_is(
+    monkeypatch: pytest.MonkeyPatch, took_s: float, pause_s: float
+) -> None:
+    clock, slept = [0.0], []
+
+    def look(*_: object) -> tuple[Open, bool]:
+        clock[0] += took_s
+        return Open(queued=1, scoring=0, asked=0, held=0, audits=0), True
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr(items, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(items, "runtime", nullcontext)
+    monkeypatch.setattr(items, "_open", look)
+    with pytest.raises(typer.Exit) as ended:
+        items.wait("sentiment", timeout_s=50.0, audits=False)
+    assert ended.value.exit_code == items.TIMED_OUT
+    assert slept[0] == pytest.approx(pause_s)
+    assert 50.0 <= clock[0] <= 50.0 + took_s  # no longer than it was told to, but for one last look
