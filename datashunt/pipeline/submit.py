@@ -140,16 +140,17 @@ def check(position: int, entry: object, max_text_bytes: int) -> Entry | Refusal:
     fault = fault_of_id(key)
     if fault is not None:
         return Refusal(position, None, *fault)
+    meta_length, fault_of_meta = measure_meta(meta, max_text_bytes)
     fault = (
         fault_of_text(text, max_text_bytes)
-        or fault_of_meta(meta, max_text_bytes)
+        or fault_of_meta
         or fault_of_deadline(deadline)
         or fault_of_priority(priority)
     )
     if fault is not None:
         return Refusal(position, key, *fault)
     item = Item(key, text, meta, deadline_of(deadline), priority)
-    return Entry(position, item, hashlib.sha256(text.encode()).digest())
+    return Entry(position, item, hashlib.sha256(text.encode()).digest(), meta_length)
 
 
 def fault_of_id(key: object) -> tuple[str, str] | None:
@@ -184,22 +185,22 @@ def fault_of_text(text: object, max_bytes: int) -> tuple[str, str] | None:
     return None
 
 
-def fault_of_meta(meta: object, max_bytes: int) -> tuple[str, str] | None:
-    """Reason and detail if this cannot be stored as JSON beside the item, else None."""
+def measure_meta(meta: object, max_bytes: int) -> tuple[int, tuple[str, str] | None]:
+    """Characters of meta as JSON; and reason and detail if it cannot be stored as such beside the item, else None."""
     if meta is None:
-        return None
+        return 0, None
     if not isinstance(meta, Mapping):
-        return "bad_meta", f"expected meta as an object, found {type(meta).__name__}"
+        return 0, ("bad_meta", f"expected meta as an object, found {type(meta).__name__}")
     try:
         encoded = json.dumps(dict(meta), allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
-        return "bad_meta", f"meta is no JSON: {error}"
+        return 0, ("bad_meta", f"meta is no JSON: {error}")
     stored = _utf8(encoded)
     if _NUL.search(encoded) or stored is None:
-        return "bad_meta", "meta holds a character that JSON in PostgreSQL cannot hold"
+        return 0, ("bad_meta", "meta holds a character that JSON in PostgreSQL cannot hold")
     if len(stored) > max_bytes:
-        return "too_large", f"meta has {len(stored)} bytes as JSON, at most {max_bytes} are allowed"
-    return None
+        return 0, ("too_large", f"meta has {len(stored)} bytes as JSON, at most {max_bytes} are allowed")
+    return len(encoded), None
 
 
 def fault_of_priority(value: object) -> tuple[str, str] | None:

@@ -14,16 +14,20 @@ from datashunt.items import Item, Receipt, Refusal
 CHUNK = 5_000
 """Most rows of one INSERT."""
 CHUNK_CHARACTERS = 16_000_000
-"""Most characters of text in one INSERT, unless a single text has more: a parameter holds less than 1 GB."""
+"""Most characters of texts and meta in one INSERT, unless a single item has more: a parameter holds less than 1 GB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An item that is fit to be stored, with its place in the submission and the hash of its text."""
+    """An item that is fit to be stored, with its place in the submission and the hash of its text.
+
+    `meta_length`: characters of its meta as JSON.
+    """
 
     position: int
     item: Item
     text_hash: bytes
+    meta_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +102,11 @@ def _row_ids(tx: Connection, count: int) -> list[int]:
 def _chunks(pairs: Sequence[tuple[int, Entry]]) -> Iterator[Sequence[tuple[int, Entry]]]:
     start, characters = 0, 0
     for end, (_, entry) in enumerate(pairs):
-        characters += len(entry.item.text)
+        length = len(entry.item.text) + entry.meta_length
+        characters += length
         if end > start and (end - start == CHUNK or characters > CHUNK_CHARACTERS):
             yield pairs[start:end]
-            start, characters = end, len(entry.item.text)
+            start, characters = end, length
     if start < len(pairs):
         yield pairs[start:]
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datashunt.items import Item, Refusal
-from datashunt.pipeline.submit import check, fault_of_meta, fault_of_text, one_of_each, sort_out
+from datashunt.pipeline.submit import check, fault_of_text, measure_meta, one_of_each, sort_out
+from datashunt.store import intake
 from datashunt.store.intake import Entry
 
 LIMIT = 100
@@ -55,7 +56,7 @@ def test_a_bad_entry_is_refused_with_its_reason(entry: Any, key: str | None, rea
 def test_an_item_and_a_mapping_say_the_same() -> None:
     entry = check(0, {"id": "a", "text": "x", "meta": {"n": 1}, "other": "not kept"}, LIMIT)
     assert entry == check(0, Item("a", "x", {"n": 1}), LIMIT)
-    assert entry == Entry(0, Item("a", "x", {"n": 1}), hashlib.sha256(b"x").digest())
+    assert entry == Entry(0, Item("a", "x", {"n": 1}), hashlib.sha256(b"x").digest(), len('{"n": 1}'))
 
 
 def test_a_text_of_exactly_the_limit_is_taken() -> None:
@@ -71,16 +72,24 @@ def test_a_refusal_does_not_repeat_the_text() -> None:
 
 
 def test_meta_may_hold_a_backslash_before_what_looks_like_an_escape() -> None:
-    assert fault_of_meta({"path": "C:\\u0000"}, 100) is None
-    assert fault_of_meta({"path": "C:\\\0"}, 100) is not None
-    assert fault_of_meta({"\0": 1}, 100) is not None
+    assert measure_meta({"path": "C:\\u0000"}, 100) == (len('{"path": "C:\\\\u0000"}'), None)
+    assert measure_meta({"path": "C:\\\0"}, 100)[1] is not None
+    assert measure_meta({"\0": 1}, 100)[1] is not None
 
 
 def test_meta_has_the_limit_of_texts() -> None:
-    fault = fault_of_meta({"note": "x" * 100}, 100)
+    _, fault = measure_meta({"note": "x" * 100}, 100)
     assert fault is not None
     assert fault[0] == "too_large"
-    assert fault_of_meta({"note": "x" * 80}, 100) is None
+    assert measure_meta({"note": "x" * 80}, 100)[1] is None
+
+
+def test_one_insert_is_bounded_by_its_texts_and_meta_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "CHUNK_CHARACTERS", 100)
+    entries = [Item("a", "x" * 20, {"n": "y" * 20}), Item("b", "x" * 40), Item("c", "x", {"n": "y" * 90})]
+    good, _, _ = sort_out([*entries, Item("d", "x", {"n": {"m": ["y" * 80]}}), Item("e", "x")], LIMIT)
+    chunks = [[entry.item.id for _, entry in chunk] for chunk in intake._chunks(list(enumerate(good)))]
+    assert chunks == [["a", "b"], ["c"], ["d", "e"]]
 
 
 @given(st.text())
