@@ -35,6 +35,8 @@ LANES = {"score", "llm", "distil"}
 TORCH_QUEUES = {"score", "distil"}
 MOST_CONNECTIONS = 20
 """Connections that a worker keeps open, however many threads it has: these mostly wait for the LLM, and hold none."""
+RETENTION_LOOK_S = 60.0
+"""How often a worker looks whether the retention is due, which is once an hour."""
 _runtimes: dict[int, Runtime] = {}
 _stopping = threading.Event()
 _fits = threading.Event()
@@ -217,6 +219,7 @@ def refuses_schema() -> bool:
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _start_ticking(**_: Any) -> None:
     threading.Thread(target=_tick_until_stopping, name="ticker", daemon=True).start()
+    threading.Thread(target=_retain_until_stopping, name="retention", daemon=True).start()
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
@@ -284,12 +287,27 @@ def _tick_until_stopping() -> None:
         _pulse.report(runtime().store, runtime().settings)
 
 
+def _retain_until_stopping() -> None:
+    """In a thread of its own: it may take minutes, and whoever gives no sign of life for so long is restarted."""
+    while not _stopping.wait(RETENTION_LOOK_S):
+        if _fits.is_set():
+            with _failure_told():
+                runtime().ticker.retain(_stopping.is_set)
+
+
 def tick_once() -> None:
     """One tick; what cannot be done now, as without a database, is done by the next one."""
-    try:
+    with _failure_told():
         full = runtime().publisher.publish_again(runtime().ticker.run())
         if full:
             event("not_published", queues=full, error="many messages wait there: does a worker take any?")
+
+
+@contextlib.contextmanager
+def _failure_told() -> Iterator[None]:
+    """Periodic work that fails is only logged: it comes again."""
+    try:
+        yield
     except BrokerError as error:
         event("not_published", error=str(error))
     except DatashuntError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from datashunt.errors import StoreError, UsageError
@@ -71,7 +71,13 @@ class Retention:
         return any(self._days(one) or self._id_days(one) for one in known)
 
     def run(
-        self, name: str | None = None, *, dry_run: bool = False, tries: int = TRIES, most_ids: int | None = None
+        self,
+        name: str | None = None,
+        *,
+        dry_run: bool = False,
+        tries: int = TRIES,
+        most_ids: int | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> Removed:
         """Remove what is old enough and what nobody needs.
 
@@ -80,6 +86,7 @@ class Retention:
             dry_run: only say what would be removed.
             tries: how often to try to get the tables that others use.
             most_ids: about how many ids of each classifier to remove; None: all that are old enough.
+            stop: whether to leave the rest to another run; asked before each transaction that may last.
 
         Raises:
             UnknownClassifier: there is none of this name.
@@ -99,8 +106,8 @@ class Retention:
                 " its file, or DATASHUNT_RETENTION_DAYS or DATASHUNT_IDEMPOTENCY_DAYS"
             )
         selected = {one.id for one in about}
-        fates = [self._patiently(month, known, selected, dry_run, tries) for month in months]
-        ids = {one.name: self._ids(one, dry_run, most_ids) for one in about if self._id_days(one)}
+        fates = [self._patiently(month, known, selected, dry_run, tries) for month in months if not stop()]
+        ids = {one.name: self._ids(one, dry_run, most_ids, stop) for one in about if self._id_days(one)}
         return Removed(tuple(one for one in fates if one.parts or one.dropped), ids)
 
     def _patiently(
@@ -108,19 +115,30 @@ class Retention:
     ) -> MonthsFate:
         for left in reversed(range(tries)):
             try:
-                with self._store.begin() as tx:
-                    return self._month(tx, month, known, selected, dry_run)
+                return self._month(month, known, selected, dry_run)
             except StoreError:
                 if left == 0:
                     raise
             time.sleep(PAUSE_S)
         raise ValueError("tries: expected at least 1")
 
-    def _month(
-        self, tx: Connection, month: Month, known: Sequence[Registered], selected: set[int], dry_run: bool
-    ) -> MonthsFate:
-        if not dry_run:
+    def _month(self, month: Month, known: Sequence[Registered], selected: set[int], dry_run: bool) -> MonthsFate:
+        """Its fate. Writers wait only for a month of which something goes: what came meanwhile is seen then."""
+        with self._store.begin() as tx:
+            found, gone = self._look(tx, month, known, selected)
+        if dry_run or not (gone or found.dropped):
+            return found
+        with self._store.begin() as tx:
             removal.hold(tx, month)
+            found, gone = self._look(tx, month, known, selected)
+            if gone or found.dropped:
+                removal.remove(tx, month, gone, whole=found.dropped)
+        return found
+
+    def _look(
+        self, tx: Connection, month: Month, known: Sequence[Registered], selected: set[int]
+    ) -> tuple[MonthsFate, list[int]]:
+        """A month's fate, and the classifiers whose part of it goes."""
         shares = removal.shares(tx, month)
         by_id = {one.id: one for one in known}
         days = {one.id: self._days(one) if one.id in selected else None for one in known}
@@ -130,17 +148,15 @@ class Retention:
         # An empty month is no longer in use once a whole one has passed: somebody may just store into it.
         unused = not shares and month.end + partitions.A_MONTH <= partitions.reached(tx)
         dropped = unused or (bool(shares) and len(gone) == len(shares))
-        if not dry_run and (gone or dropped):
-            removal.remove(tx, month, gone, whole=dropped)
-        return MonthsFate(month.name, size, dropped, tuple(parts))
+        return MonthsFate(month.name, size, dropped, tuple(parts)), gone
 
-    def _ids(self, known: Registered, dry_run: bool, most: int | None) -> int:
+    def _ids(self, known: Registered, dry_run: bool, most: int | None, stop: Callable[[], bool]) -> int:
         days = self._id_days(known)
         if dry_run:
             with self._store.begin() as tx:
                 return removal.old_ids(tx, known.id, days)
         removed = 0
-        while most is None or removed < most:
+        while not stop() and (most is None or removed < most):
             with self._store.begin() as tx:
                 more = removal.remove_ids(tx, known.id, known.name, days)
             if more == 0:

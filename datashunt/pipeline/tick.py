@@ -39,7 +39,7 @@ class Ticker:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
-        self._of_all = (self._retention, self._sweep, self._batches)
+        self._of_all = (self._sweep, self._batches)
 
     def run(self) -> list[Wake]:
         """Do what is due now; returns what to publish.
@@ -112,26 +112,33 @@ class Ticker:
             event("partitions_made", tables=made)
         return []
 
-    def _retention(self, known: Sequence[Registered]) -> list[Wake]:
+    def retain(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Remove what is old enough, if that is due. It may take minutes, for which no tick has to wait.
+
+        Args:
+            stop: whether this process shall end; the rest is left to the next run then.
+
+        Raises:
+            Exception: nothing is lost; the next run comes in an hour.
+        """
         retention = Retention(self._store, self._settings)
-        if not retention.asked_for(known):
-            return []
         with self._store.begin() as tx:
+            if not retention.asked_for(served(tx)):
+                return
             if not partitions.there(tx) or not sweeps.take_due(tx, "retention", every_s=RETENTION_EVERY_S):
-                return []
+                return
             allowed = partitions.own(tx)
         if not allowed:
             event("retention_not_allowed", do="run `datashunt retention --all` daily, as a login of datashunt_migrator")
-            return []
+            return
         try:
-            removed = retention.run(tries=1, most_ids=MOST_IDS)
+            removed = retention.run(tries=1, most_ids=MOST_IDS, stop=stop)
         except StoreError as error:
             event("retention_put_off", error=str(error))
-            return []
+            return
         dropped = [month.name for month in removed.months if month.dropped]
         if dropped or any(removed.ids.values()):
             event("retention", dropped=dropped, ids=removed.ids)
-        return []
 
     def _batches(self, known: Sequence[Registered]) -> list[Wake]:
         with self._store.begin() as tx:

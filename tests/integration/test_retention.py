@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from lanes import LABELS, NAME, FakeLLM, World, reply
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
@@ -275,6 +275,35 @@ def test_nobody_holds_a_text_of_a_month_that_is_being_looked_at(used: World) -> 
         tx.rollback()
 
 
+def test_who_writes_into_a_month_of_which_nothing_goes_is_not_waited_for(used: World) -> None:
+    with used.store.begin() as other:
+        other.execute(text("UPDATE outcomes SET created_at = created_at"))
+        (month,) = retention(used, retention_days=101).run(tries=1).months
+    assert "not 101" in month.parts[0].kept
+
+
+def test_what_comes_to_be_needed_before_its_month_is_held_stays(used: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold, held = removal.hold, []
+
+    def after_a_rerun(tx: Connection, month: Month) -> None:
+        used.change("UPDATE items SET state = 'queued', outcome_id = NULL, label = NULL WHERE key = 'kept'")
+        held.append(month.name)
+        hold(tx, month)
+
+    monkeypatch.setattr(removal, "hold", after_a_rerun)
+    before = said(used)
+    (month,) = retention(used).run().months
+    assert held == [month.name]
+    assert "on their way" in month.parts[0].kept
+    assert said(used) == before
+
+
+def test_whoever_shall_end_begins_nothing_more(used: World) -> None:
+    before = said(used)
+    assert retention(used, idempotency_days=90).run(stop=lambda: True) == Removed((), {NAME: 0})
+    assert said(used) == before
+
+
 def test_without_an_age_nothing_goes_and_it_says_what_to_set(used: World) -> None:
     with pytest.raises(UsageError, match=r"policy\.retention_days.*DATASHUNT_RETENTION_DAYS"):
         retention(used, retention_days=0).run()
@@ -293,14 +322,20 @@ def test_the_policy_says_for_its_classifier_and_a_file_without_it_is_as_before(u
         used.apply(policy={"retention_days": 30, "idempotency_days": 20})
 
 
-def test_tick_removes_what_is_old_where_it_may(used: World, settings: Settings) -> None:
+def test_what_is_old_goes_once_an_hour_and_no_tick_waits_for_it(used: World, settings: Settings) -> None:
     from datashunt.pipeline.tick import Ticker
 
-    Ticker(used.store, settings).run()
+    Ticker(used.store, settings).retain()
+    ticker = Ticker(used.store, settings.model_copy(update={"retention_days": 30}))
+    ticker.run()
     assert said(used)["texts"] == 3
-    Ticker(used.store, settings.model_copy(update={"retention_days": 30})).run()
+    ticker.retain()
     assert said(used)["texts"] == 0
     sound(used)
+    submit(used, Item("new", SURE))
+    turn_of_the_month(used)
+    ticker.retain()
+    assert said(used)["texts"] == 1
 
 
 def test_partitions_are_made_ahead_and_take_what_found_none(world: World) -> None:

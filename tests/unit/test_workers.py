@@ -9,8 +9,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Queue
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -235,7 +236,7 @@ class FakeRuntime:
     """A runtime whose parts do what a test says."""
 
     def __init__(self, wakes: Any = (), *, broker_away: bool = False) -> None:
-        self.settings = Settings()
+        self.settings, self.store = Settings(), None
         self.published: list[Wake] = []
         self.scorer = self.ticker = SimpleNamespace(run=self._run)
         self.distiller = SimpleNamespace(run=lambda *_, **__: next(self.ended, None))
@@ -275,6 +276,54 @@ def test_a_tick_that_fails_does_not_end_the_ticking(
 ) -> None:
     use(app, monkeypatch, FakeRuntime(trouble))
     app.tick_once()
+
+
+@pytest.fixture
+def sign(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A worker that ticks and retains all the time, once it has begun to; set by each sign of life."""
+    sign, fits = threading.Event(), threading.Event()
+    fits.set()
+    made = use(app, monkeypatch, FakeRuntime())
+    made.settings = made.settings.model_copy(update={"tick_every_s": 0.001})
+    monkeypatch.setattr(app, "_stopping", threading.Event())
+    monkeypatch.setattr(app, "_fits", fits)
+    monkeypatch.setattr(app, "_pulse", SimpleNamespace(report=lambda *_: sign.set()))
+    monkeypatch.setattr(app, "RETENTION_LOOK_S", 0.001)
+    yield sign
+    app._stopping.set()
+    for one in threading.enumerate():
+        if one.name in {"ticker", "retention"}:
+            one.join(10)
+            assert not one.is_alive()
+
+
+def test_while_retention_lasts_a_worker_ticks_and_says_that_it_lives(app: ModuleType, sign: threading.Event) -> None:
+    lived: Queue[tuple[bool, bool]] = Queue()
+
+    def retain(stop: Callable[[], bool]) -> None:
+        sign.clear()
+        lived.put((sign.wait(5), stop()))
+
+    app.runtime().ticker.retain = retain
+    app._start_ticking()
+    assert lived.get(timeout=10) == (True, False)
+
+
+@pytest.mark.parametrize("trouble", [StoreError("away"), RuntimeError("a fault of ours")])
+def test_retention_that_fails_is_logged_and_tried_again(
+    app: ModuleType, sign: threading.Event, trouble: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    tries: Queue[int] = Queue()
+
+    def retain(stop: Callable[[], bool]) -> None:
+        tries.put(len(caplog.records))
+        raise trouble
+
+    app.runtime().ticker.retain = retain
+    app._start_ticking()
+    assert tries.get(timeout=10) < tries.get(timeout=10)
+    assert {record.message for record in caplog.records} == {"tick_failed"}
 
 
 def test_a_broker_that_is_away_does_not_fail_committed_work(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
