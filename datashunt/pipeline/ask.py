@@ -179,16 +179,18 @@ class Asker:
             if not isinstance(found, tuple):
                 return found
             call, slot = found
-        row = None
+        row = wait_s = None
         try:
-            row = self._book(call)
+            row, wait_s = self._book(call)
         except SpecError as error:
-            with self._store.begin() as tx:
-                asks.put_back(tx, call.ask, call.token, wait_s=budget.PRICE_WAIT_S)
-                budget.wait_for_a_price(tx, call.known, error)
+            wait_s = budget.PRICE_WAIT_S
+            self._put_back(call, wait_s=wait_s)
+            budget.tell_of_no_price(call.known, error)
         finally:
             if row is None:
                 self._settle_slot(call, slot, None)
+        if wait_s is not None:
+            budget.put_off(self._store, call.known, wait_s, stop)
         return Worked() if row is None else Worked(1, recovered=self._send(call, row, slot))
 
     def _slot(self, quota: Quota, call: Call, stop: Callable[[], bool]) -> tuple[Call, Slot] | Worked:
@@ -236,8 +238,10 @@ class Asker:
             event("quota_not_settled", error=str(error))  # the reservation counts for a minute, no longer
             return Health()
 
-    def _book(self, call: Call) -> int | None:
+    def _book(self, call: Call) -> tuple[int | None, float | None]:
         """The row of the call; None: no lease any more, an answer came for free meanwhile, or no budget today.
+
+        And where the budget has no place for it, how long all wait that need one.
 
         Raises:
             SpecError: nobody knows what it may cost.
@@ -248,16 +252,17 @@ class Asker:
             row = self._booked(tx, call)
             if row is None and call.may_reuse:
                 self._spared(tx, call)
-            return row
+            return row, None
 
-    def _book_and_secure(self, call: Call) -> int | None:
+    def _book_and_secure(self, call: Call) -> tuple[int | None, float | None]:
         """The same for one that has to find a place on its day's budget first: rows of days are locked last."""
         with self._store.begin() as tx:
             if call.may_reuse:
                 reuse.alone(tx, call.reuse_key)
                 if self._spared(tx, call):
-                    return None
-            return self._booked(tx, call) if budget.secure(tx, call, self._clock) else None
+                    return None, None
+            wait_s = budget.secure(tx, call, self._clock)
+            return (self._booked(tx, call) if wait_s is None else None), wait_s
 
     def _booked(self, tx: Connection, call: Call) -> int | None:
         return asks.book_call(

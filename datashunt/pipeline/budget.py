@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import ROUND_UP, Decimal
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from datashunt.items import ClaimedAsk, ClaimedItem
 from datashunt.pacing import Plan
 from datashunt.policy import BudgetPolicy
 from datashunt.prompts import Prompt
-from datashunt.store import Connection, asks, budgets, scores
+from datashunt.store import Connection, Store, asks, budgets, scores
 from datashunt.store.budgets import OpenDay
 from datashunt.store.classifiers import Registered
 from datashunt.store.scores import Scored, Settled
@@ -138,35 +138,56 @@ def is_secured(known: Registered, ask: ClaimedAsk) -> bool:
     return ask.reserved or not isinstance(known.spec.policy, BudgetPolicy)
 
 
-def secure(tx: Connection, call: Call, clock: Clock) -> bool:
+def secure(tx: Connection, call: Call, clock: Clock) -> float | None:
     """Reserve for a call out of what is free now; if nothing is, its ask waits as a row until the next day begins.
 
     For asks with no place yet: those that waited for this day, and those whose paid call brought no answer.
 
+    Returns:
+        None, or so many seconds as the ask waits: for `put_off`, once this transaction is committed.
+
     Raises:
-        SpecError: the budget is in USD, and nobody knows the price; see `wait_for_a_price`.
+        SpecError: the budget is in USD, and nobody knows the price; see `tell_of_no_price`.
     """
     known, policy = call.known, call.known.spec.policy
     if not isinstance(policy, BudgetPolicy):
-        return True
+        return None
     amount = price(known.spec, policy, call.prompt, max(1, call.samples), call.models)
     asks.hold(tx, call.ask)
     day, moment = _today(tx, policy, clock)
     opened = _open(tx, known.id, policy, day)
     if budgets.reserve(tx, opened, call.ask.row, call.token, amount):
-        return True
-    asks.put_back(tx, call.ask, call.token, wait_s=day.left_s(moment))
-    budgets.put_off(tx, known.id, day.left_s(moment))
-    return False
+        return None
+    wait_s = day.left_s(moment)
+    asks.put_back(tx, call.ask, call.token, wait_s=wait_s)
+    return wait_s
 
 
-def wait_for_a_price(tx: Connection, known: Registered, error: SpecError) -> None:
-    """Raise an alarm, and let every ask wait that has no place in the budget yet: only a person can help.
+def put_off(store: Store, known: Registered, wait_s: float, stop: Callable[[], bool] = lambda: False) -> None:
+    """Let every ask wait that is due and has no place in the budget yet: the next one would find none either.
+
+    Some thousands in each transaction, which holds no row of a day. Several processes that meet this at once share the
+    work; what one of them leaves due when it ends is claimed, finds no place and is put off again.
+
+    Args:
+        store: of the asks.
+        known: their classifier.
+        wait_s: how long they wait from now on.
+        stop: whether this process shall end.
+    """
+    with store.single() as tx:
+        until = budgets.now(tx) + timedelta(seconds=wait_s)
+        more = True
+        while more and not stop():
+            more = budgets.put_off(tx, known.id, until)
+
+
+def tell_of_no_price(known: Registered, error: SpecError) -> None:
+    """Raise an alarm: asks that have no place in the budget yet wait `PRICE_WAIT_S`, and only a person can help.
 
     The file was checked when it was applied, but perhaps by a program that knows other prices than this one does.
     """
     event("price_unknown", level=logging.ERROR, classifier=known.name, what=str(error))
-    budgets.put_off(tx, known.id, PRICE_WAIT_S)
 
 
 def amounts_of(

@@ -46,12 +46,13 @@ class Filler:
         try:
             self._fill(batch, known, lease_s)
         except SpecError as error:  # nothing of the last chunk was taken
-            with self._store.begin() as tx:
-                budget.wait_for_a_price(tx, known, error)
+            budget.tell_of_no_price(known, error)
+            budget.put_off(self._store, known, budget.PRICE_WAIT_S)
 
     def _fill(self, batch: ClaimedBatch, known: Registered, lease_s: float) -> None:
         size, count, more = 0, 0, True
         while more and count < MAX_REQUESTS:
+            waits: list[float] = []
             with self._store.begin() as tx:
                 if not batches.renew(tx, batch, lease_s=lease_s):
                     return
@@ -62,19 +63,23 @@ class Filler:
                     size += len(self._line(call))
                     if size > MAX_BYTES and count + len(fitting) > 0:
                         asks.put_back(tx, call.ask, batch.key, wait_s=0)
-                    elif self._secured(tx, call):
+                    elif (wait_s := self._wait_s(tx, call)) is None:
                         fitting.append(call)
+                    else:
+                        waits.append(wait_s)
                 batches.book(tx, batch, known, [_booking(call) for call in fitting])
                 count += len(fitting)
                 more = bool(taken) and size <= MAX_BYTES
+            if waits:
+                budget.put_off(self._store, known, min(waits))
 
     @staticmethod
     def _questions(tx: Connection, known: Registered, batch: ClaimedBatch, taken: Sequence[ClaimedAsk]) -> list[Call]:
         return [call_of(tx, known, batch, ask) for ask in taken if not settle.lacks_text(tx, ask, batch.key)]
 
-    def _secured(self, tx: Connection, call: Call) -> bool:
-        """Whether the day's budget has a place for the call; without one its ask waits for the next day."""
-        return budget.is_secured(call.known, call.ask) or budget.secure(tx, call, budgets.now)
+    def _wait_s(self, tx: Connection, call: Call) -> float | None:
+        """None where the day's budget has a place for the call; else its ask waits so long for the next day."""
+        return None if budget.is_secured(call.known, call.ask) else budget.secure(tx, call, budgets.now)
 
     def _to_pay(self, tx: Connection, calls: Sequence[Call]) -> Iterator[Call]:
         """Those that have to be paid for."""

@@ -19,6 +19,8 @@ from datashunt.pacing import Account
 
 PROFILE_DAYS = 7
 """Age in days above which an earlier day says nothing of the present one."""
+CHUNK = 5_000
+"""Asks that one transaction puts off."""
 
 RETURNED = """
     returned AS (
@@ -170,16 +172,23 @@ def reserve(tx: Connection, day: OpenDay, ask: int, token: UUID, amount: Decimal
     return tx.execute(_RESERVE, values).rowcount == 1
 
 
-def put_off(tx: Connection, classifier_id: int, wait_s: float) -> int:
-    """Let every ask wait that is due and has nothing reserved; returns how many."""
-    return tx.execute(
-        text(
-            "UPDATE asks SET not_before = now() + make_interval(secs => :wait_s) WHERE id IN (SELECT id FROM asks"
-            " WHERE classifier_id = :classifier AND state = 'waiting' AND reserved IS NULL AND not_before <= now()"
-            " FOR UPDATE SKIP LOCKED)"
-        ),
-        {"classifier": classifier_id, "wait_s": wait_s},
-    ).rowcount
+_PUT_OFF = text("""
+    WITH due AS (
+        SELECT id FROM asks
+         WHERE classifier_id = :classifier AND state = 'waiting' AND reserved IS NULL
+           AND not_before <= now() AND now() < :until
+         LIMIT :most FOR UPDATE SKIP LOCKED)
+    UPDATE asks SET not_before = :until FROM due WHERE asks.id = due.id
+""")
+
+
+def put_off(tx: Connection, classifier_id: int, until: datetime) -> bool:
+    """Let `CHUNK` asks wait until then that are due and have nothing reserved; whether there may be more of them.
+
+    It waits for nobody: at what it passes by somebody else is.
+    """
+    values = {"classifier": classifier_id, "until": until, "most": CHUNK}
+    return tx.execute(_PUT_OFF, values).rowcount == CHUNK
 
 
 def on_day(tx: Connection, classifier_id: int, day: date, unit: str) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from batching import OPEN, TWO_DAYS_S, Bench
 from lanes import NAME, FakeLLM, World
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from datashunt.errors import LLMNotFound, LLMUnavailable
 from datashunt.items import Item
@@ -21,7 +21,7 @@ from datashunt.llm import batches as api_of_batches
 from datashunt.pipeline import batch as lane
 from datashunt.pipeline import filling
 from datashunt.simulator import Options, Simulator
-from datashunt.store import batches, classifiers, results, spend
+from datashunt.store import batches, budgets, classifiers, results, spend
 from datashunt.store.people import PersonLabel, take
 
 DOUBT = [f"negative 0.5 what a day {n}" for n in range(6)]
@@ -724,6 +724,28 @@ def test_a_batch_takes_no_more_asks_than_todays_budget_has_places_for(start: Sta
     assert world.one("SELECT count(*) FROM calls") == 4
     assert world.one(waiting) == 2
     assert tuple(world.rows("SELECT spent, reserved FROM budget_days")[0]) == (4, 0)
+
+
+def test_what_a_batch_finds_no_place_for_is_put_off_when_the_days_row_is_free_again(
+    start: Start, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = start()
+    bench.ask(*DOUBT)
+    world.apply(llm={"batch": "only"}, policy={"mode": "budget", "calls_per_day": 4, "audit_rate": 0.0})
+    monkeypatch.setattr(filling, "CHUNK", 5)
+    put_off, seen = budgets.put_off, []
+
+    def looking(tx: Connection, *given: Any) -> bool:
+        with world.store.begin() as scoring:
+            scoring.execute(text("SELECT FROM budget_days FOR UPDATE NOWAIT"))
+        seen.append(world.states("asks"))
+        return put_off(tx, *given)
+
+    monkeypatch.setattr(budgets, "put_off", looking)
+    bench.harvest()
+    assert seen == [{"calling": 4, "waiting": 2}]
+    assert world.states("asks") == {"answered": 4, "waiting": 2}
+    assert world.one("SELECT count(*) FROM asks WHERE not_before > now() AND reserved IS NULL") == 2
 
 
 def test_a_harvest_locks_the_days_row_after_every_ask_as_all_others_do(start: Start, world: World) -> None:

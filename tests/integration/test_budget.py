@@ -19,6 +19,7 @@ from datashunt.classifier import NONE_OF_THESE, LLMSpec
 from datashunt.errors import LLMError, StoreError
 from datashunt.items import Item, Reply
 from datashunt.pipeline.ask import Asker
+from datashunt.pipeline.budget import put_off as postpone
 from datashunt.pipeline.models import Directory
 from datashunt.pipeline.score import Scorer
 from datashunt.policy import BudgetPolicy
@@ -261,6 +262,69 @@ def test_one_refused_ask_puts_off_all_that_wait_for_money(world: World, clock: C
     assert ask(world, clock, FakeLLM()) == 1
     assert booked(world) == (1, 0)
     assert world.one("SELECT count(*) FROM asks WHERE state = 'waiting' AND not_before > now()") == 4
+
+
+@pytest.fixture
+def put_off(world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
+    """Six asks for which there is money for one; the states of all before each chunk of two that is put off."""
+    world.score(*[f"{DOUBT} {n}" for n in range(6)])  # asked under a fixed policy: nothing is reserved
+    budget(world, calls_per_day=1)
+    monkeypatch.setattr(budgets, "CHUNK", 2)
+    chunk, seen = budgets.put_off, []
+
+    def looking(tx: Connection, *given: Any) -> bool:
+        seen.append(world.states("asks"))
+        assert len(seen) < 10, "it goes on for ever"
+        with world.store.begin() as scoring:
+            scoring.execute(text("SELECT FROM budget_days FOR UPDATE NOWAIT"))
+        return chunk(tx, *given)
+
+    monkeypatch.setattr(budgets, "put_off", looking)
+    return seen
+
+
+LATER = "SELECT count(*) FROM asks WHERE state = 'waiting' AND reserved IS NULL AND not_before > now()"
+
+
+def test_while_many_are_put_off_nobody_holds_the_days_row(
+    world: World, clock: Clock, put_off: list[dict[str, int]]
+) -> None:
+    assert ask(world, clock, FakeLLM()) == 1
+    assert put_off == [{"answered": 1, "waiting": 5}] * 3
+    assert world.one(LATER) == 5
+
+
+def test_what_is_left_due_by_one_who_dies_while_many_are_put_off_is_put_off_later(
+    world: World, clock: Clock, put_off: list[dict[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = budgets.put_off
+
+    def dies(*given: Any) -> bool:
+        assert chunk(*given)
+        raise StoreError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(budgets, "put_off", dies)
+        with pytest.raises(StoreError, match="away"):
+            ask(world, clock, FakeLLM())
+    assert (world.states("asks"), world.one(LATER)) == ({"answered": 1, "waiting": 5}, 3)
+    assert ask(world, clock, FakeLLM()) == 0
+    assert world.one(LATER) == 5
+    assert booked(world) == (1, 0)
+
+
+def test_who_puts_many_off_waits_for_nobody_and_does_not_go_on_after_midnight(
+    world: World, put_off: list[dict[str, int]]
+) -> None:
+    known = world.known()
+    with world.store.begin() as other:
+        other.execute(text("SELECT FROM asks ORDER BY id LIMIT 5 FOR UPDATE"))
+        postpone(world.store, known, 3600)
+    assert (len(put_off), world.one(LATER)) == (1, 1)
+    postpone(world.store, known, 0)
+    assert (len(put_off), world.one(LATER)) == (2, 1)
+    postpone(world.store, known, 3600, lambda: True)
+    assert (len(put_off), world.one(LATER)) == (2, 1)
 
 
 def test_a_lowered_budget_asks_nobody_and_the_spending_stays_booked(world: World, clock: Clock) -> None:
