@@ -159,8 +159,8 @@ def secure(tx: Connection, call: Call, clock: Clock) -> float | None:
     if budgets.reserve(tx, opened, call.ask.row, call.token, amount):
         return None
     wait_s = day.left_s(moment)
-    asks.put_back(tx, call.ask, call.token, wait_s=wait_s)
-    return wait_s
+    lost = not asks.put_back(tx, call.ask, call.token, wait_s=wait_s)  # then there may be money: booking sees that
+    return None if lost else wait_s
 
 
 def put_off(store: Store, known: Registered, wait_s: float, stop: Callable[[], bool] = lambda: False) -> None:

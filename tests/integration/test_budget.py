@@ -18,6 +18,7 @@ from datashunt import llm
 from datashunt.classifier import NONE_OF_THESE, LLMSpec
 from datashunt.errors import LLMError, StoreError
 from datashunt.items import Item, Reply
+from datashunt.pipeline import budget as lane
 from datashunt.pipeline.ask import Asker
 from datashunt.pipeline.budget import put_off as postpone
 from datashunt.pipeline.models import Directory
@@ -385,6 +386,25 @@ def test_a_lost_lease_reserves_nothing(world: World, clock: Clock) -> None:
         opened = budgets.open_day(tx, world.known().id, MIDNIGHT.date(), "calls", Decimal(10))
         assert not budgets.reserve(tx, opened, world.one("SELECT id FROM asks"), uuid4(), Decimal(1))
     assert booked(world) == (0, 1)
+
+
+def test_a_lost_lease_is_no_empty_budget(world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.bundle()
+    budget(world)
+    score(world, clock, *[f"{DOUBT} {n}" for n in range(3)])
+    world.change("UPDATE asks SET reserved = NULL, budget_day_id = NULL")
+    world.change("UPDATE budget_days SET reserved = 0")
+    secure = lane.secure
+
+    def slow(*given: Any) -> float | None:
+        monkeypatch.undo()
+        world.change("UPDATE asks SET lease_token = gen_random_uuid() WHERE state = 'calling'")
+        return secure(*given)
+
+    monkeypatch.setattr(lane, "secure", slow)
+    assert ask(world, clock, FakeLLM()) == 2
+    assert world.states("asks") == {"answered": 2, "calling": 1}
+    assert booked(world) == (2, 0)
 
 
 # prices
