@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 from uuid import uuid4
@@ -13,6 +13,7 @@ from datashunt.bootstrap import Runtime
 from datashunt.errors import BrokerError, QueueFull, UsageError
 from datashunt.items import Item, ItemState, Receipt, Refusal, Result
 from datashunt.pipeline.bound import COUNT_EVERY_S
+from datashunt.pipeline.submit import fault_of_id
 from datashunt.settings import Settings
 from datashunt.store import classifiers, results
 from datashunt.store import forget as forgetting
@@ -88,19 +89,27 @@ class Client:
         return receipt
 
     def receipt(self, submission_id: str) -> Receipt | None:
-        """What became of an earlier submission, or None if it was never stored."""
-        stored = self._runtime.intake.receipt(submission_id)
+        """What became of an earlier submission, or None if it was never stored.
+
+        Raises:
+            UsageError: it can be no id.
+            SettingsError, StoreError: a server is not set or away.
+        """
+        (key,) = _listed([submission_id])
+        stored = self._runtime.intake.receipt(key)
         return None if stored is None else stored.receipt
 
     def result(self, classifier: str, id: str) -> Result | None:
         """The current outcome of one item; None while it has none.
 
         Raises:
-            UnknownClassifier: there is no such classifier.
+            UnknownClassifier, UsageError: there is no such classifier, or it can be no id.
+            SettingsError, StoreError: a server is not set or away.
         """
+        keys = _listed([id])
         with self._runtime.store.begin() as tx:
             known = classifiers.id_of(tx, classifier)
-            found = results.current(tx, known, [id])
+            found = results.current(tx, known, keys)
         return found[0] if found else None
 
     def results(self, classifier: str, after: str | None = None) -> Iterator[Result]:
@@ -112,6 +121,7 @@ class Client:
 
         Raises:
             UnknownClassifier, UsageError: no such classifier, or the cursor is none of ours.
+            SettingsError, StoreError: a server is not set or away.
         """
         cursor = after
         while True:
@@ -123,35 +133,40 @@ class Client:
                 return
             cursor = page[-1].cursor
 
-    def wait(self, classifier: str, ids: Sequence[str], timeout_s: float) -> dict[str, str]:
+    def wait(self, classifier: str, ids: Iterable[str], timeout_s: float) -> dict[str, str]:
         """Wait until each of these items is done, dead, held or forgotten; returns the state of each that exists.
 
         Raises:
             TimeoutError: some were still on their way after `timeout_s` seconds.
+            UnknownClassifier, UsageError: no such classifier, or `ids` is no list of ids.
+            SettingsError, StoreError: a server is not set or away.
         """
+        keys = _listed(ids)
         deadline = time.monotonic() + timeout_s
         pause = 0.01
         with self._runtime.store.begin() as tx:
             known = classifiers.id_of(tx, classifier)
         while True:
             with self._runtime.store.begin() as tx:
-                found = results.states(tx, known, ids)
+                found = results.states(tx, known, keys)
             moving = [key for key, state in found.items() if state not in FINAL]
             if not moving:
                 return found
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{len(moving)} of {len(ids)} items of {classifier} are not done yet")
+                raise TimeoutError(f"{len(moving)} of {len(keys)} items of {classifier} are not done yet")
             time.sleep(pause)
             pause = min(pause * 1.5, 0.5)
 
-    def forget(self, classifier: str, ids: Sequence[str]) -> Forgotten:
+    def forget(self, classifier: str, ids: Iterable[str]) -> Forgotten:
         """Remove the texts of items and all that was said of them; keep what they cost. This cannot be undone.
 
         Raises:
-            UnknownClassifier, UsageError: no such classifier, or no such item; nothing was forgotten.
+            UnknownClassifier, UsageError: no such classifier or item, or `ids` is no list; nothing was forgotten.
+            SettingsError, StoreError: a server is not set or away; nothing was forgotten.
         """
+        keys = _listed(ids)
         with self._runtime.store.begin() as tx:
-            return forgetting.forget(tx, classifiers.id_of(tx, classifier), classifier, ids)
+            return forgetting.forget(tx, classifiers.id_of(tx, classifier), classifier, keys)
 
     def close(self) -> None:
         """Give all connections back."""
@@ -164,3 +179,20 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _listed(ids: Iterable[str]) -> list[str]:
+    """The ids of a call, read once.
+
+    Raises:
+        UsageError: it is no list of ids, or one of them can be none.
+    """
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise UsageError(f"ids: expected a list of ids, found one {type(ids).__name__}")
+    keys = list(ids)
+    for position, key in enumerate(keys):
+        fault = fault_of_id(key)
+        if fault is not None:
+            where = f" (entry {position} of ids, from 0)" if len(keys) > 1 else ""
+            raise UsageError(fault[1] + where)
+    return keys

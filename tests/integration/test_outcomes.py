@@ -206,7 +206,8 @@ def test_wait_returns_the_state_of_each_item_that_exists(world: World, client: C
 def test_wait_ends_when_the_last_item_is_done(world: World, client: Client) -> None:
     world.score(DOUBT, DOUBT)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(client.wait, NAME, ["i0", "i1"], PATIENCE_S)
+        ids = (f"i{n}" for n in range(2))  # read once, however often their states are
+        waiting = pool.submit(client.wait, NAME, ids, PATIENCE_S)
         world.ask(FakeLLM())
         assert waiting.result() == {"i0": "done", "i1": "done"}
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 import datashunt
 from datashunt import Client
-from datashunt.errors import BrokerError, SettingsError
+from datashunt.errors import BrokerError, SettingsError, UsageError
 from datashunt.items import Receipt, Wake
 from datashunt.settings import Settings
 
@@ -75,3 +76,32 @@ def test_light_processes_load_nothing_heavy(module: str, heavy: tuple[str, ...])
     script = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        ("12", "expected a list of ids, found one str"),
+        (b"12", "expected a list of ids, found one bytes"),
+        (12, "expected a list of ids, found one int"),
+        ([1], "expected the id as text, found int"),
+        (["a", "b", ""], r"the id is empty \(entry 2 of ids, from 0\)"),
+        (["a\0b"], "the id holds a NUL byte"),
+        (["\ud800"], "no valid Unicode"),
+    ],
+)
+def test_what_is_no_list_of_ids_is_refused_before_anything_is_read_or_forgotten(ids: Any, said: str) -> None:
+    client = Client(Settings())
+    with pytest.raises(UsageError, match=said):
+        client.forget("mood", ids)
+    with pytest.raises(UsageError, match=said):
+        client.wait("mood", ids, 0)
+
+
+@pytest.mark.parametrize("id", [1, None, "", "a\0b"])
+def test_what_can_be_no_id_is_refused_before_anything_is_read(id: Any) -> None:
+    client = Client(Settings())
+    with pytest.raises(UsageError, match="the id"):
+        client.result("mood", id)
+    with pytest.raises(UsageError, match="the id"):
+        client.receipt(id)
