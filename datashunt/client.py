@@ -65,9 +65,12 @@ class Client:
         Raises:
             QueueFull: refused at the bound; nothing was stored.
             UnknownClassifier: nothing was stored.
-            SubmissionError: the submission id was used for other items.
+            SubmissionError: the submission id was used for other items, or can be none.
+            UsageError: `items` is no list of items, or `at_bound` is wrong; nothing was stored.
             SettingsError, StoreError: nothing was stored.
         """
+        if isinstance(items, Mapping | str | bytes | Item | Refusal) or not isinstance(items, Iterable):
+            raise UsageError(f"items: expected a list of items, found one {type(items).__name__}")
         publisher = self._runtime.publisher  # a setting that is missing is told before anything is stored
         how = at_bound or self._runtime.settings.at_bound
         if how not in {"refuse", "wait"}:

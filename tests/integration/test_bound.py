@@ -62,7 +62,7 @@ def test_the_bound_is_of_each_classifier(client: Client, world: World) -> None:
 def test_without_a_bound_nothing_is_counted(world: World) -> None:
     with Client(world.settings) as free:
         assert free.submit(NAME, items(*range(50))).accepted == 50
-        assert free.submit(NAME, items(50)).accepted == 1
+        assert free.submit(NAME, iter(items(50))).accepted == 1
 
 
 def test_a_submission_that_waits_is_stored_when_workers_have_caught_up(client: Client, world: World) -> None:

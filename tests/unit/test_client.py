@@ -12,7 +12,7 @@ from pydantic import SecretStr
 import datashunt
 from datashunt import Client
 from datashunt.errors import BrokerError, SettingsError, UsageError
-from datashunt.items import Receipt, Wake
+from datashunt.items import Item, Receipt, Refusal, Wake
 from datashunt.settings import Settings
 
 
@@ -105,3 +105,19 @@ def test_what_can_be_no_id_is_refused_before_anything_is_read(id: Any) -> None:
         client.result("mood", id)
     with pytest.raises(UsageError, match="the id"):
         client.receipt(id)
+
+
+@pytest.mark.parametrize(
+    ("items", "kind"),
+    [
+        ({"id": "a", "text": "x"}, "dict"),
+        ("some text", "str"),
+        (b"some text", "bytes"),
+        (Item("a", "x"), "Item"),
+        (Refusal(0, "a", "empty", ""), "Refusal"),
+        (None, "NoneType"),
+    ],
+)
+def test_one_item_is_no_list_of_items(items: Any, kind: str) -> None:
+    with pytest.raises(UsageError, match=f"items: expected a list of items, found one {kind}$"):
+        Client(Settings()).submit("mood", items)
