@@ -109,11 +109,20 @@ class Client:
             UnknownClassifier, UsageError: there is no such classifier, or it can be no id.
             SettingsError, StoreError: a server is not set or away.
         """
-        keys = _listed([id])
+        return self.results_of(classifier, [id]).get(id)
+
+    def results_of(self, classifier: str, ids: Iterable[str]) -> dict[str, Result]:
+        """The current outcomes of several items, by id, all as of one moment. Items that have none are left out.
+
+        Raises:
+            UnknownClassifier, UsageError: no such classifier, or `ids` is no list of ids.
+            SettingsError, StoreError: a server is not set or away.
+        """
+        keys = _listed(ids)
         with self._runtime.store.begin() as tx:
             known = classifiers.id_of(tx, classifier)
             found = results.current(tx, known, keys)
-        return found[0] if found else None
+        return {one.id: one for one in found}
 
     def results(self, classifier: str, after: str | None = None) -> Iterator[Result]:
         """All outcomes after a cursor, in an order in which none can appear before one already given.

@@ -136,6 +136,16 @@ def test_an_item_without_an_outcome_has_no_result(world: World, client: Client) 
         client.result("nobody", "i0")
 
 
+def test_the_outcomes_of_several_items_are_read_at_once(world: World, client: Client) -> None:
+    world.bundle()
+    world.score(KEEP, DOUBT, KEEP)
+    found = client.results_of(NAME, (f"i{n}" for n in (2, 1, 0, 0, 9)))  # one is not finished, one unknown
+    assert found == {key: client.result(NAME, key) for key in ("i0", "i2")}
+    assert client.results_of(NAME, []) == {}
+    with pytest.raises(UnknownClassifier):
+        client.results_of("nobody", ["i0"])
+
+
 def test_the_current_outcome_is_the_last_one_and_the_stream_has_both(world: World, client: Client) -> None:
     world.bundle()
     world.score(KEEP)

@@ -96,6 +96,8 @@ def test_what_is_no_list_of_ids_is_refused_before_anything_is_read_or_forgotten(
         client.forget("mood", ids)
     with pytest.raises(UsageError, match=said):
         client.wait("mood", ids, 0)
+    with pytest.raises(UsageError, match=said):
+        client.results_of("mood", ids)
 
 
 @pytest.mark.parametrize("id", [1, None, "", "a\0b"])
