@@ -34,8 +34,12 @@ def upgrade(revision: str = typer.Argument("head", help="Up to which revision.")
 @db.command()
 def downgrade(
     revision: str = typer.Argument(..., help="Down to which revision; `base` drops everything."),
+    yes: bool = typer.Option(False, "--yes", help="Do not ask."),
 ) -> None:
     """Take the tables back to an older revision; what that has no place for is lost."""
+    if not yes:
+        lost = "all tables and everything in them" if revision == "base" else f"what {revision} has no place for"
+        typer.confirm(f"This drops {lost}, for good. Go on?", abort=True)
     with runtime() as made:
         before, after = migrate.downgrade(made.store, revision)
     print(f"database: {before or 'empty'} → {after or 'empty'}")

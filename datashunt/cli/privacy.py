@@ -38,10 +38,13 @@ def forget(
         min=0,
         max=36_500,
     ),
+    yes: bool = typer.Option(False, "--yes", help="Do not ask, which --older-than does."),
 ) -> None:
     """Remove what items said and what was said of them; keep what they cost. This cannot be undone."""
     if (older_than is None) == (not ids):
         raise UsageError("forget: expected either ids of items, or --older-than DAYS")
+    if older_than is not None and not yes:
+        typer.confirm(f"This removes the texts of all items of {name} that ended so long ago. Go on?", abort=True)
     with runtime() as made:
         if older_than is not None:
             print(f"{_remove_old(made.store, name, older_than * DAY_S)} texts removed")

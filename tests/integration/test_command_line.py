@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import secrets
 import subprocess
@@ -421,13 +422,16 @@ def test_the_database_is_upgraded_and_taken_back(
     assert run("db", "upgrade").out.startswith("database: empty → ")
     assert run("db", "upgrade").out.startswith("database: already at ")
     assert "this release: " in run("db", "current").out
-    assert is_one_sentence(run("db", "downgrade", "nowhere"), 2, "cannot be brought to 'nowhere'")
+    assert is_one_sentence(run("db", "downgrade", "nowhere", "--yes"), 2, "cannot be brought to 'nowhere'")
     with psycopg.connect(empty_database_url) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     assert is_one_sentence(run("db", "upgrade"), 2, "at 9999")
     with psycopg.connect(empty_database_url) as connection:
         connection.execute("UPDATE alembic_version SET version_num = %s", [migrate.head()])
-    assert run("db", "downgrade", "base").out.endswith("→ empty\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    assert run("db", "downgrade", "base").code == 130
+    assert run("db", "upgrade").out.startswith("database: already at ")
+    assert run("db", "downgrade", "base", "--yes").out.endswith("→ empty\n")
 
 
 def test_doctor_exits_1_and_names_what_is_bad(run: Run, world: World) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 
 import pytest
 from lanes import NAME, FakeLLM, World, reply
@@ -46,9 +48,12 @@ def test_what_is_worked_on_is_said_to_need_a_second_run(run: Run, busy: World) -
     assert "1 of them were being worked on: run this again" in run("forget", NAME, "i1").out
 
 
-def test_only_texts_go_by_age(run: Run, busy: World) -> None:
+def test_only_texts_go_by_age(run: Run, busy: World, monkeypatch: pytest.MonkeyPatch) -> None:
     busy.change("UPDATE items SET done_at = now() - interval '8 days' WHERE key = 'i0'")
-    assert run("forget", NAME, "--older-than", "7").out == "1 texts removed\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    assert run("forget", NAME, "--older-than", "7").code == 130
+    assert busy.one("SELECT count(*) FROM texts") == 2
+    assert run("forget", NAME, "--older-than", "7", "--yes").out == "1 texts removed\n"
     assert busy.states() == {"done": 2}
     assert busy.one("SELECT count(*) FROM texts") == 1
 
