@@ -47,6 +47,10 @@ def review(
     """Show what a person should look at first; draw a sample for people; say what their labels prove."""
     if file is not None and file.suffix.lower() not in {".csv", ".jsonl"}:
         raise UsageError(f"{file}: unknown kind of file: expected .csv or .jsonl")
+    if show_quality and (sample is not None or file is not None):
+        raise UsageError("--quality: expected neither --sample nor --out with it: it draws and writes nothing")
+    if seed is not None and sample is None and not show_quality:
+        raise UsageError("--seed: expected --sample or --quality with it: it names a sample")
     with runtime() as made:
         if show_quality:
             out.print(*shares.lines(people.measure(made.store, name, seed)), sep="\n")
@@ -89,7 +93,7 @@ def _show_sample(made: Runtime, name: str, size: int, seed: int, file: Path | No
 
 def _write(file: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     try:
-        with file.open("w", encoding="utf-8", newline="") as made:
+        with file.open("x", encoding="utf-8", newline="") as made:
             if file.suffix.lower() == ".csv":
                 writer = csv.writer(made)
                 writer.writerow(names)
@@ -97,6 +101,8 @@ def _write(file: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> N
             else:
                 for row in rows:
                     made.write(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n")
+    except FileExistsError:
+        raise UsageError(f"{file}: is there already, perhaps filled in: give another name, or move it away") from None
     except OSError as error:
         raise UsageError(f"{file}: cannot be written: {error.strerror or error}") from None
 

@@ -166,6 +166,9 @@ def test_enough_labels_give_the_powered_interval(run: Run, world: World, tmp_pat
 def test_a_file_of_another_kind_is_refused(run: Run, busy: World, tmp_path: Path) -> None:
     assert is_one_sentence(run("review", NAME, "--out", tmp_path / "a.xlsx"), 2, "expected .csv or .jsonl")
     assert is_one_sentence(run("review", NAME, "--out", tmp_path / "no" / "a.csv"), 2, "cannot be written")
+    assert is_one_sentence(run("review", NAME, "--quality", "--sample", 5), 2, "neither --sample nor --out")
+    assert is_one_sentence(run("review", NAME, "--quality", "--out", tmp_path / "a.csv"), 2, "neither --sample nor")
+    assert is_one_sentence(run("review", NAME, "--seed", 2), 2, "--sample or --quality")
 
 
 def test_a_rerun_says_how_many_and_what_it_may_cost(run: Run, busy: World) -> None:
@@ -178,6 +181,16 @@ def test_a_rerun_says_how_many_and_what_it_may_cost(run: Run, busy: World) -> No
     assert ended.out.endswith("8 queued again\n")
     assert busy.states() == {"queued": 8}
     assert is_one_sentence(run("rerun", NAME, "--spec-before", 3), 2, "versions 1 to 2")
+
+
+@pytest.mark.usefixtures("busy")
+@pytest.mark.parametrize("drawn", [(), ("--sample", "5")])
+def test_a_file_that_people_may_have_filled_in_is_never_overwritten(
+    run: Run, tmp_path: Path, drawn: tuple[str, ...]
+) -> None:
+    file = write(tmp_path, "look.csv", "id,text,label,by\ni0,a text,positive,ann\n")
+    assert is_one_sentence(run("review", NAME, *drawn, "--out", file), 2, "is there already", "another name")
+    assert file.read_text("utf-8").endswith("i0,a text,positive,ann\n")
 
 
 def test_a_rerun_that_nobody_confirms_changes_nothing(run: Run, busy: World, monkeypatch: pytest.MonkeyPatch) -> None:
