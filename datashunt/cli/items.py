@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
@@ -56,21 +58,14 @@ def submit(
     at_bound: str | None = typer.Option(
         None, "--at-bound", help="refuse or wait, while DATASHUNT_MAX_QUEUED items are queued (DATASHUNT_AT_BOUND)."
     ),
-    wait_: bool = typer.Option(False, "--wait", help="Wait until every item is done."),
+    wait_: bool = typer.Option(False, "--wait", help="Wait until each item of the file is done, dead or held."),
 ) -> None:
     """Submit the items of a .jsonl, .csv or .parquet file (the first two also .gz); accepted means committed."""
-    try:
-        wanted = deadline_of(deadline)
-    except ValueError as error:
-        raise UsageError(f"--deadline: {error}") from None
-    if at_bound not in {None, "refuse", "wait"}:
-        raise UsageError(f"--at-bound: expected refuse or wait, found {at_bound!r}")
-    fault = fault_of_priority(priority)
-    if fault is not None:
-        raise UsageError(f"--priority: {fault[1]}")
+    wanted = _checked(deadline, priority, at_bound)
     columns_ = () if deadline_column is None else (deadline_column,)
     rows = streams.read(file, id_column=id_column, text_column=text_column, columns=columns_)
     calls = accepted = known = refused = 0
+    taken: list[list[str]] = []
     ids_since: datetime | None = None
     broken_off = True
     try:
@@ -81,6 +76,9 @@ def submit(
                 accepted += receipt.accepted
                 known += receipt.known
                 ids_since = receipt.ids_since or ids_since
+                if wait_:
+                    bad = {entry.position for entry in receipt.refused}
+                    taken.append([one.id for n, one in enumerate(entries) if n not in bad and one.id is not None])
                 for entry in receipt.refused:
                     refused += 1
                     if refused <= SHOWN:
@@ -95,9 +93,41 @@ def submit(
             by = ids_since.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
             print(f"ids of items that ended by {by} UTC may have been removed: such an item is a new one")
     if wait_:
-        wait(name, timeout_s=None, audits=False)
+        _wait_for(name, taken)
     if refused:
         raise typer.Exit(1)
+
+
+def _checked(deadline: str | None, priority: int, at_bound: str | None) -> float | datetime | None:
+    """The deadline that is meant, if all three can be."""
+    try:
+        wanted = deadline_of(deadline)
+    except ValueError as error:
+        raise UsageError(f"--deadline: {error}") from None
+    if at_bound not in {None, "refuse", "wait"}:
+        raise UsageError(f"--at-bound: expected refuse or wait, found {at_bound!r}")
+    fault = fault_of_priority(priority)
+    if fault is not None:
+        raise UsageError(f"--priority: {fault[1]}")
+    return wanted
+
+
+def _wait_for(name: str, calls: Iterable[list[str]]) -> None:
+    """Wait until none of these items moves any more, whatever else comes in, and tell how they ended."""
+    ended: Counter[str] = Counter()
+    with Client(load()) as client:
+        for ids in calls:
+            ended.update(client.wait(name, ids, math.inf).values())
+    give_up = time.monotonic() + READABLE_S
+    with runtime() as made:
+        while not _readable(made, name) and time.monotonic() < give_up:
+            time.sleep(REST_S)
+    print(f"{name}: {ended['done']} done, {ended['dead']} dead, {ended['held']} held")
+
+
+def _readable(made: Runtime, name: str) -> bool:
+    with made.store.begin() as tx:
+        return results.all_readable(tx, classifiers.id_of(tx, name))
 
 
 def _complain(line: int, entry: Refusal) -> None:

@@ -8,7 +8,9 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -251,6 +253,38 @@ def test_submit_and_wait_in_one_command(run: Run, world: World, tmp_path: Path) 
     world.ask(FakeLLM())
     file = write(tmp_path, "items.jsonl", '{"id": "i0", "text": "x"}\n')
     assert run("submit", NAME, file, "--wait").out.splitlines()[-1] == "sentiment: 1 done, 0 dead, 0 held"
+
+
+def test_submit_waits_for_its_own_items_and_no_others(
+    run: Run,
+    world: World,
+    settings: Settings,
+    logins: Mapping[str, Callable[[str], str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert settings.database_url is not None
+    url = logins["producer"](settings.database_url.get_secret_value())  # whose rights are enough
+    monkeypatch.setenv("DATASHUNT_DATABASE_URL", url)
+    monkeypatch.setattr(items, "CALL", 1)
+    world.score("x")
+    world.ask(FakeLLM())
+    world.submit(Item("theirs", "of another producer, and never done"))
+    own = [("mine", "new"), ("i0", "x"), ("theirs", "another text")]
+    file = write(tmp_path, "items.jsonl", "".join(json.dumps({"id": id, "text": said}) + "\n" for id, said in own))
+
+    def bury() -> None:
+        give_up = time.monotonic() + 60
+        while not world.one("SELECT count(*) FROM items WHERE key = 'mine'") and time.monotonic() < give_up:
+            time.sleep(0.01)
+        world.change("UPDATE items SET state = 'dead' WHERE key = 'mine'")
+
+    with ThreadPoolExecutor(1) as pool:
+        buried = pool.submit(bury)
+        ended = run("submit", NAME, file, "--wait")
+        buried.result()
+    assert ended.out == "1 accepted, 1 known already, 1 refused\nsentiment: 1 done, 1 dead, 0 held\n"
+    assert (ended.code, world.states()) == (1, {"done": 1, "dead": 1, "queued": 1})
 
 
 def test_results_are_json_lines_and_go_on_after_a_cursor(run: Run, world: World) -> None:
