@@ -79,7 +79,7 @@ def main() -> None:
     except typer.Abort:
         code = 130
     except TyperException as error:
-        code = _misused(error.format_message())
+        code = _misused(error)
     except DatashuntError as error:
         code = _failed(error, error.exit_code, debug)
     except KeyboardInterrupt:
@@ -92,9 +92,12 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _misused(message: str) -> int:
+def _misused(error: TyperException) -> int:
+    message = error.format_message()
     if message:  # none where the help was printed instead
-        sys.stderr.write(f"datashunt: {message} (datashunt --help shows the usage)\n")
+        context = getattr(error, "ctx", None)
+        command = "datashunt" if context is None else context.command_path
+        sys.stderr.write(f"datashunt: {message} ({command} --help shows the usage)\n")
     return 2
 
 

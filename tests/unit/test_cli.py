@@ -86,6 +86,19 @@ def test_wrong_usage_and_missing_settings_exit_2(run: Run, words: tuple[str, ...
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (("nonsense",), "datashunt"),
+        (("submit", "mood"), "datashunt submit"),
+        (("models", "promote", "mood", "first"), "datashunt models promote"),
+        (("models", "nonsense"), "datashunt models"),
+    ],
+)
+def test_wrong_usage_points_to_the_help_of_that_command(run: Run, words: tuple[str, ...], command: str) -> None:
+    assert run(*words)[2].endswith(f"({command} --help shows the usage)\n")
+
+
 def test_without_a_command_the_help_is_shown(run: Run) -> None:
     code, out, err = run()
     assert (code, "Usage" in out + err) == (2, True)
