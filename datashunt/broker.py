@@ -39,6 +39,8 @@ LOOK_S = 1.0
 """How long it sends none before it looks again."""
 CONFIRM_S = 10
 """How long RabbitMQ may take to confirm a message, in seconds. One that is out of memory or of disk reads none."""
+PING_S = 5
+"""How long to connect may take where nothing is sent, in seconds."""
 RETRY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.4, "interval_max": 1.0}
 
 
@@ -174,7 +176,7 @@ class Publisher:
                         )
                         sent += 1
         except (OperationalError, OSError) as error:
-            raise _unreachable(error) from error
+            raise self._unreachable(error) from error
         return sent
 
     def publish_again(self, wakes: Iterable[Wake]) -> list[str]:
@@ -225,7 +227,7 @@ class Publisher:
                     confirm_timeout=CONFIRM_S,
                 )
         except (OperationalError, OSError) as error:
-            raise _unreachable(error) from error
+            raise self._unreachable(error) from error
 
     def ping(self) -> None:
         """Connect once.
@@ -233,11 +235,14 @@ class Publisher:
         Raises:
             BrokerError: the broker cannot be reached.
         """
+        # A Redis knows no connect_timeout. Workers have theirs from celeryconfig: they wait longer.
+        redis = self._app.conf.broker_url.startswith("redis")
+        options = {"socket_connect_timeout": PING_S, "socket_timeout": PING_S} if redis else None
         try:
-            with self._app.connection_for_write(connect_timeout=5) as connection:
-                connection.ensure_connection(max_retries=1, timeout=5)
+            with self._app.connection_for_write(connect_timeout=PING_S, transport_options=options) as connection:
+                connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=PING_S)
         except (OperationalError, OSError) as error:
-            raise _unreachable(error) from error
+            raise self._unreachable(error) from error
 
     def waiting(self, queue: str) -> int:
         """How many messages nobody has taken yet from this queue.
@@ -245,18 +250,31 @@ class Publisher:
         Raises:
             BrokerError: the broker cannot be reached.
         """
-        with self._app.connection_for_read(connect_timeout=5) as connection:
+        with self._app.connection_for_read(connect_timeout=PING_S) as connection:
             try:
-                connection.ensure_connection(max_retries=1, timeout=5)
+                connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=PING_S)
                 return int(connection.default_channel.queue_declare(queue, passive=True).message_count)
             except (OperationalError, OSError, *connection.connection_errors) as error:
-                raise _unreachable(error) from error
+                raise self._unreachable(error) from error
             except connection.channel_errors:
                 return 0  # nobody has ever sent anything there
 
     def close(self) -> None:
         """Give all connections back."""
         self._app.close()
+
+    def _unreachable(self, error: Exception) -> BrokerError:
+        fault = tls_fault(error)
+        if fault is not None:
+            return BrokerError(
+                f"the broker cannot be used ({fault}): check the address and ssl_ca_certs in DATASHUNT_BROKER_URL"
+            )
+        # Only the kind of the error: its text may hold the URL.
+        kind = type(error.__cause__ or error).__name__
+        # A Redis that speaks no TLS waits for the end of what it takes for a command.
+        silent = kind == "TimeoutError" and self._app.conf.broker_url.startswith("rediss")
+        runs = "it runs and speaks TLS" if silent else "it runs"
+        return BrokerError(f"the broker cannot be reached ({kind}): check that {runs}, and DATASHUNT_BROKER_URL")
 
 
 class _Filling:
@@ -280,17 +298,6 @@ def _bytes(body: Any) -> bytes:
     """A body as kombu writes it."""
     payload: str = dumps(body, serializer="json")[2]  # type: ignore[no-untyped-call]  # kombu ships no types
     return payload.encode()
-
-
-def _unreachable(error: Exception) -> BrokerError:
-    fault = tls_fault(error)
-    if fault is not None:
-        return BrokerError(
-            f"the broker cannot be used ({fault}): check the address and ssl_ca_certs in DATASHUNT_BROKER_URL"
-        )
-    # Only the kind of the error: its text may hold the URL.
-    kind = type(error.__cause__ or error).__name__
-    return BrokerError(f"the broker cannot be reached ({kind}): check that it runs, and DATASHUNT_BROKER_URL")
 
 
 def chunks(ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:

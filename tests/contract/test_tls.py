@@ -6,8 +6,11 @@ looked at with its own CA, with somebody else's, and under another name.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +20,7 @@ from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 from tls import Authority, TlsProxy
 
-from datashunt import classifier
+from datashunt import broker, classifier
 from datashunt.broker import Publisher
 from datashunt.errors import BrokerError, LLMUnavailable, SettingsError, StoreError
 from datashunt.items import Wake
@@ -148,9 +151,38 @@ def test_options_of_rabbitmq_that_nobody_knows_are_an_error_and_not_ignored() ->
         Publisher(SecretStr("amqps://u@127.0.0.1:9//?ssl_ca_cert=/x.pem"))
 
 
-def test_a_server_without_tls_is_named_as_such(valkey_url: str) -> None:
-    with pytest.raises(BrokerError, match=r"no TLS with it|cannot be reached"):
+def test_a_server_that_answers_without_tls_is_named_as_such() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as plain, ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(_answer_in_plain, plain)
+        with pytest.raises(BrokerError, match="no TLS with it"):
+            by_broker(f"rediss://127.0.0.1:{plain.getsockname()[1]}/0")
+        plain.shutdown(socket.SHUT_RDWR)
+        answering.result()
+
+
+def _answer_in_plain(server: socket.socket) -> None:
+    """What other servers do, and a Redis that takes a client's first bytes for a command."""
+    with contextlib.suppress(OSError):  # of accept, when the server is shut down
+        while True:
+            client = server.accept()[0]
+            with client, contextlib.suppress(OSError):
+                client.recv(4096)
+                client.sendall(b"-ERR unknown command\r\n")
+
+
+def test_a_redis_without_tls_is_said_to_speak_none_perhaps(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "PING_S", 0.2)
+    with pytest.raises(BrokerError, match=r"\(TimeoutError\): check that it runs and speaks TLS, and DATASHUNT_"):
         by_broker(f"rediss://127.0.0.1:{port_of(valkey_url)}/0")
+
+
+def test_a_redis_that_says_nothing_is_not_waited_for_as_long_as_workers_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "PING_S", 0.2)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(BrokerError, match=r"\(TimeoutError\): check that it runs, and DATASHUNT_"),
+    ):
+        by_broker(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
 
 
 @pytest.fixture
