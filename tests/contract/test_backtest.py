@@ -235,7 +235,7 @@ def test_killed_runs_go_on_to_the_very_outcomes_of_one_that_was_left_alone(
     assert whole.count(b"\n") == ITEMS
     assert trained(alone) >= 2
 
-    kill_when(command(files, killed), lambda: trained(killed) == 1)
+    kill_when(command(files, killed), lambda: trained(killed) >= 1)
     kill_when(command(files, killed), (killed / "run" / "bundles" / "2").exists)
     before = len(decided(killed))
     assert 0 < before < ITEMS

@@ -25,6 +25,8 @@ KEY = "sk-canary-of-the-key"
 TEXT = f"negative 0.5 {CANARY} was here"
 DOCS = Path(__file__).parents[2] / "docs" / "llm.md"
 TRIED_AGAIN_S = 0.2
+LATE = re.compile(r"\b(timeout|slow_body)\b")
+"""Faults that are only met at the end of the deadline; the others must not meet it."""
 Connect = Callable[..., World]
 
 
@@ -52,7 +54,8 @@ def connect(settings: Settings, tmp_path: Path) -> Iterator[Connect]:
                 rules = tmp_path / "faults.yaml"
                 rules.write_text(f"faults:\n  - {faults}\n")
             simulator = stack.enter_context(Simulator(Options(answers=answers, faults=rules, **(options or {}))))
-            known = {"llm_base_url": simulator.base_url, "llm_api_key": SecretStr(KEY), "llm_deadline_s": 0.5}
+            known = {"llm_base_url": simulator.base_url, "llm_api_key": SecretStr(KEY)}
+            known |= {"llm_deadline_s": 0.5 if faults is not None and LATE.search(faults) else 20.0}
             runtime = Runtime(settings.model_copy(update={"llm_max_attempts": 3, **known, **changes}))
             stack.callback(runtime.close)
             world = World(runtime)

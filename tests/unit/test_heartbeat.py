@@ -37,11 +37,17 @@ def beating(lease: Lease, lease_s: float = 60.0) -> Heartbeat:
     return Heartbeat(7, lease, lambda: False, lease_s=lease_s)
 
 
-def test_it_writes_once_a_second_at_most_and_when_a_stage_begins(lease: Lease) -> None:
+@pytest.mark.parametrize(
+    ("beat_s", "written"), [(3_600.0, ["read", "absorb", "read"]), (0.0, ["read", "read", "absorb", "absorb", "read"])]
+)
+def test_it_writes_once_a_beat_at_most_and_when_a_stage_begins(
+    lease: Lease, monkeypatch: pytest.MonkeyPatch, beat_s: float, written: list[str]
+) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_S", beat_s)
     with beating(lease) as beat:
         for stage in ("read", "read", "absorb", "absorb", "read"):
             beat(stage, 0.5)
-    assert lease.stages == ["read", "absorb", "read"]
+    assert lease.stages == written
 
 
 def test_a_worker_that_shall_end_stops(lease: Lease) -> None:

@@ -268,14 +268,26 @@ def test_a_tick_publishes_what_it_found(app: ModuleType, monkeypatch: pytest.Mon
     assert made.published == [Wake("score", "mood", (1,))]
 
 
+def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int]]:
+    """Our events so far, each with its level."""
+    return [(one.getMessage(), one.levelno) for one in caplog.records if one.name == "datashunt"]
+
+
 @pytest.mark.parametrize(
-    "trouble", [StoreError("away"), UsageError("a stored classifier cannot be read"), RuntimeError("a fault of ours")]
+    ("trouble", "level"),
+    [
+        (StoreError("away"), logging.INFO),
+        (UsageError("a stored classifier cannot be read"), logging.INFO),
+        (RuntimeError("a fault of ours"), logging.ERROR),
+    ],
 )
 def test_a_tick_that_fails_does_not_end_the_ticking(
-    app: ModuleType, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, trouble: Exception, level: int
 ) -> None:
+    caplog.set_level(logging.INFO)
     use(app, monkeypatch, FakeRuntime(trouble))
     app.tick_once()
+    assert logged(caplog) == [("tick_failed", level)]
 
 
 @pytest.fixture
@@ -326,9 +338,13 @@ def test_retention_that_fails_is_logged_and_tried_again(
     assert {record.message for record in caplog.records} == {"tick_failed"}
 
 
-def test_a_broker_that_is_away_does_not_fail_committed_work(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_is_away_does_not_fail_committed_work(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     use(app, monkeypatch, FakeRuntime([Wake("llm", "mood", (1,))], broker_away=True))
     app.app.tasks["datashunt.score"]("mood", [1])
+    assert logged(caplog) == [("not_published", logging.INFO)]
 
 
 def test_after_a_distillation_comes_a_wake_up_for_one_that_it_left_due_and_none_after_that(
