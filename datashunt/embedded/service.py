@@ -19,6 +19,7 @@ from pathlib import Path
 from datashunt.embedded import process
 from datashunt.embedded.folder import DataFolder, Urls
 from datashunt.embedded.postgres import Postgres
+from datashunt.embedded.server import STOP_S
 from datashunt.embedded.stack import Stack, sentences
 from datashunt.embedded.supervise import Supervisor, worker_commands
 from datashunt.embedded.valkey import Valkey
@@ -26,10 +27,10 @@ from datashunt.errors import EmbeddedError, SettingsError, UsageError
 from datashunt.settings import PREFIX, Settings, load
 
 DETACH_S = 180.0
-DOWN_S = 120.0
-"""How long `down` waits before it reports that something does not end."""
 AFTER_CALL_S = 15.0
 """A worker that is asked to end finishes its call, which is paid for, and has so long to store it."""
+SPARE_S = 15.0
+"""What `down` waits longer than an orderly end may take, before it reports that something does not end."""
 
 
 class _Given:
@@ -94,9 +95,7 @@ def serve(data_dir: Path, *, workers: bool, ready: Callable[[Urls], object] = la
             ready(urls)
             commands = worker_commands(folder.path) if workers else ()
             env = _child_environment(settings, folder, urls)
-            supervisor = Supervisor(
-                commands, logs=folder.logs, env=env, shutdown_timeout_s=settings.llm_deadline_s + AFTER_CALL_S
-            )
+            supervisor = Supervisor(commands, logs=folder.logs, env=env, shutdown_timeout_s=_for_workers_s(settings))
             supervisor.run(stop, heal=servers.start)
         finally:
             servers.stop()
@@ -111,8 +110,9 @@ def down(data_dir: Path) -> bool:
 
     Raises:
         EmbeddedError: the owner is not ours to end, or does not end.
+        SettingsError: a setting is wrong; nothing was ended.
     """
-    folder = DataFolder(data_dir)
+    folder, wait_s = DataFolder(data_dir), _for_workers_s(load()) + 2 * STOP_S + SPARE_S
     with sentences(folder):
         owner = folder.owner()
         if owner.pid is None:
@@ -125,8 +125,8 @@ def down(data_dir: Path) -> bool:
                 " they stop when it ends"
             )
         os.kill(owner.pid, signal.SIGTERM)
-        if not process.wait_until(lambda: not owner.lives, DOWN_S):
-            raise EmbeddedError(f"process {owner.pid} did not end within {DOWN_S:.0f} s: see {folder.logs}")
+        if not process.wait_until(lambda: not owner.lives, wait_s):
+            raise EmbeddedError(f"process {owner.pid} did not end within {wait_s:.0f} s: see {folder.logs}")
         return True
 
 
@@ -134,6 +134,11 @@ def exports(urls: Urls) -> str:
     """The URLs as lines for a shell to evaluate."""
     words = {"DATABASE_URL": urls.database, "BROKER_URL": urls.broker, "MODELS_URL": urls.models}
     return "\n".join(f"export {PREFIX}{name}={shlex.quote(value)}" for name, value in words.items())
+
+
+def _for_workers_s(settings: Settings) -> float:
+    """How long workers that are asked to end may take."""
+    return settings.llm_deadline_s + AFTER_CALL_S
 
 
 def _given(settings: Settings, folder: DataFolder) -> Urls | None:

@@ -7,15 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from datashunt.embedded import Stack, Urls, down, process, running, up
+from datashunt.embedded import Stack, Urls, down, process, running, service, up
 from datashunt.embedded.folder import DataFolder
+from datashunt.embedded.server import STOP_S
 from datashunt.errors import EmbeddedError, SettingsError, UsageError
 
 DEADLINE_S = 60.0
@@ -84,6 +85,21 @@ def test_up_leaves_servers_behind_and_down_ends_them_all(folder: Path) -> None:
     again = up(folder, workers=False, detach=True)
     assert again == urls
     assert one(again, "SELECT n FROM kept") == (1,)
+
+
+def test_down_waits_for_as_long_as_an_orderly_end_may_take(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATASHUNT_LLM_DEADLINE_S", "600")
+    up(folder, workers=False, detach=True)
+    waits: list[float] = []
+    really = process.wait_until
+
+    def noted(condition: Callable[[], bool], timeout_s: float) -> bool:
+        waits.append(timeout_s)
+        return really(condition, timeout_s)
+
+    monkeypatch.setattr(process, "wait_until", noted)
+    assert down(folder)
+    assert waits[0] > 600 + service.AFTER_CALL_S + 2 * STOP_S
 
 
 def test_a_first_up_makes_the_data(tmp_path: Path) -> None:
