@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -54,11 +55,8 @@ def runtime() -> Runtime:
 
 def threads_of(argv: list[str]) -> int:
     """How many tasks this process may run at once, as its command line says."""
-    for position, word in enumerate(argv[:-1]):
-        if word in {"-c", "--concurrency"} and argv[position + 1].isdigit():
-            return int(argv[position + 1])
-    given = [word.split("=", 1)[1] for word in argv if word.startswith(("--concurrency=", "-c="))]
-    return int(given[0]) if given and given[0].isdigit() else 4
+    given = re.search(r"(?:^| )(?:-c ?|--concurrency[ =])(\d+)(?: |$)", " ".join(argv))
+    return int(given[1]) if given is not None else 4
 
 
 def make_app() -> Celery:

@@ -220,6 +220,7 @@ def test_a_prefork_worker_on_the_cpu_is_not_refused(app: ModuleType, monkeypatch
     ("argv", "threads"),
     [
         (["celery", "worker", "-c", "16"], 16),
+        (["celery", "worker", "-Q", "llm", "-c16"], 16),
         (["celery", "worker", "--concurrency", "8", "-Q", "llm"], 8),
         (["celery", "worker", "--concurrency=12"], 12),
         (["celery", "worker"], 4),
