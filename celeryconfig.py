@@ -1,4 +1,4 @@
-"""Celery's settings: data only. URLs come from DATASHUNT_* and are filled in by workers/app.py."""
+"""Celery's settings: data only. URLs come from DATASHUNT_*; datashunt.broker.configure fills them in."""
 
 from kombu import Exchange, Queue
 

@@ -28,6 +28,7 @@ from datashunt.distil.corpus import Answers
 from datashunt.distil.full import Trainer
 from datashunt.distil.head import Features, Head, fit_head
 from datashunt.evaluate import Verdict
+from datashunt.items import FEWEST_JUDGES
 from datashunt.pipeline.lesson import DELTA, MARGIN
 from datashunt.small import SequenceClassifier
 from datashunt.small.network import encode, load_tokenizer
@@ -127,12 +128,26 @@ def challenge(
 ) -> Challenge:
     """What the gate says, and what came true; both parts are challenger, incumbent and labels."""
     verdict = evaluate.judge(*judged, names, margin=MARGIN, delta=DELTA)
-    lost = evaluate.proven_losses(*judged, names, delta=DELTA)
+    lost = proven_losses(*judged, names)
     gains = np.subtract(*(np.float64(probabilities.argmax(axis=1) == later[2]) for probabilities in later[:2]))
     recall = {
         name: float(gains[later[2] == i].mean()) if (later[2] == i).any() else math.nan for i, name in enumerate(names)
     }
     return Challenge(verdict, lost, float(gains.mean()), recall)
+
+
+def proven_losses(
+    challenger: Probabilities, incumbent: Probabilities, said: Labels, names: Sequence[str]
+) -> dict[str, float]:
+    """What is proven lost of each label with thirty answers, as a share of them; DELTA is over all of them together."""
+    ours, theirs = (probabilities.argmax(axis=1) == said for probabilities in (challenger, incumbent))
+    judged = {name: said == i for i, name in enumerate(names) if (said == i).sum() >= FEWEST_JUDGES}
+    return {
+        name: evaluate.difference_lower(
+            int((theirs & ~ours & of).sum()), int((ours & ~theirs & of).sum()), int(of.sum()), DELTA / len(judged)
+        )
+        for name, of in judged.items()
+    }
 
 
 def compared(challenges: Sequence[Challenge], allowance: float) -> list[Measure]:

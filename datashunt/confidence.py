@@ -16,6 +16,7 @@ LOWEST, HIGHEST = 0.05, 20.0
 
 _PRIOR_SD = 0.3
 _TINY = 1e-12
+_BINS = 15
 
 Floats = NDArray[np.float32]
 
@@ -94,22 +95,21 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> float:
     return float(np.clip(np.exp(found.x), LOWEST, HIGHEST))
 
 
-def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
-    """Σ over equal-width bins of share · |accuracy - mean confidence|; nan for no items.
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike) -> float:
+    """Σ over 15 equal-width bins of share · |accuracy - mean confidence|; nan for no items.
 
     Args:
         confidence: (n,) in [0, 1].
         correct: (n,) truth values.
-        bins: number of bins.
     """
-    bars = reliability(confidence, correct, bins)
+    bars = reliability(confidence, correct, _BINS)
     total = sum(bar.n for bar in bars)
     if not total:
         return float("nan")
     return sum(bar.n * abs(bar.accuracy - bar.confidence) for bar in bars) / total
 
 
-def chance_calibration_error(confidence: ArrayLike, bins: int = 15) -> float:
+def chance_calibration_error(confidence: ArrayLike) -> float:
     """What the expected calibration error would be, in the mean, of confidences that are exactly right.
 
     With few items the error is mostly chance: in each bin the accuracy strays from the mean confidence with
@@ -117,13 +117,12 @@ def chance_calibration_error(confidence: ArrayLike, bins: int = 15) -> float:
 
     Args:
         confidence: (n,) in [0, 1].
-        bins: as for `expected_calibration_error`.
     """
     c = np.asarray(confidence, dtype=np.float64)
     if not c.size:
         return float("nan")
-    place = np.clip(np.ceil(c * bins).astype(int) - 1, 0, bins - 1)
-    variance = np.bincount(place, weights=c * (1.0 - c), minlength=bins)
+    place = np.clip(np.ceil(c * _BINS).astype(int) - 1, 0, _BINS - 1)
+    variance = np.bincount(place, weights=c * (1.0 - c), minlength=_BINS)
     return float(np.sqrt(variance).sum() * np.sqrt(2.0 / np.pi) / c.size)
 
 

@@ -138,29 +138,6 @@ def tolerated_loss(n: int, margin: float, *, served: bool = True) -> float:
     return max(margin, (1.0 + _LUCK * served) / math.sqrt(n)) if n else margin
 
 
-def proven_losses(
-    challenger: ArrayLike, incumbent: ArrayLike, answers: ArrayLike, labels: Sequence[str], *, delta: float = 0.10
-) -> dict[str, float]:
-    """What a challenger is proven to lose on each label that may veto, with error ≤ delta over all of them together.
-
-    Args:
-        challenger: (n, k) probabilities.
-        incumbent: (n, k) probabilities.
-        answers: (n,) indices of the LLM's labels.
-        labels: k names.
-        delta: in (0, 1).
-
-    Returns:
-        For each label with at least 30 answers the lower limit of the loss, in [-1, 1], as a share of them.
-
-    Raises:
-        ValueError: shapes differ.
-    """
-    y = np.asarray(answers, dtype=np.intp)
-    ours, theirs = (_right(probabilities, y, len(labels)) for probabilities in (challenger, incumbent))
-    return _losses(ours, theirs, y, {name: _label(ours, theirs, y == i) for i, name in enumerate(labels)}, delta)
-
-
 def difference_lower(better: int, worse: int, n: int, delta: float) -> float:
     """The lower limit of P(only ours right) - P(only theirs right), one-sided with error ≤ delta.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datashunt import llm, prompts, shunt
+from datashunt import llm, shunt
 from datashunt.backtest import asking, spending
 from datashunt.backtest.ledger import Decision, Ledger
 from datashunt.backtest.options import Options, draw_key, ordered, targeted
@@ -43,7 +43,6 @@ class Engine:
         self._spec, self._options = targeted(spec, options), options
         self._stream = ordered(recording.items, options)
         self._key = draw_key(options.seed)
-        self._prompt_hash = prompts.prompt_hash(self._spec)
         machine = [settings.device, settings.precision, settings.threads]
         identity = digest([self._spec.document(), recording.fingerprint, len(self._stream), repr(options), machine])
         self.ledger = Ledger(folder, identity)

@@ -1,4 +1,6 @@
-"""The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 `wait` timed out, 4 queue full.
+"""The command line.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 `wait` timed out, 4 queue full, 130 broken off.
 
 Errors are one sentence on stderr, never a traceback; `--debug` shows it.
 """

@@ -70,11 +70,6 @@ class ScoreGuard:
         nothing = (NOTHING,) * _BETS.shape[1]
         return cls(seed, reference, 0, (0,) * CONFIDENCE_CELLS, (0,) * labels, (nothing,) * _STREAMS, 0.0)
 
-    @property
-    def watches(self) -> bool:
-        """Whether the reference is complete."""
-        return self.items >= self.reference
-
     def update(self, confidences: ArrayLike, labels: ArrayLike) -> ScoreGuard:
         """The guard after these items. How they are cut into updates makes no difference.
 

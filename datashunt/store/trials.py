@@ -307,14 +307,11 @@ def note(tx: Connection, trial: Trial, *, missing: int | None, what: str | None)
     )
 
 
-def end(tx: Connection, classifier_id: int, why: str, *, but_of: int | None = None) -> None:
-    """End the trials of a classifier that are under way, all but that of one bundle, if that is given."""
+def end(tx: Connection, classifier_id: int, why: str) -> None:
+    """End the trials of a classifier that are under way."""
     tx.execute(
-        text(
-            "UPDATE trials SET ended_at = now(), ended_why = :why WHERE classifier_id = :id AND ended_at IS NULL"
-            " AND bundle_id IS DISTINCT FROM CAST(:but AS bigint)"
-        ),
-        {"id": classifier_id, "why": why, "but": but_of},
+        text("UPDATE trials SET ended_at = now(), ended_why = :why WHERE classifier_id = :id AND ended_at IS NULL"),
+        {"id": classifier_id, "why": why},
     )
 
 

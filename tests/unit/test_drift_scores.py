@@ -115,10 +115,8 @@ class TestScoreGuard:
     def test_nothing_is_bet_before_the_reference_is_complete(self) -> None:
         rng = np.random.default_rng(1)
         young = guard().update(*items(rng, 500)).update(*items(rng, 499, UNSURE))
-        assert not young.watches
         assert young.evidence == 0.0
         assert max(young.wealth[0]) < NOTHING / 2
-        assert young.update(*items(rng, 1)).watches
 
     def test_an_alarm_stays(self) -> None:
         rng = np.random.default_rng(1)
