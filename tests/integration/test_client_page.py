@@ -124,6 +124,7 @@ def test_the_api_answers(world: World) -> None:
     refused = web.put("/tickets/a", json={"text": "something else"})
     assert (refused.status_code, refused.json()["detail"]) == (422, "id 'a' is taken by another text")
     assert web.get("/tickets/a").json() == {"id": "a", "team": None}
+    assert [web.get(f"/tickets/{id}").status_code for id in ("%00", "%20", "a" * 600)] == [422] * 3
     decide(world, "a")
     assert web.get("/tickets/a").json() == {"id": "a", "team": "positive"}
 
