@@ -73,7 +73,8 @@ def test_every_call_is_named() -> None:
 
 def test_every_reason_of_a_refusal_is_named() -> None:
     source = Path(submit.__file__).read_text("utf-8")
-    reasons = set(re.findall(r'return "(\w+)", |(?:key|None|position), "(\w+)",|^\s+"(missing_field)",', source, re.M))
+    said = r'return (?:0, \()?"(\w+)", |(?:key|None|position), "(\w+)",|^\s+"(missing_field)",'
+    reasons = set(re.findall(said, source, re.M))
     found = {name for names in reasons for name in names if name} | {"id_conflict"}
     row = next(line for line in PAGE.splitlines() if line.startswith("| `reason`"))
     assert set(re.findall(r"`(\w+)`", row)) - {"reason"} == found
