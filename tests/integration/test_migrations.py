@@ -127,7 +127,7 @@ def test_a_migration_waits_for_a_lock_that_a_worker_holds(empty: Store) -> None:
             time.sleep(0.02)
         assert not below.done()
         worker.rollback()
-        assert below.result() == ("0017", "0016")
+        assert below.result() == ("0018", "0016")
 
 
 def test_a_migration_gives_up_where_a_lock_is_held_for_long_and_changes_nothing(
@@ -141,7 +141,7 @@ def test_a_migration_gives_up_where_a_lock_is_held_for_long_and_changes_nothing(
         with pytest.raises(StoreError, match="nothing was changed: run it again, or stop the workers"):
             migrate.downgrade(empty, "0016")
     assert tables(empty) == whole
-    assert migrate.upgrade(empty) == ("0017", "0017")
+    assert migrate.upgrade(empty) == ("0018", "0018")
 
 
 def test_a_failed_migration_leaves_nothing_behind(empty: Store) -> None:

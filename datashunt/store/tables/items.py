@@ -227,6 +227,12 @@ class AskRow(Base):
             "id",
             postgresql_where=text("state = 'waiting'"),
         ),
+        Index(
+            "ix_asks_due",
+            "classifier_id",
+            "not_before",
+            postgresql_where=text("state = 'waiting' AND not_before > '-infinity'"),  # see `claims.BY_TIME`
+        ),
         Index("ix_asks_calling", "lease_until", postgresql_where=text("state = 'calling'")),
         Index("ix_asks_judge", "classifier_id", "id", postgresql_where=text("role = 'judge'")),
         Index("ix_asks_in_batch", "lease_token", postgresql_where=text("state = 'calling' AND lease_until IS NULL")),
