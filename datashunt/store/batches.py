@@ -15,29 +15,32 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from datashunt.items import BatchState, ClaimedAsk, Wake
-from datashunt.store.claims import claimed_ask, columns_of, for_a_batch
+from datashunt.store.claims import BY_TIME, claimed_ask, columns_of, for_a_batch, in_line
 from datashunt.store.classifiers import Registered
 
 _BEYOND = for_a_batch("CAST(:beyond_s AS float)")
 
 
+_PLAN = text(f"""
+    INSERT INTO batches (classifier_id, spec_version)
+    SELECT :classifier, :version
+     WHERE (SELECT true FROM asks
+             WHERE classifier_id = :classifier AND state = 'waiting' AND {BY_TIME}
+               AND not_before <= now() - make_interval(secs => :gather_s) AND {_BEYOND}
+             ORDER BY not_before LIMIT 1)
+        ON CONFLICT (classifier_id) WHERE state = 'building' DO NOTHING
+""")  # noqa: S608 - our own words
+
+
 def plan(tx: Connection, known: Registered, *, gather_s: float) -> bool:
     """Begin a batch if asks for one have waited so long, and none of this classifier is being built."""
-    made = tx.execute(
-        text(
-            "INSERT INTO batches (classifier_id, spec_version) SELECT :classifier, :version"  # noqa: S608 - our own words
-            " WHERE EXISTS (SELECT FROM asks WHERE classifier_id = :classifier AND state = 'waiting'"
-            f"   AND not_before <= now() - make_interval(secs => :gather_s) AND {_BEYOND})"
-            " ON CONFLICT (classifier_id) WHERE state = 'building' DO NOTHING"
-        ),
-        {
-            "classifier": known.id,
-            "version": known.version,
-            "gather_s": gather_s,
-            "beyond_s": known.spec.llm.batch_beyond_s,
-        },
-    )
-    return made.rowcount == 1
+    values = {
+        "classifier": known.id,
+        "version": known.version,
+        "gather_s": gather_s,
+        "beyond_s": known.spec.llm.batch_beyond_s,
+    }
+    return tx.execute(_PLAN, values).rowcount == 1
 
 
 def due(tx: Connection, *, still_s: float) -> list[Wake]:
@@ -156,10 +159,7 @@ def _change(tx: Connection, batch: ClaimedBatch, change: str, **values: Any) -> 
 
 
 _TAKE = text(f"""
-    WITH picked AS (
-        SELECT id FROM asks
-         WHERE classifier_id = :classifier AND state = 'waiting' AND not_before <= now() AND {_BEYOND}
-         ORDER BY priority, reason DESC, deadline, id LIMIT :most FOR UPDATE SKIP LOCKED),
+    WITH picked AS ({in_line(":classifier", _BEYOND, ":most")}),
     taken AS (
         UPDATE asks SET state = 'calling', lease_token = :key, lease_until = NULL
           FROM picked WHERE asks.id = picked.id

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 
 from datashunt.errors import StoreError
 from datashunt.pacing import Account
+from datashunt.store.claims import BY_TIME
 
 PROFILE_DAYS = 7
 """Age in days above which an earlier day says nothing of the present one."""
@@ -172,14 +173,14 @@ def reserve(tx: Connection, day: OpenDay, ask: int, token: UUID, amount: Decimal
     return tx.execute(_RESERVE, values).rowcount == 1
 
 
-_PUT_OFF = text("""
+_PUT_OFF = text(f"""
     WITH due AS (
         SELECT id FROM asks
          WHERE classifier_id = :classifier AND state = 'waiting' AND reserved IS NULL
-           AND not_before <= now() AND now() < :until
+           AND not_before <= now() AND {BY_TIME} AND now() < :until
          LIMIT :most FOR UPDATE SKIP LOCKED)
     UPDATE asks SET not_before = :until FROM due WHERE asks.id = due.id
-""")
+""")  # noqa: S608 - our own words
 
 
 def put_off(tx: Connection, classifier_id: int, until: datetime) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from datashunt.items import Wake
 from datashunt.store import budgets
-from datashunt.store.claims import for_a_batch
+from datashunt.store.claims import for_a_batch, in_line
 
 MOST_ROWS = 1024
 """Most rows of one classifier and lane that one tick publishes again."""
@@ -146,6 +146,9 @@ _STANDING_ITEMS = text("""
       FROM announced JOIN classifiers ON classifiers.id = classifier_id GROUP BY name ORDER BY name
 """)
 
+_STANDS = f"""{for_a_batch("known.beyond_s")} IS NOT TRUE
+               AND (asks.announced_at < asks.not_before
+                    OR asks.announced_at < now() - make_interval(secs => :still_s) AND NOT lately)"""
 _STANDING_ASKS = text(f"""
     WITH at_work AS (
         SELECT EXISTS (
@@ -153,13 +156,7 @@ _STANDING_ASKS = text(f"""
                AND lease_until > now() + make_interval(secs => :lease_s - :still_s)) AS lately),
     standing AS (
         SELECT row.id FROM unnest(CAST(:classifiers AS int[]), CAST(:beyond_s AS float[])) AS known (id, beyond_s),
-               at_work, LATERAL (
-            SELECT id FROM asks
-             WHERE classifier_id = known.id AND state = 'waiting' AND not_before <= now()
-               AND {for_a_batch("known.beyond_s")} IS NOT TRUE
-               AND (announced_at < not_before
-                    OR announced_at < now() - make_interval(secs => :still_s) AND NOT lately)
-             ORDER BY priority, reason DESC, deadline, id LIMIT :most FOR UPDATE SKIP LOCKED) AS row),
+               at_work, LATERAL ({in_line("known.id", _STANDS, ":most")}) AS row),
     announced AS (
         UPDATE asks SET announced_at = now() FROM standing WHERE asks.id = standing.id
      RETURNING asks.classifier_id, asks.id)

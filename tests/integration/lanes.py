@@ -202,6 +202,22 @@ class World:
         items = [Item(f"i{n}", entry) if isinstance(entry, str) else entry for n, entry in enumerate(entries)]
         return self.runtime.intake.submit(name, items, submission or str(uuid4()))
 
+    def line_up(self, count: int, *, due: str = "now()", name: str = NAME) -> None:
+        """Put so many asks of all kinds behind those that wait; when they are due is an SQL expression."""
+        self.change(
+            "WITH made AS (INSERT INTO items (classifier_id, key, text_hash, state, submission_id)"
+            "   SELECT id, gen_random_uuid()::text, '', 'asked', 'by hand' FROM classifiers, generate_series(1, :count)"
+            "    WHERE name = :name RETURNING id, classifier_id),"
+            " kept AS (INSERT INTO texts (item_id, text) SELECT id, 'negative 0.5 ' || id FROM made)"
+            " INSERT INTO asks (item_id, classifier_id, spec_version, reason, role, propensity, priority, deadline,"
+            "                   not_before)"
+            " SELECT id, classifier_id, 1, CASE id % 2 WHEN 0 THEN 'audit' ELSE 'escalation' END,"
+            "        CASE id % 2 WHEN 0 THEN 'fit' ELSE 'train' END, CASE id % 2 WHEN 0 THEN 0.5 END, id % 3,"
+            f"        CASE id % 5 WHEN 0 THEN now() + make_interval(hours => (id % 7)::int) END, {due} FROM made",
+            count=count,
+            name=name,
+        )
+
     def scorer(self, models: Any = None, *, max_age_s: float = 0.0) -> Scorer:
         """A score lane whose small models are stand-ins."""
         return Scorer(self.store, Directory(self.store, max_age_s), models or self.models, self.settings)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from lanes import THROTTLED, FakeLLM, FakeQuota, World, reply
+from lanes import NAME, THROTTLED, FakeLLM, FakeQuota, World, reply
+from sqlalchemy import Connection, text
 
 from datashunt.items import Item, RateLimits, Wake
 from datashunt.pipeline import ask as lane
 from datashunt.pipeline import line
 from datashunt.quota import Busy, Health, Limits, Refused, Slot
+from datashunt.store import batches, budgets, claims, classifiers, sweeps
 
 DOUBT = "negative 0.5 what a day"
 
@@ -44,6 +49,108 @@ def test_priority_comes_before_reason_and_reason_before_age(world: World) -> Non
         pass
     world.ask(FakeLLM())
     assert asked(world) == ["urgent", "old", "young", "old audit"]
+
+
+TOMORROW = "now() + interval '1 day'"
+IN_LINE = (
+    "SELECT id FROM asks WHERE state = 'waiting' AND not_before <= now()"
+    " ORDER BY priority, reason = 'audit', deadline NULLS LAST, id"
+)
+
+
+def claim(world: World, tx: Connection, *names: str) -> int | None:
+    """The ask that is claimed for these classifiers, the first one first."""
+    with world.admin.begin() as other:
+        known = [classifiers.current(other, name) for name in names or (NAME,)]
+    found = claims.claim(tx, {one.id: one.spec for one in known}, uuid4(), lease_s=60)
+    return found and found.row
+
+
+@pytest.mark.parametrize(
+    ("before", "due"), [(30, 200), (claims.FRONT + 1, 200), (claims.FRONT + 1, claims.FEW + 1)], ids=str
+)
+def test_asks_that_are_not_due_change_nothing_in_the_order_of_those_that_are(
+    world: World, before: int, due: int
+) -> None:
+    """Whether the first that is due is near the front, or one of few that are due, or one of many."""
+    world.line_up(before, due=TOMORROW)
+    world.change("UPDATE asks SET priority = -1")
+    world.line_up(due)
+    wanted = [row.id for row in world.rows(f"{IN_LINE} LIMIT 40")]
+    with world.store.single() as tx:
+        assert [claim(world, tx) for _ in wanted] == wanted
+
+
+@pytest.mark.parametrize("before", [0, claims.FRONT + 1])
+def test_what_is_claimed_at_this_moment_is_passed_over(world: World, before: int) -> None:
+    world.line_up(before, due=TOMORROW)
+    world.line_up(3)
+    wanted = [row.id for row in world.rows(IN_LINE)]
+    with world.store.begin() as one, world.store.begin() as two:
+        assert [claim(world, one), claim(world, two), claim(world, one), claim(world, two)] == [*wanted, None]
+
+
+@pytest.mark.parametrize("before", [0, claims.FRONT + 1])
+def test_no_two_claims_take_the_same_ask(world: World, before: int) -> None:
+    world.line_up(before, due=TOMORROW)
+    world.line_up(120)
+
+    def all_there_are(_: int) -> list[int]:
+        with world.store.single() as tx:
+            return list(iter(lambda: claim(world, tx), None))
+
+    with ThreadPoolExecutor(6) as pool:
+        taken = [row for rows in pool.map(all_there_are, range(6)) for row in rows]
+    assert len(taken) == len(set(taken)) == 120
+    assert world.one("SELECT count(*) FROM asks WHERE state = 'waiting'") == before
+
+
+def test_a_classifier_whose_asks_are_not_due_hides_nobodys_and_keeps_its_turn(world: World) -> None:
+    world.apply(name="other")
+    world.line_up(claims.FRONT + 1, due=TOMORROW)
+    world.line_up(2, name="other")
+    first, second = (row.id for row in world.rows(IN_LINE))
+    with world.store.single() as tx:
+        assert claim(world, tx, NAME, "other") == first
+        world.line_up(1)
+        own = world.one("SELECT max(id) FROM asks")
+        assert [claim(world, tx, NAME, "other") for _ in range(3)] == [own, second, None]
+
+
+def take_for_a_batch(world: World, tx: Connection) -> None:
+    made = "INSERT INTO batches (classifier_id, spec_version, announced_at) VALUES (:id, 1, now()) RETURNING id"
+    batch = batches.claim(tx, tx.execute(text(made), {"id": world.known().id}).scalar_one(), uuid4(), lease_s=60)
+    assert batch is not None
+    assert len(batches.take(tx, batch, world.known(), most=3)) == 3
+
+
+READERS: dict[str, Callable[..., Any]] = {
+    "claim": claim,
+    "tick": lambda world, tx: sweeps.standing_still(tx, {world.known().id: None}, still_s=0, ask_lease_s=60),
+    "plan": lambda world, tx: batches.plan(tx, world.known(), gather_s=0),
+    "take": take_for_a_batch,
+}
+
+
+@pytest.mark.parametrize("statistics", ["none", "of before", "new"])
+@pytest.mark.parametrize("reader", READERS)
+def test_asks_that_are_not_due_are_not_all_read_to_find_those_that_are(
+    world: World, reader: str, statistics: str
+) -> None:
+    world.apply(llm={"batch": "off" if reader in ("claim", "tick") else "only"})
+    world.line_up(20_000)
+    with world.admin.begin() as tx:
+        if statistics == "of before":
+            tx.execute(text("ANALYZE asks"))
+        budgets.put_off(tx, world.known().id, 3600)
+    world.line_up(3)
+    world.change("UPDATE asks SET priority = 9 WHERE not_before <= now()")
+    if statistics == "new":
+        world.change("ANALYZE asks")
+    with world.store.begin() as tx:
+        assert READERS[reader](world, tx) is not False
+        read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'asks'"
+        assert 1 <= tx.execute(text(read)).scalar_one() < 4 * claims.FRONT
 
 
 def test_a_flood_of_one_classifier_does_not_starve_another_with_the_same_key(world: World) -> None:
