@@ -175,7 +175,7 @@ def claim(tx: Connection, served: Mapping[int, Spec], token: UUID, *, lease_s: f
     found = row(tx, _CLAIM_NEAR, values)
     if found is not None and found.id is None:
         found = row(tx, _CLAIM, values)
-    if found is None or found.text is None:
+    if found is None or found.id is None:
         return None
     return claimed_ask(found, served[found.classifier_id].labels_hash)
 

@@ -43,9 +43,9 @@ _CLAIM = text("""
             SELECT id FROM items
              WHERE classifier_id = busy.id AND state = 'queued' AND attempts < :suspect
              ORDER BY priority, id
-             LIMIT (SELECT ceil((:most - count(*)) / (SELECT count(*) FROM busy)::float8) FROM fresh)
+             LIMIT (SELECT ceil(greatest(:most - count(*), 0) / (SELECT count(*) FROM busy)::float8) FROM fresh)
                FOR UPDATE SKIP LOCKED) AS row
-         LIMIT (SELECT :most - count(*) FROM fresh)),
+         LIMIT (SELECT greatest(:most - count(*), 0) FROM fresh)),  -- rows that change meanwhile may make it more
     suspect AS MATERIALIZED (
         SELECT id FROM items
          WHERE classifier_id = :classifier AND state = 'queued' AND attempts >= :suspect
