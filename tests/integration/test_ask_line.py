@@ -142,7 +142,9 @@ def test_asks_that_are_not_due_are_not_all_read_to_find_those_that_are(
     with world.admin.begin() as tx:
         if statistics == "of before":
             tx.execute(text("ANALYZE asks"))
-        budgets.put_off(tx, world.known().id, 3600)
+        later = tx.execute(text("SELECT now() + interval '1 hour'")).scalar_one()
+        while budgets.put_off(tx, world.known().id, later):
+            pass
     world.line_up(3)
     world.change("UPDATE asks SET priority = 9 WHERE not_before <= now()")
     if statistics == "new":
