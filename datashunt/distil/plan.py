@@ -57,6 +57,7 @@ class Plan:
             a linear head on the features of an encoder between the two.
         epochs: most passes over the answers when all layers are trained, from the base.
         warm_epochs: the same when training goes on from an incumbent that was trained so.
+        warm_rate: share of both learning rates at which it then learns: what the incumbent knows is not to be undone.
         encoder_lr, head_lr: peak learning rates of AdamW; linear warm-up over a tenth, then linear decay. That of the
             encoder is for hidden states of `full.WIDTH` values; a wider one learns proportionally slower.
         batch_items: answers of one step.
@@ -84,6 +85,7 @@ class Plan:
     recipes: tuple[Recipe, ...] = (HEAD, BLEND, FULL)
     epochs: int = 3
     warm_epochs: int = 2
+    warm_rate: float = 0.5
     encoder_lr: float = 1e-4
     head_lr: float = 1e-3
     batch_items: int = 16

@@ -184,7 +184,8 @@ def _try_recipes(
     trainer = Trainer(network, device, precision, tokenizer.pad_token_id or 0)
     if plan.warm and incumbent is not None and _continues(incumbent, plan):
         network.load_state_dict(incumbent.published())
-        return [_full(plan, trainer, material, plan.warm_epochs, progress, kept)]
+        slower = replace(plan, encoder_lr=plan.encoder_lr * plan.warm_rate, head_lr=plan.head_lr * plan.warm_rate)
+        return [_full(slower, trainer, material, plan.warm_epochs, progress, kept)]
     of_base = cache(lambda: trainer.pooled(material.answers.rows, progress, "embed"))
     found = []
     if HEAD in plan.recipes:

@@ -274,6 +274,23 @@ def test_a_fine_tuned_incumbent_is_trained_further_and_stays_as_it_was(bench: Be
     assert read_info(second.folder).trained_on["replay"] == 30
 
 
+def test_what_goes_on_from_an_incumbent_learns_more_slowly(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    incumbent = SmallModel.load(bench.distil("first", recipes=("full",)).folder, device="cpu", precision="fp32")
+    rates: list[tuple[float, float]] = []
+
+    def no_training(_trainer: full.Trainer, *given: Any, **__: Any) -> None:
+        (plan,) = [one for one in given if isinstance(one, Plan)]
+        rates.append((plan.encoder_lr, plan.head_lr))
+
+    monkeypatch.setattr("datashunt.distil.run.fine_tune", no_training)
+    for warm in (True, False):
+        bench.distil(f"warm {warm}", incumbent=incumbent, recipes=("full",), warm=warm)
+    usual = bench.plan()
+    slow = usual.encoder_lr * usual.warm_rate, usual.head_lr * usual.warm_rate
+    assert rates == [slow, (usual.encoder_lr, usual.head_lr)]
+    assert slow < rates[1]
+
+
 def test_without_a_warm_pass_a_fine_tuned_incumbent_only_retains(bench: Bench) -> None:
     incumbent = SmallModel.load(bench.distil("first", recipes=("full",)).folder, device="cpu", precision="fp32")
     bench.stages.clear()
