@@ -190,7 +190,10 @@ class Publisher:
         queues: dict[str, list[Wake]] = {}
         for wake in wakes:
             queues.setdefault(self._queue(wake.lane), []).append(wake)
-        full = [queue for queue in queues if self.waiting(queue) >= MOST_WAITING]
+        counts = {queue: self.waiting(queue) for queue in queues}
+        if (llm := self._queue("llm")) in counts:
+            self._filling.found(counts[llm])
+        full = [queue for queue, count in counts.items() if count >= MOST_WAITING]
         self.publish(wake for queue, found in queues.items() if queue not in full for wake in found)
         return full
 
@@ -288,10 +291,14 @@ class _Filling:
     def full(self, waiting: Callable[[], int]) -> bool:
         """Whether the next message is one too many; if not, it counts as sent."""
         if self._sent >= LOOK_AFTER or (self._full and time.monotonic() >= self._looked + LOOK_S):
-            self._full = waiting() >= MOST_WAITING
-            self._sent, self._looked = 0, time.monotonic()
+            self.found(waiting())
         self._sent += not self._full
         return self._full
+
+    def found(self, waiting: int) -> None:
+        """So many wait there now."""
+        self._full = waiting >= MOST_WAITING
+        self._sent, self._looked = 0, time.monotonic()
 
 
 def _bytes(body: Any) -> bytes:

@@ -38,8 +38,8 @@ NOTHING_WAIT_S = 900.0
 UNHEARD_S = 300.0
 """How long a batch waits that may have been created unheard: an endpoint lists it only when it is done with that."""
 PATIENCE = 60
-"""Looks at a running batch or at its results that the endpoint may refuse in a row, `DATASHUNT_BATCH_POLL_S` apart: a
-gateway or another key says for a while that there is no such batch, and what runs is paid for."""
+"""Looks at a batch that may run, or at its results, that the endpoint may refuse in a row, `DATASHUNT_BATCH_POLL_S`
+apart: a gateway or another key says for a while that there is no such batch, and what runs is paid for."""
 
 _REFUSALS = (LLMRejected, LLMNotFound)
 _ROW = re.compile(r"[0-9]{1,18}")
@@ -90,22 +90,26 @@ class Batcher:
         except LLMError as error:
             event("batch_trouble", batch=batch.row, classifier=known.name, state=batch.state, kind=error.kind)
             if not isinstance(error, _REFUSALS):
-                self._postpone(batch, error, _wait_s(batch, error))
-            elif _runs(batch) and batch.tries < PATIENCE:
-                self._postpone(batch, error, self._settings.batch_poll_s)
+                # Of one that runs, tries are the refusals in a row.
+                self._postpone(batch, error, max(_wait_s(batch, error), self._poll_s(batch)), done=_runs(batch))
+            elif _may_run(batch) and batch.tries < PATIENCE:
+                self._postpone(batch, error, self._settings.batch_poll_s, done=False)
             else:
                 self._give_up(batch, known, error)
 
-    def _postpone(self, batch: ClaimedBatch, error: LLMError, wait_s: float) -> None:
+    def _poll_s(self, batch: ClaimedBatch) -> float:
+        return self._settings.batch_poll_s if _runs(batch) else 0.0
+
+    def _postpone(self, batch: ClaimedBatch, error: LLMError, wait_s: float, *, done: bool) -> None:
         with self._store.begin() as tx:
-            batches.postpone(tx, batch, wait_s=wait_s, done=False, error=str(error)[:500])
+            batches.postpone(tx, batch, wait_s=wait_s, done=done, error=str(error)[:500])
 
     def _give_up(self, batch: ClaimedBatch, known: Registered, error: LLMError) -> None:
         if batch.state is BatchState.SUBMITTED:
             with suppress(LLMError):  # it is not there, as far as the endpoint says
                 self._api.cancel(str(batch.remote_id), known.spec.llm.model)
         with self._store.begin() as tx:
-            self._end(tx, batch, LOST if _runs(batch) else REFUSED, str(error))
+            self._end(tx, batch, LOST if _may_run(batch) else REFUSED, str(error))
 
     # the steps
 
@@ -275,6 +279,11 @@ class Batcher:
 def _runs(batch: ClaimedBatch) -> bool:
     """Whether the endpoint has it."""
     return batch.state not in {BatchState.BUILDING, BatchState.UPLOADED}
+
+
+def _may_run(batch: ClaimedBatch) -> bool:
+    """The same, or it was asked to begin it, and nobody knows what it made of that."""
+    return _runs(batch) or (batch.state is BatchState.UPLOADED and batch.tries > 0)
 
 
 def _wait_s(batch: ClaimedBatch, error: LLMError) -> float:

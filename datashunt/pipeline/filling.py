@@ -57,7 +57,7 @@ class Filler:
                 if not batches.renew(tx, batch, lease_s=lease_s):
                     return
                 taken = batches.take(tx, batch, known, most=min(CHUNK, MAX_REQUESTS - count))
-                calls = self._to_pay(tx, self._questions(tx, known, batch, taken))
+                calls = self._to_pay(tx, [call_of(tx, known, batch, ask) for ask in taken if ask.text])
                 fitting: list[Call] = []
                 for call in calls:
                     size += len(self._line(call))
@@ -68,14 +68,12 @@ class Filler:
                     else:
                         waits.append(wait_s)
                 batches.book(tx, batch, known, [_booking(call) for call in fitting])
+                for ask in taken:  # last, since rows of days are locked last
+                    settle.lacks_text(tx, ask, batch.key)
                 count += len(fitting)
                 more = bool(taken) and size <= MAX_BYTES
             if waits:
                 budget.put_off(self._store, known, min(waits))
-
-    @staticmethod
-    def _questions(tx: Connection, known: Registered, batch: ClaimedBatch, taken: Sequence[ClaimedAsk]) -> list[Call]:
-        return [call_of(tx, known, batch, ask) for ask in taken if not settle.lacks_text(tx, ask, batch.key)]
 
     def _wait_s(self, tx: Connection, call: Call) -> float | None:
         """None where the day's budget has a place for the call; else its ask waits so long for the next day."""

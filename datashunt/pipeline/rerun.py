@@ -82,7 +82,9 @@ def cost(spec: Spec, asked: Counter[Usage]) -> Decimal | None:
 
 
 def until_known(store: Store, name: str, reload_every_s: float) -> None:
-    """Wait until no worker decides by an older version of the file than the current one.
+    """Wait until every worker has read the current version of the file: what is queued is decided by that one.
+
+    What one has in hand then (a batch of a slow CPU, a call) still ends under the older, and the next run finds it.
 
     Args:
         store: the database.

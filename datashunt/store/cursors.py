@@ -2,7 +2,8 @@
 
 `outcomes.xact` is the number of the transaction that wrote a row. A server where a dump was restored has numbers of its
 own, smaller ones: its outcomes would stand before a consumer's cursor, and those of the dump in a future that nothing
-reads. So from then on what the newest of them had is added to the numbers, by the column's default.
+reads. So from then on the column's default adds to the numbers what the newest of them had, and more than the old
+server can have given since the dump: a consumer may have read on there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ ADDED = r"""
 """SQL: what is added to this server's transaction numbers in `outcomes.xact`."""
 SETTLED = f"({ADDED} + (pg_snapshot_xmin(pg_current_snapshot())::text)::bigint)"
 """SQL: the first number whose transaction, or an older one, may still be open."""
+
+ROOM = 2**32
+"""More transactions than the old server can have begun after the dump was made."""
 
 _THERE = text("SELECT to_regclass('outcomes') IS NOT NULL")
 _NEWEST = """
@@ -44,5 +48,5 @@ def go_on(tx: Connection) -> None:
     tx.execute(text("LOCK TABLE outcomes IN ACCESS EXCLUSIVE MODE"))
     newest = foreign(tx)
     if newest is not None:
-        default = f"(pg_current_xact_id()::text)::bigint + {newest:d}"
+        default = f"(pg_current_xact_id()::text)::bigint + {newest + ROOM:d}"
         tx.execute(text(f"ALTER TABLE outcomes ALTER COLUMN xact SET DEFAULT {default}"))

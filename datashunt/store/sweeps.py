@@ -146,7 +146,8 @@ _STANDING_ITEMS = text("""
       FROM announced JOIN classifiers ON classifiers.id = classifier_id GROUP BY name ORDER BY name
 """)
 
-_STANDS = f"""{for_a_batch("known.beyond_s")} IS NOT TRUE
+_LIVE = f"{for_a_batch('known.beyond_s')} IS NOT TRUE"
+_STANDS = f"""{_LIVE}
                AND (asks.announced_at < asks.not_before
                     OR asks.announced_at < now() - make_interval(secs => :still_s) AND NOT lately)"""
 _STANDING_ASKS = text(f"""
@@ -166,10 +167,9 @@ _STANDING_ASKS = text(f"""
 
 _DUE_ASKS = text(f"""
     WITH due AS (
-        SELECT asks.id FROM unnest(CAST(:classifiers AS int[]), CAST(:beyond_s AS float[])) AS known (id, beyond_s)
-          JOIN asks ON asks.classifier_id = known.id
-         WHERE state = 'waiting' AND not_before <= now() AND {for_a_batch("known.beyond_s")} IS NOT TRUE
-         ORDER BY asks.id LIMIT :most FOR UPDATE OF asks SKIP LOCKED),
+        SELECT row.id FROM unnest(CAST(:classifiers AS int[]), CAST(:beyond_s AS float[])) AS known (id, beyond_s),
+               LATERAL ({in_line("known.id", _LIVE, ":most")}) AS row
+         LIMIT :most),
     announced AS (
         UPDATE asks SET announced_at = now() FROM due WHERE asks.id = due.id RETURNING asks.classifier_id, asks.id)
     SELECT name, announced.id FROM announced JOIN classifiers ON classifiers.id = classifier_id ORDER BY announced.id

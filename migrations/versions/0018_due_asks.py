@@ -18,6 +18,9 @@ depends_on = None
 
 
 def upgrade() -> None:
+    broken_off = "SELECT FROM pg_index WHERE indexrelid = to_regclass('ix_asks_due') AND NOT indisvalid"
+    if op.get_bind().execute(sa.text(broken_off)).first() is not None:
+        op.drop_index("ix_asks_due", table_name="asks")
     op.create_index(
         "ix_asks_due",
         "asks",

@@ -127,6 +127,7 @@ def take_for_a_batch(world: World, tx: Connection) -> None:
 READERS: dict[str, Callable[..., Any]] = {
     "claim": claim,
     "tick": lambda world, tx: sweeps.standing_still(tx, {world.known().id: None}, still_s=0, ask_lease_s=60),
+    "works again": lambda world, tx: len(sweeps.due_asks(tx, {world.known().id: None})) == 3,
     "plan": lambda world, tx: batches.plan(tx, world.known(), gather_s=0),
     "take": take_for_a_batch,
 }
@@ -137,7 +138,7 @@ READERS: dict[str, Callable[..., Any]] = {
 def test_asks_that_are_not_due_are_not_all_read_to_find_those_that_are(
     world: World, reader: str, statistics: str
 ) -> None:
-    world.apply(llm={"batch": "off" if reader in ("claim", "tick") else "only"})
+    world.apply(llm={"batch": "only" if reader in ("plan", "take") else "off"})
     world.line_up(20_000)
     with world.admin.begin() as tx:
         if statistics == "of before":

@@ -330,7 +330,8 @@ def test_a_worker_that_slept_through_its_lease_changes_nothing(start: Start, wor
 def test_a_result_file_that_does_not_come_whole_is_fetched_again(start: Start, world: World, fault: str) -> None:
     bench = start(f"faults: [{{fault: {fault}, at: [files], calls: [2, 2], billed: true}}]")
     bench.ask(*DOUBT)
-    bench.until(lambda: world.rows("SELECT state, tries, lease_until FROM batches") == [("completed", 1, None)])
+    known = "SELECT state, error IS NOT NULL, lease_until FROM batches"
+    bench.until(lambda: world.rows(known) == [("completed", True, None)])
     world.change("UPDATE batches SET due_at = now()")
     bench.harvest()
     assert world.states() == {"done": 6}
@@ -499,6 +500,72 @@ def test_a_batch_that_may_have_been_created_unheard_is_looked_for_later_and_not_
     assert ended(bench) == [("harvested", "completed")]
     assert len(bench.remote()) == 1
     bench.check_ledger()
+
+
+def test_one_that_may_run_unheard_outlasts_a_refusal(start: Start, world: World) -> None:
+    bench = start()
+    bench.ask(*DOUBT)
+    create, find = bench.api.create, bench.api.find
+
+    def unheard(*given: Any) -> str:
+        create(*given)
+        raise LLMUnavailable("the LLM endpoint was silent for too long", kind="timeout", may_be_billed=True)
+
+    def refused(*_: Any) -> Any:
+        bench.api.find = find  # type: ignore[method-assign]
+        raise LLMNotFound("no such API (404)", kind="not_found", http_status=404)
+
+    bench.api.create, bench.api.find = unheard, refused  # type: ignore[method-assign]
+    bench.tick()
+    bench.api.create = create  # type: ignore[method-assign]
+    world.change("UPDATE batches SET due_at = now()")
+    bench.harvest()
+    assert ended(bench) == [("harvested", "completed")]
+    assert len(bench.remote()) == 1
+    bench.check_ledger()
+
+
+def test_what_is_refused_to_the_last_though_it_may_run_is_booked_as_unknown(
+    start: Start, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "PATIENCE", 2)
+    bench = start()
+    bench.ask(DOUBT[0])
+
+    def unheard(*_: Any) -> str:
+        raise LLMUnavailable("the LLM endpoint was silent for too long", kind="timeout", may_be_billed=True)
+
+    def refused(*_: Any) -> Any:
+        raise LLMNotFound("no such API (404)", kind="not_found", http_status=404)
+
+    bench.api.create, bench.api.find = unheard, refused  # type: ignore[method-assign]
+    bench.tick()
+    world.change("UPDATE batches SET due_at = now()")
+    bench.harvest()
+    assert ended(bench) == [("harvested", "lost")]
+    (call,) = world.calls()
+    assert (call.state, call.cost_usd) == ("unknown", call.reserved_usd)
+
+
+def test_an_outage_uses_up_no_patience_with_refusals(
+    start: Start, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "PATIENCE", 2)
+    bench = start(batch_delay_s=3600.0)
+    bench.ask(DOUBT[0])
+    bench.tick()
+    away = LLMUnavailable("away", kind="server_error", http_status=503)
+    unknown = LLMNotFound("no such batch (404)", kind="not_found", http_status=404)
+    troubles = [away, away, unknown, away, away, unknown, unknown]
+
+    def trouble(*_: Any) -> Any:
+        raise troubles.pop(0)
+
+    bench.api.look_at = trouble  # type: ignore[method-assign]
+    while troubles:
+        world.change("UPDATE batches SET due_at = now()")
+        bench.tick()
+    assert ended(bench) == [("submitted", None)]
 
 
 def test_an_ask_whose_text_was_removed_goes_into_no_batch(start: Start, world: World) -> None:

@@ -152,6 +152,22 @@ def test_a_failed_migration_leaves_nothing_behind(empty: Store) -> None:
     assert tables(empty) == {"dead_letters"}
 
 
+def test_an_index_whose_making_beforehand_was_broken_off_is_made_anew(empty: Store) -> None:
+    migrate.upgrade(empty, "0017")
+    with empty.begin() as tx:
+        tx.execute(
+            text(
+                "CREATE INDEX ix_asks_due ON asks (classifier_id, not_before)"
+                " WHERE state = 'waiting' AND not_before > '-infinity'"
+            )
+        )
+        tx.execute(text("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_asks_due'::regclass"))
+    migrate.upgrade(empty)
+    with empty.begin() as tx:
+        valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'ix_asks_due'::regclass"
+        assert tx.execute(text(valid)).scalar_one()
+
+
 def test_a_database_without_tables_is_told_what_to_do(empty: Store) -> None:
     with pytest.raises(StoreError, match="datashunt db upgrade"), empty.begin() as tx:
         tx.execute(text("SELECT * FROM items"))

@@ -271,6 +271,9 @@ def test_outcomes_go_on_behind_those_of_a_restored_dump(world: World, client: Cl
     assert [one.id for one in old] == ["a", "b"]
     world.submit(Item("c", KEEP))
     score_all(world)
+    newest, row = map(int, str(old[-1].cursor).split("-"))
+    read_on = f"{newest + 50_000}-{row + 1_000}"  # there, before the server was lost
+    assert [one.id for one in until(lambda: list(client.results(NAME, after=read_on)), 1)] == ["c"]
     new = until(lambda: list(client.results(NAME, after=old[-1].cursor)), 1)
     assert [one.id for one in new] == ["c"]
     assert [one.id for one in client.results(NAME)] == ["a", "b", "c"]

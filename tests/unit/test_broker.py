@@ -158,3 +158,13 @@ def test_the_llm_lane_has_a_bounded_queue_however_many_asks_there_are(
     assert publisher.publish([asks]) == 0
     drain("llm")
     assert publisher.publish([Wake("llm", "mood", (1, 2, 3))]) == 1
+
+
+def test_what_tick_has_just_counted_is_believed_at_once(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "MOST_WAITING", 20)
+    monkeypatch.setattr(broker, "LOOK_AFTER", 10)
+    monkeypatch.setattr(broker, "LOOK_S", 3600.0)
+    publisher.publish([Wake("llm", "mood", tuple(range(4_000)))])
+    drain("llm")
+    assert publisher.publish_again([Wake("llm", "mood", (n,)) for n in range(5)]) == []
+    assert publisher.waiting("llm") == 5
