@@ -51,6 +51,20 @@ def ended(bench: Bench) -> list[tuple[str, str | None]]:
     return [tuple(row) for row in bench.world.rows("SELECT state, ended_as FROM batches ORDER BY id")]  # type: ignore[misc]
 
 
+NO_WORD = LLMUnavailable("the LLM endpoint was silent for too long", kind="timeout", may_be_billed=True)
+UNKNOWN = LLMNotFound("no such batch (404)", kind="not_found", http_status=404)
+
+
+def failing(*errors: Exception) -> Callable[..., Any]:
+    """A call of the endpoint that brings these errors one after another, and the last for ever."""
+    left = list(errors)
+
+    def fail(*_: Any) -> Any:
+        raise left.pop(0) if len(left) > 1 else left[0]
+
+    return fail
+
+
 def kinds(bench: Bench) -> set[tuple[str, str | None]]:
     return {(call.state, call.error_kind) for call in bench.world.calls()}
 
@@ -468,7 +482,7 @@ def test_an_endpoint_that_once_knows_nothing_of_a_running_batch_is_asked_again(
 
     def once(*given: Any) -> Any:
         setattr(bench.api, step, whole)
-        raise LLMNotFound("no such batch (404)", kind="not_found", http_status=404)
+        raise UNKNOWN
 
     setattr(bench.api, step, once)
     bench.harvest()
@@ -487,7 +501,7 @@ def test_a_batch_that_may_have_been_created_unheard_is_looked_for_later_and_not_
 
     def unheard(*arguments: Any) -> str:
         given.extend(arguments)
-        raise LLMUnavailable("the LLM endpoint was silent for too long", kind="timeout", may_be_billed=True)
+        raise NO_WORD
 
     bench.api.create = unheard  # type: ignore[method-assign]
     bench.tick()
@@ -509,15 +523,14 @@ def test_one_that_may_run_unheard_outlasts_a_refusal(start: Start, world: World)
 
     def unheard(*given: Any) -> str:
         create(*given)
-        raise LLMUnavailable("the LLM endpoint was silent for too long", kind="timeout", may_be_billed=True)
+        raise NO_WORD
 
-    def refused(*_: Any) -> Any:
-        bench.api.find = find  # type: ignore[method-assign]
-        raise LLMNotFound("no such API (404)", kind="not_found", http_status=404)
-
-    bench.api.create, bench.api.find = unheard, refused  # type: ignore[method-assign]
-    bench.tick()
-    bench.api.create = create  # type: ignore[method-assign]
+    bench.api.create, bench.api.find = unheard, failing(UNKNOWN)  # type: ignore[method-assign]
+    for _ in range(2):
+        world.change("UPDATE batches SET due_at = now()")
+        bench.tick()
+    assert ended(bench) == [("uploaded", None)]
+    bench.api.create, bench.api.find = create, find  # type: ignore[method-assign]
     world.change("UPDATE batches SET due_at = now()")
     bench.harvest()
     assert ended(bench) == [("harvested", "completed")]
@@ -531,14 +544,7 @@ def test_what_is_refused_to_the_last_though_it_may_run_is_booked_as_unknown(
     monkeypatch.setattr(lane, "PATIENCE", 2)
     bench = start()
     bench.ask(DOUBT[0])
-
-    def unheard(*_: Any) -> str:
-        raise LLMUnavailable("the LLM endpoint was silent for too long", kind="timeout", may_be_billed=True)
-
-    def refused(*_: Any) -> Any:
-        raise LLMNotFound("no such API (404)", kind="not_found", http_status=404)
-
-    bench.api.create, bench.api.find = unheard, refused  # type: ignore[method-assign]
+    bench.api.create, bench.api.find = failing(NO_WORD), failing(UNKNOWN)  # type: ignore[method-assign]
     bench.tick()
     world.change("UPDATE batches SET due_at = now()")
     bench.harvest()
@@ -555,14 +561,9 @@ def test_an_outage_uses_up_no_patience_with_refusals(
     bench.ask(DOUBT[0])
     bench.tick()
     away = LLMUnavailable("away", kind="server_error", http_status=503)
-    unknown = LLMNotFound("no such batch (404)", kind="not_found", http_status=404)
-    troubles = [away, away, unknown, away, away, unknown, unknown]
-
-    def trouble(*_: Any) -> Any:
-        raise troubles.pop(0)
-
-    bench.api.look_at = trouble  # type: ignore[method-assign]
-    while troubles:
+    troubles = [away, away, UNKNOWN, away, away, UNKNOWN, UNKNOWN]
+    bench.api.look_at = failing(*troubles)  # type: ignore[method-assign]
+    for _ in troubles:
         world.change("UPDATE batches SET due_at = now()")
         bench.tick()
     assert ended(bench) == [("submitted", None)]
