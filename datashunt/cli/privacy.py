@@ -12,17 +12,6 @@ from datashunt.store import forget as forgetting
 DAY_S = 86_400.0
 
 
-def _remove_old(store: Store, name: str, older_s: float) -> int:
-    count, after = 0, 0
-    while True:
-        with store.begin() as tx:
-            removed, last = texts.remove_old(tx, classifiers.id_of(tx, name), older_s, after=after)
-        count += removed
-        if last is None:
-            return count
-        after = last
-
-
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command()(forget)
@@ -59,3 +48,15 @@ def forget(
         print(f"bundles that may have learnt from them: {versions}; see docs/security.md")
     if found.distilling:
         print("a distillation that runs may be learning from them: run this again when it has ended, for its bundle")
+
+
+def _remove_old(store: Store, name: str, older_s: float) -> int:
+    """Remove them some thousand at a time; returns how many."""
+    count, after = 0, 0
+    while True:
+        with store.begin() as tx:
+            removed, last = texts.remove_old(tx, classifiers.id_of(tx, name), older_s, after=after)
+        count += removed
+        if last is None:
+            return count
+        after = last

@@ -91,14 +91,21 @@ class Batcher:
             event("batch_trouble", batch=batch.row, classifier=known.name, state=batch.state, kind=error.kind)
             if not isinstance(error, _REFUSALS):
                 # Of one that runs, tries are the refusals in a row.
-                self._postpone(batch, error, max(_wait_s(batch, error), self._poll_s(batch)), done=_runs(batch))
+                self._postpone(batch, error, self._wait_s(batch, error), done=_runs(batch))
             elif _may_run(batch) and batch.tries < PATIENCE:
                 self._postpone(batch, error, self._settings.batch_poll_s, done=False)
             else:
                 self._give_up(batch, known, error)
 
-    def _poll_s(self, batch: ClaimedBatch) -> float:
-        return self._settings.batch_poll_s if _runs(batch) else 0.0
+    def _wait_s(self, batch: ClaimedBatch, error: LLMError) -> float:
+        """Seconds before a step that failed is begun again."""
+        if isinstance(error, LLMStopped):
+            return STOPPED_S
+        if _runs(batch):
+            return max(pause_of(error), self._settings.batch_poll_s)
+        if batch.state is BatchState.UPLOADED and isinstance(error, LLMUnavailable) and error.may_be_billed:
+            return UNHEARD_S
+        return max(pause_of(error), backoff(batch.tries, random.random()))  # noqa: S311 - not a secret
 
     def _postpone(self, batch: ClaimedBatch, error: LLMError, wait_s: float, *, done: bool) -> None:
         with self._store.begin() as tx:
@@ -284,12 +291,3 @@ def _runs(batch: ClaimedBatch) -> bool:
 def _may_run(batch: ClaimedBatch) -> bool:
     """The same, or it was asked to begin it, and nobody knows what it made of that."""
     return _runs(batch) or (batch.state is BatchState.UPLOADED and batch.tries > 0)
-
-
-def _wait_s(batch: ClaimedBatch, error: LLMError) -> float:
-    """Seconds before a step that failed is begun again."""
-    if isinstance(error, LLMStopped):
-        return STOPPED_S
-    if batch.state is BatchState.UPLOADED and isinstance(error, LLMUnavailable) and error.may_be_billed:
-        return UNHEARD_S
-    return max(pause_of(error), backoff(batch.tries, random.random()))  # noqa: S311 - not a secret

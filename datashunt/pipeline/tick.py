@@ -119,7 +119,7 @@ class Ticker:
             stop: whether this process shall end; the rest is left to the next run then.
 
         Raises:
-            Exception: nothing is lost; the next run comes in an hour.
+            DatashuntError: nothing is lost; the next run comes in an hour.
         """
         retention = Retention(self._store, self._settings)
         with self._store.begin() as tx:

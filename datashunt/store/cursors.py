@@ -18,6 +18,7 @@ ADDED = r"""
 """SQL: what is added to this server's transaction numbers in `outcomes.xact`."""
 SETTLED = f"({ADDED} + (pg_snapshot_xmin(pg_current_snapshot())::text)::bigint)"
 """SQL: the first number whose transaction, or an older one, may still be open."""
+_NEXT = f"({ADDED} + (pg_snapshot_xmax(pg_current_snapshot())::text)::bigint)"
 
 ROOM = 2**32
 """More transactions than the old server can have begun after the dump was made."""
@@ -29,7 +30,7 @@ _NEWEST = """
 """
 _FOREIGN = text(f"""
     SELECT newest FROM ({_NEWEST}) AS all_of
-     WHERE newest >= {ADDED} + (pg_snapshot_xmax(pg_current_snapshot())::text)::bigint
+     WHERE newest >= {_NEXT}
 """)  # noqa: S608 - our own words
 
 
@@ -39,6 +40,11 @@ def foreign(tx: Connection) -> int | None:
         return None
     found: int | None = tx.execute(_FOREIGN).scalar_one_or_none()
     return found
+
+
+def is_ahead(tx: Connection, xact: int) -> bool:
+    """Whether no outcome of this server can have had that number yet, so that a cursor with it would skip some."""
+    return bool(tx.execute(text(f"SELECT :xact >= {_NEXT}"), {"xact": xact}).scalar_one())
 
 
 def go_on(tx: Connection) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from datashunt.errors import UsageError
 from datashunt.items import Result, Source
-from datashunt.store import partitions
+from datashunt.store import cursors, partitions
 from datashunt.store.cursors import SETTLED
 
 _COLUMNS = """
@@ -50,11 +50,17 @@ def stream(tx: Connection, classifier_id: int, after: str | None, most: int) -> 
     before this cursor.
 
     Raises:
-        UsageError: the cursor is none of ours.
+        UsageError: the cursor is none of ours, or of a server that had gone further than this one.
     """
     xact, row = parse_cursor(after)
-    rows = tx.execute(_STREAM, {"classifier": classifier_id, "xact": xact, "row": row, "most": most})
-    return [_result(found) for found in rows]
+    found = tx.execute(_STREAM, {"classifier": classifier_id, "xact": xact, "row": row, "most": most}).all()
+    if xact and not found and cursors.is_ahead(tx, xact):
+        raise UsageError(
+            f"the cursor {after} lies ahead of this database, which was restored, or taken over by a server that lacks"
+            " its newest transactions: `datashunt db upgrade` if `datashunt doctor` wants it; else read from the start"
+            " again, and pass over the ids that you know"
+        )
+    return [_result(one) for one in found]
 
 
 def current(tx: Connection, classifier_id: int, keys: Sequence[str]) -> list[Result]:

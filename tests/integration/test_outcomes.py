@@ -280,6 +280,23 @@ def test_outcomes_go_on_behind_those_of_a_restored_dump(world: World, client: Cl
     assert old[-1].cursor != new[-1].cursor
 
 
+def test_a_cursor_that_would_skip_outcomes_to_come_is_refused(world: World, client: Client) -> None:
+    world.bundle()
+    world.submit(Item("a", KEEP))
+    score_all(world)
+    (one,) = until(lambda: list(client.results(NAME)), 1)
+    assert list(client.results(NAME, after=one.cursor)) == []
+    xact, row = map(int, str(one.cursor).split("-"))
+    with pytest.raises(UsageError, match="lies ahead of this database"):
+        list(client.results(NAME, after=f"{xact + 50_000}-{row}"))  # of a server that had gone on
+    restored_elsewhere(world)
+    of_the_dump = world.one("SELECT xact || '-' || id FROM outcomes")
+    with pytest.raises(UsageError, match="datashunt db upgrade"):
+        list(client.results(NAME, after=of_the_dump))
+    migrate.catch_up(world.admin)
+    assert list(client.results(NAME, after=of_the_dump)) == []
+
+
 def test_the_own_outcomes_of_a_server_are_none_of_another(world: World) -> None:
     with world.admin.begin() as tx:
         assert cursors.foreign(tx) is None
